@@ -1,0 +1,29 @@
+"""What a model of this framework is."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class BaseModel(nn.Module, ABC):
+    """A classifier of images: (N, 3, H, W) float -> (N, num_classes) logits."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor: ...
+
+    def parameter_count(self) -> int:
+        """Number of trainable scalars."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict]:
+        """Optimizer groups: parameters that their module lists in `no_weight_decay` get none, all others do."""
+        exempt = {
+            id(parameter)
+            for module in self.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if name in getattr(module, "no_weight_decay", ())
+        }
+        decayed = [p for p in self.parameters() if id(p) not in exempt]
+        plain = [p for p in self.parameters() if id(p) in exempt]
+        groups = [{"params": decayed, "weight_decay": weight_decay}]
+        return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups

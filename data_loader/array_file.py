@@ -1,0 +1,115 @@
+"""TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, with no test set of its own."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from data_loader.dataset import ImageDataset
+from data_loader.restricted_pickle import load_arrays
+from utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class ArrayFormat:
+    """What the file of one dataset looks like."""
+
+    name: str
+    stem: str  # of the file, when a folder is given
+    layout: Literal["NHWC", "NCHW"]
+    classes: tuple[str, ...]
+
+    def shape(self) -> tuple[int, int, int]:
+        return (32, 32, 3) if self.layout == "NHWC" else (3, 32, 32)
+
+
+def load_array_file(path: Path, form: ArrayFormat) -> ImageDataset:
+    """The images of `path`, a file, or a folder that holds `<stem>.pkl`, `.pickle` or `.npz`.
+
+    Raises:
+        DataError: the file is missing, malformed or hostile, or does not hold what `form` says.
+    """
+    file = _find(path, form)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    if not data:
+        raise DataError(f"{file}: the file is empty; get or build it again")
+    values = _load_npz(data, str(file)) if data[:4] == b"PK\x03\x04" else load_arrays(data, str(file))
+    if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
+        found = f"keys {sorted(map(str, values))}" if isinstance(values, dict) else type(values).__name__
+        raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
+    images = _pixels(_array(values["images"], "images", file), form, file)
+    labels = _labels(_array(values["labels"], "labels", file), len(images), file)
+    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), form.classes, f"{form.name} in {file}")
+
+
+def _find(path: Path, form: ArrayFormat) -> Path:
+    names = [form.stem + suffix for suffix in (".pkl", ".pickle", ".npz")]
+    candidates = [path / name for name in names] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{form.name} was not found: there is no {' or '.join(map(str, candidates))}; put the file there, a pickle or "
+        f".npz of {{'images': (N, {', '.join(map(str, form.shape()))}), 'labels': (N,)}}, or name it with "
+        "data_loader.args.data_dir"
+    )
+
+
+def _load_npz(data: bytes, source: str) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("images", "labels") if name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, MemoryError, NotImplementedError) as error:
+        raise DataError(
+            f"{source}: malformed .npz ({' '.join(str(error).split()[:20])}); get or build it again"
+        ) from None
+
+
+def _array(value: Any, what: str, file: Path) -> np.ndarray:
+    if isinstance(value, list) and what == "labels":
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "uif":
+        found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise DataError(f"{file}: {what} must be an array of numbers, found {found}")
+    return value
+
+
+def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
+    """uint8 (N, 3, 32, 32) of an array in the file's own layout and range, [0, 1] or [0, 255]."""
+    if array.ndim != 4 or array.shape[1:] != form.shape():
+        raise DataError(f"{file}: images must be (N, {', '.join(map(str, form.shape()))}), found {array.shape}")
+    if len(array) == 0:
+        raise DataError(f"{file}: it holds no images")
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise DataError(f"{file}: image {int(np.argmin(finite))} has NaN or infinite pixels")
+    low, high = array.min(), array.max()
+    if low < 0 or high > 255:
+        where = int(np.argmax(((array < 0) | (array > 255)).any(axis=(1, 2, 3))))
+        raise DataError(
+            f"{file}: pixels must lie in [0, 1] or [0, 255], found {low:g} to {high:g}, first in image {where}"
+        )
+    if array.dtype.kind == "f":
+        # Rounded, not truncated: x / 255 stored in float32 comes back as the same byte.
+        array = np.rint(array * (255.0 if high <= 1.0 else 1.0))
+    array = array.astype(np.uint8)
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2) if form.layout == "NHWC" else array)
+
+
+def _labels(array: np.ndarray, count: int, file: Path) -> np.ndarray:
+    if array.shape != (count,):
+        raise DataError(f"{file}: labels must be ({count},), one for each image, found {array.shape}")
+    whole = array.astype(np.float64)
+    wrong = ~np.isfinite(whole) | (whole != np.rint(whole)) | (np.abs(whole) > 2**31)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise DataError(f"{file}: label {array[at]} at index {at} is not a whole number")
+    return array.astype(np.int64)

@@ -1,0 +1,59 @@
+"""From a config to the data of a run: dataset, splits, noisy labels and loaders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_loader.batches import ImageBatches, PixelStats, pixel_stats
+from data_loader.dataset import ImageDataset
+from data_loader.datasets import DATASETS
+from data_loader.noise import given_labels
+from data_loader.splits import Splits, make_splits
+from parse_config import Config
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All that a run sees. `given` (N,) are the labels after noise, for the whole dataset."""
+
+    dataset: ImageDataset
+    sha256: str
+    splits: Splits
+    given: Tensor
+    stats: PixelStats
+    train: ImageBatches
+    val: ImageBatches
+    test: ImageBatches
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any training label is wrong."""
+        train = self.splits.train
+        return not torch.equal(self.given[train], self.dataset.labels[train])
+
+
+def build_data(config: Config, device: torch.device) -> RunData:
+    """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
+    args = config.data_loader.args
+    dataset = DATASETS[config.data_loader.type](Path(args.data_dir).expanduser())
+    splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed)
+    given = given_labels(dataset, splits, config.label_noise, config.seed)
+    stats = pixel_stats(dataset.images[splits.train])
+
+    def loader(positions: Tensor, training: bool) -> ImageBatches:
+        return ImageBatches(
+            dataset.images[positions],
+            given[positions],
+            dataset.labels[positions],
+            stats,
+            args.batch_size,
+            device,
+            augment=args.augment if training else None,
+            seed=config.seed,
+            channels_last=config.trainer.channels_last,
+        )
+
+    train, val, test = (loader(splits.train, True), loader(splits.val, False), loader(splits.test, False))
+    return RunData(dataset, dataset.sha256(), splits, given, stats, train, val, test)

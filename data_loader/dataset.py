@@ -1,0 +1,51 @@
+"""The one in-memory type that every dataset becomes."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Every image of a dataset, with its true label.
+
+    images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` says where they came from.
+    `own_test`, if the dataset brings a test set, holds the positions of its images: int64 (M,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    source: str
+    own_test: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        assert images.dtype == torch.uint8, images.dtype
+        assert images.shape[1:2] == (3,), images.shape
+        assert labels.dtype == torch.int64, labels.dtype
+        assert labels.shape == images.shape[:1], (labels.shape, images.shape)
+        if len(labels) == 0:
+            raise DataError(f"{self.source}: it holds no images")
+        outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
+        if len(outside):
+            at = int(outside[0])
+            raise DataError(
+                f"{self.source}: label {int(labels[at])} at index {at} is outside 0 to {len(self.classes) - 1}, "
+                f"the {len(self.classes)} classes {', '.join(self.classes)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sha256(self) -> str:
+        """Hex digest of the contents: class names, shape, labels, test positions and pixels."""
+        digest = hashlib.sha256(repr((self.classes, tuple(self.images.shape))).encode())
+        own_test = torch.empty(0, dtype=torch.int64) if self.own_test is None else self.own_test
+        for part in (self.labels, own_test, self.images):
+            digest.update(part.contiguous().numpy().data if part.numel() else b"none")
+        return digest.hexdigest()

@@ -1,0 +1,19 @@
+"""The datasets, by name. A dataset is one function from `data_loader.args.data_dir` to an ImageDataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_loader.cifar10 import load_cifar10
+from data_loader.dataset import ImageDataset
+from data_loader.digits import load_digits
+from data_loader.image_folder import load_image_folder
+from data_loader.tiny_coco import load_tiny_coco
+from data_loader.tiny_exdark import load_tiny_exdark
+
+DATASETS: dict[str, Callable[[Path], ImageDataset]] = {
+    "CIFAR10": load_cifar10,
+    "TinyCOCO": load_tiny_coco,
+    "TinyExDark": load_tiny_exdark,
+    "ImageFolder": load_image_folder,
+    "Digits": load_digits,
+}

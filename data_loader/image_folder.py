@@ -1,0 +1,173 @@
+"""Any images: a folder or .zip of train/<class>/* and, if you like, test/<class>/*, brought to 32x32 and cached."""
+
+import hashlib
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from data_loader.dataset import ImageDataset
+from utils.errors import DataError
+from utils.files import sha256_of_file, write_atomically
+
+SIZE = 32
+_CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding below changes
+_SUFFIXES = frozenset(Image.registered_extensions())
+
+
+def load_image_folder(data_dir: Path) -> ImageDataset:
+    """The images of a folder or .zip, decoded once and then read from a cache.
+
+    The cache lies beside the source as `<name>.<hash of its contents>.32x32.npz`, or in the user's cache folder where
+    the source's own folder is read-only. The short side is scaled to 32 and the long side cropped at the centre; images
+    of 32x32 stay as they are.
+
+    Raises:
+        DataError: no such folder or zip, no train/<class>/ images in it, or an image that cannot be decoded.
+    """
+    source = data_dir.expanduser()
+    if not source.exists():
+        raise DataError(f"ImageFolder: there is no {source}; name a folder or .zip with data_loader.args.data_dir")
+    content = _content_hash(source)
+    for cache in _cache_paths(source, content):
+        if cache.is_file():
+            dataset = _read_cache(cache, source)
+            if dataset is not None:
+                return dataset
+    dataset = _decode_all(source)
+    _write_cache(dataset, _cache_paths(source, content)[0])
+    return dataset
+
+
+def _decode_all(source: Path) -> ImageDataset:
+    with _Files(source) as files:
+        found = sorted(_labelled(files.names))
+        classes = sorted({name for split, name, _ in found if split == "train"})
+        unknown = sorted({name for _, name, _ in found} - set(classes))
+        if not classes or unknown:
+            problem = (
+                f"test/ has classes that train/ lacks: {', '.join(unknown)}" if classes else "no train/<class>/ images"
+            )
+            raise DataError(f"{source}: {problem}; expected train/<class>/* and optionally test/<class>/*")
+        found.sort(key=lambda item: item[0] == "test")  # training images first; sorted() above fixed the rest
+        pixels = np.empty((len(found), 3, SIZE, SIZE), dtype=np.uint8)
+        for row, (_, _, name) in enumerate(tqdm(found, desc=f"decoding {source.name}", unit="image", disable=None)):
+            pixels[row] = _decode(files.read(name), f"{source}: {name}")
+    splits = np.array([split for split, _, _ in found])
+    return ImageDataset(
+        images=torch.from_numpy(pixels),
+        labels=torch.tensor([classes.index(name) for _, name, _ in found]),
+        classes=tuple(classes),
+        source=f"images in {source}",
+        own_test=torch.from_numpy(np.flatnonzero(splits == "test")) if (splits == "test").any() else None,
+    )
+
+
+def _decode(data: bytes, where: str) -> np.ndarray:
+    """uint8 (3, 32, 32) of one encoded image."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith(("I", "F")):  # 16 bit and more: convert() would clip instead of scale
+                wide = np.asarray(image, dtype=np.float64)
+                image = Image.fromarray(np.rint(wide * (255.0 / max(wide.max(), 1.0))).astype(np.uint8))
+            image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+            if image.size != (SIZE, SIZE):
+                image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+            return np.asarray(image).transpose(2, 0, 1)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from None
+
+
+def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(split, class, name) of each image among `names`; one folder around train/ and test/ is looked through."""
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if len(parts) == 4 and parts[1] in ("train", "test"):
+            parts = parts[1:]
+        visible = len(parts) == 3 and not parts[2].startswith(".") and parts[0] in ("train", "test")
+        if visible and PurePosixPath(name).suffix.lower() in _SUFFIXES:
+            yield parts[0], parts[1], name
+
+
+class _Files:
+    """The files below a folder or inside a zip, by their relative POSIX names."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._zip: zipfile.ZipFile | None = None
+        if source.is_dir():
+            self.names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+            return
+        try:
+            self._zip = zipfile.ZipFile(source)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from None
+        self.names = self._zip.namelist()
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._zip.read(name) if self._zip else (self._source / name).read_bytes()
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+            raise DataError(f"{self._source}: cannot read {name} ({error})") from None
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip:
+            self._zip.close()
+
+
+def _content_hash(source: Path) -> str:
+    if source.is_file():
+        return sha256_of_file(source)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(source).as_posix()}\0{sha256_of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_paths(source: Path, content: str) -> list[Path]:
+    """Where a cache may lie, the place to write it first."""
+    name = f"{source.name}.{content[:16]}.{SIZE}x{SIZE}.v{_CACHE_VERSION}.npz"
+    beside = source.resolve().parent
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnorm-experiments"
+    # The mode as well as access(): root may write anywhere, but a folder marked read-only is meant to stay as it is.
+    writable = os.access(beside, os.W_OK) and beside.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    places = (beside, home) if writable else (home, beside)
+    return [place / name for place in places]
+
+
+def _write_cache(dataset: ImageDataset, cache: Path) -> None:
+    own_test = np.empty(0, dtype=np.int64) if dataset.own_test is None else dataset.own_test.numpy()
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        images=dataset.images.numpy(),
+        labels=dataset.labels.numpy(),
+        classes=np.array(dataset.classes),
+        own_test=own_test,
+        sha256=np.array(dataset.sha256()),
+    )
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(cache, buffer.getbuffer())
+
+
+def _read_cache(cache: Path, source: Path) -> ImageDataset | None:
+    """The cached dataset, or None where the cache is damaged, and is then made again."""
+    try:
+        with np.load(cache, allow_pickle=False) as archive:
+            images, labels, own_test = (torch.from_numpy(archive[key]) for key in ("images", "labels", "own_test"))
+            classes, sha256 = tuple(map(str, archive["classes"])), str(archive["sha256"])
+            dataset = ImageDataset(images, labels, classes, f"images in {source}", own_test if len(own_test) else None)
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, AssertionError):
+        return None
+    return dataset if dataset.sha256() == sha256 else None

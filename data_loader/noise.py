@@ -1,0 +1,185 @@
+"""Label noise: wrong labels put in on purpose, the same for every arm at one seed.
+
+A kind of noise is one function in `NOISES`: it takes a `NoiseRequest` and returns the labels that training is given.
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_loader.dataset import ImageDataset
+from data_loader.splits import Splits
+from parse_config import LabelNoise
+from utils.errors import ConfigError, DataError
+from utils.seeding import generator
+
+#: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
+CIFAR10_CONFUSIONS = {
+    "truck": "automobile",
+    "bird": "airplane",
+    "deer": "horse",
+    "cat": "dog",
+    "dog": "cat",
+}
+
+
+@dataclass(frozen=True)
+class NoiseRequest:
+    """One split whose labels are to be made noisy; `true_labels` (n,) belong to the images at `positions` (n,)."""
+
+    dataset: ImageDataset
+    positions: Tensor
+    true_labels: Tensor
+    config: LabelNoise
+    generator: torch.Generator
+
+
+def given_labels(dataset: ImageDataset, splits: Splits, config: LabelNoise, seed: int) -> Tensor:
+    """The labels that the run is given, int64 (N,): the true ones but for noise on train and, if asked, validation.
+
+    Each split draws from a stream of its own, so that noise on one does not depend on the other. Test labels stay
+    true.
+
+    Raises:
+        ConfigError: this kind of noise does not go with this dataset.
+        DataError: a noise file is missing, malformed or of another dataset.
+    """
+    given = dataset.labels.clone()
+    for name, positions in splits.named().items():
+        if name == "test" or (name == "val" and not config.on_validation):
+            continue
+        stream = generator(seed, f"label noise {name}")
+        given[positions] = NOISES[config.type](
+            NoiseRequest(dataset, positions, dataset.labels[positions], config, stream)
+        )
+    return given
+
+
+def symmetric(request: NoiseRequest) -> Tensor:
+    """Exactly round(rate * n) labels redrawn, uniformly over the other classes of the dataset.
+
+    With `include_true_class` over all of them, so that about rate * (1 - 1 / classes) of the labels change.
+    """
+    labels = request.true_labels.clone()
+    present = request.dataset.labels.unique()  # some files name classes that they hold no image of
+    count = round(request.config.rate * len(labels))
+    chosen = torch.randperm(len(labels), generator=request.generator)[:count]
+    rank = torch.searchsorted(present, labels[chosen])
+    first = 0 if request.config.include_true_class else 1
+    if first == len(present):
+        raise ConfigError("label_noise: a dataset of one class has no other label to give")
+    shift = torch.randint(first, len(present), (count,), generator=request.generator)
+    labels[chosen] = present[(rank + shift) % len(present)]
+    return labels
+
+
+def asymmetric(request: NoiseRequest) -> Tensor:
+    """Of each class of CIFAR10_CONFUSIONS exactly round(rate * its images) labels become the class it is taken for.
+
+    Computed from the true labels: a cat relabelled as a dog is not then relabelled back.
+    """
+    classes = request.dataset.classes
+    missing = sorted({*CIFAR10_CONFUSIONS, *CIFAR10_CONFUSIONS.values()} - set(classes))
+    if missing:
+        raise ConfigError(
+            f"label_noise.type: asymmetric noise is defined for CIFAR10's classes; {request.dataset.source} lacks "
+            f"{', '.join(missing)}; use symmetric or file"
+        )
+    labels = request.true_labels.clone()
+    for true, wrong in CIFAR10_CONFUSIONS.items():
+        members = (request.true_labels == classes.index(true)).nonzero().flatten()
+        order = torch.randperm(len(members), generator=request.generator)
+        labels[members[order[: round(request.config.rate * len(members))]]] = classes.index(wrong)
+    return labels
+
+
+def from_file(request: NoiseRequest) -> Tensor:
+    """The labels of an .npz with `index` and `given_label` (m,), such as a run's noise.npz; others stay as they are.
+
+    With `true_label` in it, they must be this dataset's, or the file belongs to another.
+    """
+    path = Path(str(request.config.path)).expanduser()
+    index, given, true = _read_noise(path)
+    dataset = request.dataset
+    for name, values, top in (("index", index, len(dataset)), ("given_label", given, len(dataset.classes))):
+        outside = (values < 0) | (values >= top)
+        if outside.any():
+            at = int(outside.nonzero()[0])
+            raise DataError(f"{path}: {name} {int(values[at])} at row {at} is outside 0 to {top - 1}")
+    if true is not None and not torch.equal(true, dataset.labels[index]):
+        at = int((true != dataset.labels[index]).nonzero()[0])
+        raise DataError(
+            f"{path}: it was made for another dataset: image {int(index[at])} has the true label "
+            f"{int(dataset.labels[index[at]])} here and {int(true[at])} there"
+        )
+    labels = dataset.labels.clone()
+    labels[index] = given
+    return labels[request.positions]
+
+
+NOISES: dict[str, Callable[[NoiseRequest], Tensor]] = {
+    "symmetric": symmetric,
+    "asymmetric": asymmetric,
+    "file": from_file,
+}
+
+
+def transition_matrix(true: Tensor, given: Tensor, classes: int) -> Tensor:
+    """Share of each true class (row) given each label (column): float64 (classes, classes); absent classes are 0."""
+    counts = torch.bincount(true * classes + given, minlength=classes * classes).view(classes, classes).double()
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+def transition_table(dataset: ImageDataset, splits: Splits, given: Tensor) -> str:
+    """The realised transition matrix of the training split as CSV: true class by row, given class by column."""
+    classes, train = dataset.classes, splits.train
+    matrix = transition_matrix(dataset.labels[train], given[train], len(classes))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true", *classes])
+    for name, row in zip(classes, matrix.tolist(), strict=True):
+        writer.writerow([name, *(f"{share:.6g}" for share in row)])
+    return text.getvalue()
+
+
+def noise_record(dataset: ImageDataset, splits: Splits, given: Tensor) -> bytes:
+    """The bytes of noise.npz: index, given_label, true_label of the training and validation images, in that order,
+    `split` ("train" or "val") of each, the class names and the realised transition matrix of the training split."""
+    index = torch.cat([splits.train, splits.val])
+    train = splits.train
+    matrix = transition_matrix(dataset.labels[train], given[train], len(dataset.classes))
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        index=index.numpy(),
+        given_label=given[index].numpy(),
+        true_label=dataset.labels[index].numpy(),
+        split=np.array(["train"] * len(splits.train) + ["val"] * len(splits.val)),
+        classes=np.array(dataset.classes),
+        transition_matrix=matrix.numpy(),
+    )
+    return buffer.getvalue()
+
+
+def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("index", "given_label", "true_label") if key in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"there is no noise file {path}; name one with label_noise.path") from None
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npz ({' '.join(str(error).split()[:15])})") from None
+    if not {"index", "given_label"} <= arrays.keys():
+        raise DataError(f"{path}: expected the arrays 'index' and 'given_label', found {sorted(arrays)}")
+    if any(a.ndim != 1 or a.dtype.kind not in "iu" or len(a) != len(arrays["index"]) for a in arrays.values()):
+        raise DataError(f"{path}: index and labels must be whole numbers, one row each")
+    index, given = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("index", "given_label"))
+    true = arrays.get("true_label")
+    return index, given, None if true is None else torch.from_numpy(true.astype(np.int64))

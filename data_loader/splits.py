@@ -1,0 +1,87 @@
+"""Which images train, validate and test: stratified by class, disjoint, and the same for every arm at one seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_loader.dataset import ImageDataset
+from utils.errors import ConfigError, DataError
+from utils.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Positions in a dataset, int64, increasing, no position in two of them."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    def named(self) -> dict[str, Tensor]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def make_splits(
+    dataset: ImageDataset, validation_split: float, test_split: float, subset: float | None, seed: int
+) -> Splits:
+    """Split `dataset`; shares are of all its images, or of those outside its own test set if it has one.
+
+    `subset` limits training and validation together, to a number of images (above 1) or a share; the test set stays
+    whole, so that figures of different subsets compare.
+
+    Raises:
+        ConfigError: the shares leave nothing to train on, or the subset is larger than the dataset.
+        DataError: a class of the dataset is missing from a split.
+    """
+    everything = np.arange(len(dataset))
+    labels = dataset.labels.numpy()
+    if dataset.own_test is not None:
+        test = dataset.own_test.numpy()
+        pool, validation_share = np.setdiff1d(everything, test), validation_split
+    else:
+        if validation_split + test_split >= 1.0:
+            raise ConfigError(
+                f"data_loader.args: validation_split {validation_split} and test_split {test_split} leave nothing to "
+                "train on"
+            )
+        pool, test = _take(everything, round(test_split * len(everything)), labels, seed, "test", dataset)
+        validation_share = validation_split / (1.0 - test_split)
+    if subset is not None:
+        count = round(subset * len(pool)) if subset <= 1.0 else int(subset)
+        if count > len(pool):
+            raise ConfigError(f"data_loader.args.subset: {count} images of only {len(pool)} outside the test set")
+        if count < len(pool):
+            _, pool = _take(pool, count, labels, seed, "subset", dataset)
+    train, val = _take(pool, round(validation_share * len(pool)), labels, seed, "validation", dataset)
+    splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
+    _check_classes(dataset, splits)
+    return splits
+
+
+def _take(
+    pool: np.ndarray, count: int, labels: np.ndarray, seed: int, purpose: str, dataset: ImageDataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the rest, `count` positions of `pool`), with the classes in proportion."""
+    from sklearn.model_selection import train_test_split
+
+    state = derive_seed(seed, "split " + purpose) % 2**32
+    try:
+        rest, taken = train_test_split(pool, test_size=count, stratify=labels[pool], random_state=state)
+    except ValueError as error:
+        raise DataError(f"{dataset.source}: cannot take {count} of {len(pool)} images for {purpose}: {error}") from None
+    return rest, taken
+
+
+def _check_classes(dataset: ImageDataset, splits: Splits) -> None:
+    present = dataset.labels.unique()
+    for name, positions in splits.named().items():
+        missing = present[~torch.isin(present, dataset.labels[positions])]
+        if len(missing):
+            label = int(missing[0])
+            count = int((dataset.labels == label).sum())
+            raise DataError(
+                f"{dataset.source}: the {name} split ({len(positions)} images) has none of class "
+                f"{dataset.classes[label]!r}, of which there are {count} in all; add images or change the shares"
+            )

@@ -1,0 +1,18 @@
+"""TinyCOCO: ten classes of objects cut from COCO (Lin et al. 2014, https://arxiv.org/abs/1405.0312), 32x32."""
+
+from pathlib import Path
+
+from data_loader.array_file import ArrayFormat, load_array_file
+from data_loader.dataset import ImageDataset
+
+FORMAT = ArrayFormat(
+    name="TinyCOCO",
+    stem="tinycoco",
+    layout="NHWC",
+    classes=("cat", "dog", "car", "bus", "train", "boat", "ball", "pizza", "chair", "table"),
+)
+
+
+def load_tiny_coco(data_dir: Path) -> ImageDataset:
+    """`tinycoco.pkl` or `.npz` with images (N, 32, 32, 3); see `load_array_file`."""
+    return load_array_file(data_dir, FORMAT)

@@ -1,0 +1,24 @@
+"""TinyExDark: the twelve classes of ExDark (Loh & Chan 2019, https://arxiv.org/abs/1805.11227), in low light, 32x32."""
+
+from pathlib import Path
+
+from data_loader.array_file import ArrayFormat, load_array_file
+from data_loader.dataset import ImageDataset
+
+FORMAT = ArrayFormat(
+    name="TinyExDark",
+    stem="tinyexdark",
+    layout="NCHW",
+    classes=(
+        *("Bicycle", "Boat", "Bottle", "Bus", "Car", "Cat"),
+        *("Chair", "Cup", "Dog", "Motorbike", "People", "Table"),
+    ),
+)
+
+
+def load_tiny_exdark(data_dir: Path) -> ImageDataset:
+    """`tinyexdark.pkl` or `.npz` with images (N, 3, 32, 32); see `load_array_file`.
+
+    Some copies hold only ten of the classes; labels keep their meaning, and the absent classes have no images.
+    """
+    return load_array_file(data_dir, FORMAT)

@@ -1,0 +1,115 @@
+"""What a run leaves for people to look at: metrics.csv and TensorBoard events."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.files import write_atomically
+
+CSV_NAME = "metrics.csv"
+_FIRST = (
+    *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("test_loss", "test_accuracy"),
+)
+Row = Mapping[str, float]
+
+
+def write_csv(folder: Path, history: Sequence[Row]) -> None:
+    """metrics.csv of all epochs so far, whole and in one piece, `seconds` last.
+
+    It is made from the history each time rather than appended to, so that after any crash it agrees with the
+    checkpoint that the run resumes from.
+    """
+    if not history:
+        return
+    others = [key for key in history[0] if key not in _FIRST and key != "seconds"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_FIRST, *others, "seconds"], lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
+    write_atomically(folder / CSV_NAME, text.getvalue().encode())
+
+
+class TensorBoard:
+    """Scalars, images and hyper-parameters of one run folder; does nothing when switched off.
+
+    Args:
+        first_epoch: the first epoch still to be written. Events from it on that an interrupted run left are purged.
+    """
+
+    def __init__(self, folder: Path, enabled: bool, first_epoch: int) -> None:
+        self._writer: Any = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def epoch(self, row: Row) -> None:
+        """One epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
+        if self._writer is None:
+            return
+        epoch = int(row["epoch"])
+        for key, value in row.items():
+            if key not in ("epoch", "seconds"):
+                self._writer.add_scalar(tag(key), value, epoch)
+        self._writer.flush()
+
+    def images(self, name: str, images: Tensor) -> None:
+        """A grid of images, float (N, 3, H, W) in [0, 1]."""
+        if self._writer is not None:
+            from torchvision.utils import make_grid
+
+            self._writer.add_image(name, make_grid(images, nrow=8), 0)
+
+    def figure(self, name: str, figure: Any, epoch: int) -> None:
+        if self._writer is not None:
+            self._writer.add_figure(name, figure, epoch)
+
+    def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
+        """The config and the last epoch's figures, in the HParams tab of this very run.
+
+        SummaryWriter.add_hparams would open a second run in a folder below.
+        """
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        flat = dict(_flatten(config))
+        metrics = {f"hparam/{key}": value for key, value in final.items() if key not in ("epoch", "seconds", "lr")}
+        for summary in hparams(flat, metrics):
+            self._writer.file_writer.add_summary(summary)
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, int(final["epoch"]))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def tag(column: str) -> str:
+    """TensorBoard's tag of a column of metrics.csv: train_loss is train/loss, lr stays lr."""
+    split, _, rest = column.partition("_")
+    return f"{split}/{rest}" if rest else column
+
+
+def _flatten(block: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in block.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            plain = value if isinstance(value, bool | int | float | str) else str(value)
+            pairs.append((prefix + key, plain))
+    return pairs
+
+
+def displayable(images: Tensor) -> Tensor:
+    """Normalised images (N, 3, H, W) brought to [0, 1] for looking at, all by the same map."""
+    low, high = images.amin(), images.amax()
+    return ((images - low) / torch.clamp(high - low, min=1e-6)).float().cpu()

@@ -1,0 +1,73 @@
+"""The arms of the experiment: a convolution and its normalisation, built together.
+
+An arm is one function in `NORMS`. It takes the geometry of a convolution and returns the module that stands in its
+place, normalisation included: ConvNorm needs the kernel, so the seam between a network and its norm is the pair.
+To add an arm, write such a function and give it a name in the dict.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from models.preconv import PreConv2d
+
+#: (in_channels, out_channels, kernel_size, stride, padding) -> module from (N, C_in, H, W) to (N, C_out, H', W')
+ConvNorm = Callable[[int, int, int, int, int], nn.Module]
+
+
+def batch_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167."""
+    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
+
+
+def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """Liu et al. 2021, https://arxiv.org/abs/2103.00673: ConvNorm alone, with no BatchNorm anywhere."""
+    return PreConv2d(in_channels, out_channels, kernel, stride, padding)
+
+
+def conv_norm_batch_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """ConvNorm, then one BatchNorm."""
+    return nn.Sequential(PreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
+
+
+def group_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """Wu & He 2018, https://arxiv.org/abs/1803.08494, with 16 channels a group where the width divides so."""
+    groups = out_channels // math.gcd(out_channels, 16)
+    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(groups, out_channels))
+
+
+def layer_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over (C, H, W): GroupNorm of a single group."""
+    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(1, out_channels))
+
+
+def instance_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022, with a learned scale and shift."""
+    return nn.Sequential(
+        _conv(in_channels, out_channels, kernel, stride, padding), nn.InstanceNorm2d(out_channels, affine=True)
+    )
+
+
+def no_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """A convolution with bias and nothing else, He-initialised: the default would shrink the signal 6-fold a layer."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+
+
+NORMS: dict[str, ConvNorm] = {
+    "bn": batch_norm,
+    "conv": conv_norm,
+    "bncn": conv_norm_batch_norm,
+    "gn": group_norm,
+    "ln": layer_norm,
+    "in": instance_norm,
+    "none": no_norm,
+}

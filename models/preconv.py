@@ -1,0 +1,271 @@
+"""ConvNorm: a convolution whose output channels are preconditioned in the Fourier domain.
+
+S. Liu et al., "Convolutional Normalization: Improving Deep Convolutional Network Robustness and Training",
+NeurIPS 2021, https://arxiv.org/abs/2103.00673. In that paper's words a layer is conv, then P_k, then an affine part:
+
+    c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
+    V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
+    y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
+    crop k-1-p on each side, keep every s-th row and column, then a learned depthwise k x k convolution
+
+On the (P1, P2) grid the linear convolution is the circular one, which is why the DFT diagonalises it. V is a
+constant of the step: it is computed without a gradient from the current weights while training, and its running
+estimate is used in evaluation.
+
+This file is the straightforward torch.fft form.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
+RAMP_FLOOR = 0.01
+
+
+def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    """V of the module's docstring for the kernels `weight` (C_out, C_in, k, k) on a `grid` (P1, P2).
+
+    Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
+    (C_out, 1, 1) for k = 1, where V does not depend on the frequency. Where a channel's spectrum vanishes (an
+    all-zero kernel), V is the largest finite value that its floor allows rather than infinity, so that the output
+    there is 0 and not NaN.
+    """
+    with torch.no_grad():
+        if weight.shape[-1] == 1:
+            power = weight.square().sum(1)  # (C_out, 1, 1)
+        else:
+            spectrum = torch.fft.rfft2(weight, s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
+            power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
+        return power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt()
+
+
+class _SpectralScale(torch.autograd.Function):
+    """IDFT(DFT(c) * V): (N, C, P1, P2) -> the same, for a real, constant V (C, P1, P2 // 2 + 1).
+
+    A real V makes this a self-adjoint map of c, so the gradient with respect to c is the same map of the incoming
+    gradient. That needs no saved spectra, and spares autograd's backward of rfft2, which transforms the full plane.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (v,) = ctx.saved_tensors
+        return _SpectralScale.apply(grad, v), None
+
+
+class PreConv2d(nn.Module):
+    """ConvNorm, a drop-in for a bias-free Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
+
+    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
+    takes. float32 and float64 compute in their own precision; under autocast, and for narrower inputs, the layer
+    computes in float32. It holds no BatchNorm.
+
+    Args:
+        kernel_size: one number (or two equal ones); odd, unless `affine` is off.
+        stride: one number (or two equal ones).
+        padding: zeros added on each side, at most kernel_size - 1.
+        affine: end with a depthwise kernel_size x kernel_size convolution with bias, starting as the identity.
+        momentum: share of the newest preconditioner in the running estimate; None for the reference's schedule,
+            `cosine_momentum`.
+        track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
+            preconditioner of the weights.
+
+    State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
+    `running_preconditioner` (C_out, P1, P2 // 2 + 1), empty until the first training batch, and
+    `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
+    width from an odd one.
+
+    The running estimate belongs to one input size. At another size evaluation uses the preconditioner of the weights,
+    and training starts the estimate anew from the preconditioner of that batch.
+
+    Raises:
+        ValueError: an argument out of the ranges above, an input that is not (N, C_in, H, W), or one smaller than
+            the kernel.
+    """
+
+    running_preconditioner: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        *,
+        affine: bool = True,
+        momentum: float | None = None,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = _positive("in_channels", in_channels)
+        self.out_channels = _positive("out_channels", out_channels)
+        self.kernel_size = _positive("kernel_size", _single("kernel_size", kernel_size))
+        self.stride = _positive("stride", _single("stride", stride))
+        self.padding = _single("padding", padding)
+        if not 0 <= self.padding < self.kernel_size:
+            raise ValueError(f"padding must be from 0 to kernel_size - 1 = {self.kernel_size - 1}, got {padding}")
+        if affine and self.kernel_size % 2 == 0:
+            raise ValueError(f"an affine part needs an odd kernel_size, got {kernel_size}; pass affine=False")
+        if momentum is not None and not 0.0 < momentum <= 1.0:
+            raise ValueError(f"momentum must be None or in (0, 1], got {momentum}")
+        self.momentum = momentum
+        self.track_running_stats = track_running_stats
+
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, self.kernel_size, self.kernel_size))
+        self.affine: nn.Conv2d | None = None
+        if affine:
+            k = self.kernel_size
+            self.affine = nn.Conv2d(out_channels, out_channels, k, padding=(k - 1) // 2, groups=out_channels)
+        self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate
+        if track_running_stats:
+            self.register_buffer("running_preconditioner", torch.zeros(out_channels, 0, 0))
+            self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        else:
+            self.register_buffer("running_preconditioner", None)
+            self.register_buffer("num_batches_tracked", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Conv2d's own initialisation for the kernels; the affine part starts as the identity.
+
+        The reference leaves the affine part at Conv2d's random default, which scales each channel by about 0.33 and
+        blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper is about
+        (docs/design.md has the comparison).
+        """
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.affine is not None:
+            assert self.affine.bias is not None
+            nn.init.dirac_(self.affine.weight, groups=self.out_channels)
+            nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        # FFTs have no bfloat16, and V spans orders of magnitude: the layer's own arithmetic is at least float32.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._forward(x.to(dtype), self.weight.to(dtype))
+            if self.affine is not None:
+                bias = self.affine.bias
+                y = F.conv2d(
+                    y,
+                    self.affine.weight.to(dtype),
+                    None if bias is None else bias.to(dtype),
+                    padding=self.affine.padding,
+                    groups=self.out_channels,
+                )
+        return y if torch.is_autocast_enabled(x.device.type) else y.to(self.weight.dtype)
+
+    def _forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        k = self.kernel_size
+        c = F.conv2d(x, weight, padding=k - 1)  # (N, C_out, P1, P2)
+        grid = (c.shape[-2], c.shape[-1])
+        v = self._current_preconditioner(weight, grid)
+        # For k = 1, V is one number per channel and the transforms cancel.
+        y = c * v if k == 1 else _SpectralScale.apply(c, v)
+        crop = k - 1 - self.padding
+        return y[..., crop : grid[0] - crop : self.stride, crop : grid[1] - crop : self.stride]
+
+    def _current_preconditioner(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
+        """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
+        key = (1, 1) if self.kernel_size == 1 else grid
+        if self.training or not self.track_running_stats or self._grid != key:
+            v = preconditioner(weight, grid)
+            if self.training and self.track_running_stats:
+                self._update_running(v, key)
+            return v
+        assert self.running_preconditioner is not None
+        return self.running_preconditioner.to(weight.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, v: Tensor, key: tuple[int, int]) -> None:
+        running, count = self.running_preconditioner, self.num_batches_tracked
+        assert running is not None
+        assert count is not None
+        count += 1
+        if self._grid != key:
+            # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
+            # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
+            running = torch.zeros_like(v) if self._grid is None else v
+            self._grid = key
+        momentum = self.momentum if self.momentum is not None else cosine_momentum(count).to(v)
+        self.running_preconditioner = momentum * v + (1 - momentum) * running.to(v)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected an input (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
+            raise ValueError(f"input {tuple(x.shape)} is smaller than the {self.kernel_size}-wide kernel")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None and self._grid is not None:
+            metadata[prefix[:-1]]["grid"] = self._grid
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
+    ) -> None:
+        # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
+        incoming = state_dict.get(prefix + "running_preconditioner")
+        running = self.running_preconditioner
+        if incoming is not None and running is not None and self._accepts(incoming):
+            if running.shape != incoming.shape:
+                self.running_preconditioner = incoming.new_zeros(
+                    incoming.shape, dtype=running.dtype, device=running.device
+                )
+            self._grid = local_metadata.get("grid") or _grid_of(incoming)
+            self._grid = None if self._grid is None else (self._grid[0], self._grid[1])
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
+
+    def _accepts(self, running: Tensor) -> bool:
+        if running.dim() != 3 or running.shape[0] != self.out_channels:
+            return False  # the generic loader reports the mismatch
+        return self.kernel_size > 1 or running.numel() in (0, self.out_channels)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, momentum={self.momentum}, track_running_stats={self.track_running_stats}"
+        )
+
+
+def cosine_momentum(batches: Tensor) -> Tensor:
+    """Share of the newest preconditioner in the running estimate at the `batches`-th training batch (from 1).
+
+    max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01), the reference's schedule: it starts at 1 and falls to 0.01.
+    """
+    ramp = batches.double().clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
+    return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
+
+
+def _grid_of(running: Tensor) -> tuple[int, int] | None:
+    """The grid of an estimate without metadata: square if its half spectrum allows that, else of even width."""
+    rows, columns = running.shape[1:]
+    if running.numel() == 0:
+        return None
+    if (rows, columns) == (1, 1):
+        return (1, 1)
+    return (rows, rows) if rows // 2 + 1 == columns else (rows, 2 * (columns - 1))
+
+
+def _single(name: str, value: int | tuple[int, int]) -> int:
+    values = value if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or values[0] != values[1] or not all(type(v) is int for v in values):
+        raise ValueError(f"{name} must be one whole number or two equal ones, got {value!r}")
+    return values[0]
+
+
+def _positive(name: str, value: int) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    return value

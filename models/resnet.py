@@ -1,0 +1,132 @@
+"""ResNets for 32x32 images: 3x3 stem, no max-pool, four stages of width 1, 2, 4 and 8 times `width`.
+
+He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, in the shape that the
+CIFAR codebases (and the paper re-examined here) use. The network receives `conv_norm` and `activation` as callables
+and knows nothing of their names.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+from models.activations import ACTIVATIONS
+from models.norms import NORMS, ConvNorm
+
+Activation = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (N, C_in, H, W) -> (N, channels, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, conv_norm: ConvNorm, activation: Activation
+    ) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            conv_norm(in_channels, channels, 3, stride, 1),
+            activation(channels),
+            conv_norm(channels, channels, 3, 1, 1),
+        )
+        self.shortcut = _shortcut(in_channels, channels, stride, conv_norm)
+        self.activation = activation(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.branch(x) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: (N, C_in, H, W) -> (N, 4 * channels, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, conv_norm: ConvNorm, activation: Activation
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.branch = nn.Sequential(
+            conv_norm(in_channels, channels, 1, 1, 0),
+            activation(channels),
+            conv_norm(channels, channels, 3, stride, 1),
+            activation(channels),
+            conv_norm(channels, out_channels, 1, 1, 0),
+        )
+        self.shortcut = _shortcut(in_channels, out_channels, stride, conv_norm)
+        self.activation = activation(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.branch(x) + self.shortcut(x))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, conv_norm: ConvNorm) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return conv_norm(in_channels, out_channels, 1, stride, 0)
+
+
+class ResNet(BaseModel):
+    """(N, 3, H, W) images, H and W from 8 on -> (N, num_classes) logits."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        conv_norm: ConvNorm,
+        activation: Activation,
+        num_classes: int,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_norm(3, width, 3, 1, 1), activation(width))
+        stages: list[nn.Module] = []
+        in_channels = width
+        for stage, depth in enumerate(depths):
+            blocks: list[nn.Module] = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(in_channels, width << stage, stride, conv_norm, activation))
+                in_channels = (width << stage) * block.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(in_channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stages(self.stem(images))  # (N, 8 * width * expansion, H / 8, W / 8)
+        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+def resnet18(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
+    """ResNet18 with the arm `norm` of NORMS and the `activation` of ACTIVATIONS; an unknown name is a ValueError."""
+    return _resnet(BasicBlock, (2, 2, 2, 2), norm, num_classes, width, activation)
+
+
+def resnet34(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
+    """ResNet34; see `resnet18`."""
+    return _resnet(BasicBlock, (3, 4, 6, 3), norm, num_classes, width, activation)
+
+
+def resnet50(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
+    """ResNet50, of bottleneck blocks; see `resnet18`."""
+    return _resnet(Bottleneck, (3, 4, 6, 3), norm, num_classes, width, activation)
+
+
+def _resnet(
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: tuple[int, int, int, int],
+    norm: str,
+    num_classes: int,
+    width: int,
+    activation: str,
+) -> ResNet:
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; choose from {', '.join(ACTIVATIONS)}")
+    return ResNet(block, depths, NORMS[norm], ACTIVATIONS[activation], num_classes, width)
+
+
+MODELS: dict[str, Callable[..., BaseModel]] = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}

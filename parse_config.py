@@ -1,0 +1,401 @@
+"""The typed configuration: load a JSON file, inherit, override, validate. No side effects, no heavy imports.
+
+    config = load_config("configs/coco_bncn_10noise.json", ["optimizer.args.lr=0.05"])
+
+A file may inherit: `"_base_"` names one file or a list of them, relative to the file. They are merged key by key in
+order, the file's own keys last, and the KEY=VALUE overrides after that. Where a later layer changes the `type` of
+`optimizer` or `lr_scheduler`, the arguments given for the earlier type are dropped with it.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from utils import strict_json
+from utils.errors import ConfigError
+
+# The names that a config may use. A test holds each list against the registry that it names.
+ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
+NormName = Literal["bn", "conv", "bncn", "gn", "ln", "in", "none"]  # models.norms.NORMS
+ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
+DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
+NoiseName = Literal["symmetric", "asymmetric", "file"]  # data_loader.noise.NOISES
+OptimizerName = Literal["SGD", "Adam", "AdamW"]  # trainer.optim.OPTIMIZERS
+SchedulerName = Literal["MultiStepLR", "StepLR", "CosineAnnealingLR", "ConstantLR"]  # trainer.optim.SCHEDULERS
+LossName = Literal["cross_entropy", "smoothed_cross_entropy"]  # models.loss.LOSSES
+MetricName = Literal["accuracy", "top5_accuracy"]  # models.metric.METRICS
+
+#: The arguments that each type takes; the others must stay unset.
+OPTIMIZER_ARGS: dict[str, tuple[str, ...]] = {
+    "SGD": ("lr", "momentum", "weight_decay", "nesterov"),
+    "Adam": ("lr", "weight_decay", "betas", "eps"),
+    "AdamW": ("lr", "weight_decay", "betas", "eps"),
+}
+SCHEDULER_ARGS: dict[str, tuple[str, ...]] = {
+    "MultiStepLR": ("milestones", "gamma"),
+    "StepLR": ("step_size", "gamma"),
+    "CosineAnnealingLR": ("T_max", "eta_min"),
+    "ConstantLR": (),
+}
+_SPLITS = ("train", "val", "test")
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Block(BaseModel):
+    """Unknown keys are errors, and types are taken as written: `true` is no number and "1" no integer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class ArchArgs(_Block):
+    norm: NormName = Field(
+        "bn", description="Arm: bn = BatchNorm, conv = ConvNorm alone, bncn = ConvNorm then BatchNorm."
+    )
+    activation: ActivationName = Field("relu", description="relu, or srelu: max(x, b) with b learned per channel.")
+    num_classes: Positive | None = Field(None, description="Outputs of the network; null takes the dataset's classes.")
+    width: Positive = Field(64, description="Channels of the first stage; the last has eight times as many.")
+
+
+class Arch(_Block):
+    type: ArchName = Field("resnet18", description="The network.")
+    args: ArchArgs = Field(default_factory=ArchArgs, description="How the network is built.")
+
+
+class Augment(_Block):
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
+        4, description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing."
+    )
+    horizontal_flip: bool = Field(True, description="Mirror each training image with probability one half.")
+
+
+class DataLoaderArgs(_Block):
+    data_dir: str = Field("data", description="The folder of the dataset's files, or the file itself.")
+    batch_size: Positive = Field(128, description="Images in a training batch.")
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the images held out for validation, test images of the dataset's own not counted."
+    )
+    test_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the images held out for testing where the dataset has no test images of its own."
+    )
+    subset: float | None = Field(
+        None,
+        description="Use so many (2000) or such a share (0.1; 1 is all) of the train and validation images; null is all.",
+    )
+    augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
+
+    @field_validator("subset")
+    @classmethod
+    def _count_or_share(cls, subset: float | None) -> float | None:
+        if subset is None or 0.0 < subset <= 1.0 or (subset > 1.0 and subset == int(subset)):
+            return subset
+        raise ValueError(f"must be a number of images or a share in (0, 1], got {subset}")
+
+
+class DataLoader(_Block):
+    type: DatasetName = Field("CIFAR10", description="The dataset.")
+    args: DataLoaderArgs = Field(default_factory=DataLoaderArgs, description="Where it is and how it is served.")
+
+
+class LabelNoise(_Block):
+    type: NoiseName = Field("symmetric", description="How a wrong label is drawn, or file: read from `path`.")
+    rate: Share = Field(0.0, description="Share of labels redrawn, from 0 to 1.")
+    include_true_class: bool = Field(
+        False, description="Symmetric noise: draw over all classes, the true one too, so that fewer labels change."
+    )
+    on_validation: bool = Field(True, description="Put noise on the validation labels as well. Test labels stay true.")
+    path: str | None = Field(None, description="For type file: an .npz with `index` and `given_label`.")
+
+
+class OptimizerArgs(_Block):
+    lr: Annotated[float, Field(gt=0.0)] = Field(0.1, description="Learning rate at the start.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(None, description="SGD: momentum.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Weight decay; thresholds of srelu take none."
+    )
+    nesterov: bool | None = Field(None, description="SGD: Nesterov's form of the momentum.")
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Adam, AdamW: decay of the two running averages."
+    )
+    eps: Annotated[float, Field(gt=0.0)] | None = Field(None, description="Adam, AdamW: term added to the denominator.")
+
+
+class Optimizer(_Block):
+    type: OptimizerName = Field("SGD", description="The optimizer, by torch.optim's name.")
+    args: OptimizerArgs = Field(default_factory=OptimizerArgs, description="Its arguments.")
+
+
+class SchedulerArgs(_Block):
+    milestones: list[Positive] | None = Field(
+        None, description="MultiStepLR: epochs after which the rate is multiplied."
+    )
+    gamma: Annotated[float, Field(gt=0.0)] | None = Field(None, description="MultiStepLR, StepLR: the factor.")
+    step_size: Positive | None = Field(None, description="StepLR: epochs between two multiplications.")
+    T_max: Positive | None = Field(
+        None, description="CosineAnnealingLR: epochs to the lowest rate; null is all epochs."
+    )
+    eta_min: Annotated[float, Field(ge=0.0)] | None = Field(None, description="CosineAnnealingLR: the lowest rate.")
+
+
+class Scheduler(_Block):
+    type: SchedulerName = Field(
+        "ConstantLR", description="The schedule, by torch.optim's name; ConstantLR keeps the rate."
+    )
+    args: SchedulerArgs = Field(default_factory=SchedulerArgs, description="Its arguments.")
+
+
+class TrainerConfig(_Block):
+    epochs: Positive = Field(100, description="Epochs to train in all, those before a resume included.")
+    save_dir: str = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
+    save_period: Positive = Field(1, description="Epochs between two checkpoints; the last epoch is always saved.")
+    monitor: str = Field(
+        "max val_accuracy",
+        description="What model_best.pth is best by: 'max COLUMN' or 'min COLUMN' of metrics.csv, or 'off'.",
+    )
+    early_stop: Positive | None = Field(
+        None, description="Stop after so many epochs without a better `monitor`; null never."
+    )
+    device: str | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
+    amp: Literal["bf16", "fp16"] | None = Field(None, description="Autocast to this type; null trains in float32.")
+    channels_last: bool = Field(False, description="Keep images and kernels in NHWC memory order.")
+    deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
+    tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+
+    @field_validator("monitor")
+    @classmethod
+    def _monitor(cls, monitor: str) -> str:
+        columns = [f"{split}_{name}" for split in _SPLITS for name in ("loss", *get_args(MetricName))]
+        mode, _, column = monitor.partition(" ")
+        if monitor == "off" or (mode in ("min", "max") and column in columns):
+            return monitor
+        raise ValueError(f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}")
+
+
+class Config(_Block):
+    """A run: every choice that its result depends on."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+        description="Name of the experiment: letters, digits, '.', '_' and '-'."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        12,
+        description="The one seed; split, noise, initialisation, order and augmentation each derive their own from it.",
+    )
+    arch: Arch = Field(default_factory=Arch, description="The network.")
+    data_loader: DataLoader = Field(default_factory=DataLoader, description="The data.")
+    label_noise: LabelNoise = Field(default_factory=LabelNoise, description="Wrong labels, put in on purpose.")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="How weights are updated.")
+    lr_scheduler: Scheduler = Field(default_factory=Scheduler, description="How the learning rate changes by epoch.")
+    loss: LossName = Field("cross_entropy", description="The training loss.")
+    metrics: list[MetricName] = Field(
+        ["accuracy", "top5_accuracy"], min_length=1, description="Figures besides the loss; accuracy comes first."
+    )
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="The loop, its files and its device.")
+
+    @field_validator("metrics")
+    @classmethod
+    def _accuracy_first(cls, metrics: list[str]) -> list[str]:
+        if metrics[0] != "accuracy" or len(set(metrics)) != len(metrics):
+            raise ValueError("must begin with 'accuracy' and name nothing twice")
+        return metrics
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, inherit, override and validate.
+
+    Raises:
+        ConfigError: one line that lists every problem found, each with its dotted path.
+    """
+    merged = _with_bases(Path(path), ())
+    return validate(merge(merged, parse_overrides(overrides)), str(path))
+
+
+def validate(values: dict[str, Any], source: str) -> Config:
+    """`values` as a Config; `source` says in the error where they came from."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(source, [_describe(problem, values) for problem in error.errors()]) from None
+    problems = list(_cross_check(config))
+    if problems:
+        raise _config_error(source, problems)
+    return config
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """["a.b=1", "c=x"] as {"a": {"b": 1}, "c": "x"}; a value that is no JSON is a string."""
+    layer: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"override {override!r} is not KEY=VALUE, such as optimizer.args.lr=0.05")
+        try:
+            value = strict_json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        for key in reversed(keys):
+            value = {key: value}
+        layer = merge(layer, value)
+    return layer
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a config file, for editors. A file may inherit, so no key is required."""
+    schema = Config.model_json_schema()
+    for block in (schema, *schema["$defs"].values()):
+        block.pop("required", None)
+    path = {"type": "string"}
+    schema["properties"] = {
+        "$schema": path | {"description": "The schema that an editor checks this file with."},
+        "_base_": {
+            "anyOf": [path, {"type": "array", "items": path}],
+            "description": "Files to inherit from, in order.",
+        },
+        **schema["properties"],
+    }
+    return schema
+
+
+def _with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in chain:
+        names = " -> ".join(str(p) for p in (*chain, path.resolve()))
+        raise ConfigError(f"config inheritance goes in a circle: {names}; take one _base_ out")
+    chain = (*chain, path.resolve())
+    values = _read(path, chain)
+    values.pop("$schema", None)
+    bases = values.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _base_ must be a file name or a list of them")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = merge(merged, _with_bases(path.parent / base, chain))
+    return merge(merged, values)
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        inherited = "".join(f", inherited by {p}" for p in reversed(chain[:-1]))
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise ConfigError(f"cannot read the config {str(path)!r}{inherited}: {reason}") from None
+    try:
+        values = strict_json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: line 1 column 1: a config is a JSON object {{...}}, not {type(values).__name__}")
+    return values
+
+
+def merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`layer` over `base`, object by object; neither is changed."""
+    merged = dict(base)
+    if path in (("optimizer",), ("lr_scheduler",)) and layer.get("type", base.get("type")) != base.get("type"):
+        merged.pop("args", None)
+    for key, value in layer.items():
+        below = merged.get(key)
+        if isinstance(value, dict):
+            below = below if isinstance(below, dict) else {}
+            merged[key] = merge(below, value, (*path, key))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _cross_check(config: Config) -> Iterable[str]:
+    """Problems that no single field shows."""
+    for where, block, takes in (
+        ("optimizer", config.optimizer, OPTIMIZER_ARGS),
+        ("lr_scheduler", config.lr_scheduler, SCHEDULER_ARGS),
+    ):
+        taken = takes[block.type]
+        for key, value in block.args.model_dump(exclude_defaults=True).items():
+            if key not in taken and value is not None:
+                listed = ", ".join(taken) or "no arguments"
+                yield f"{where}.args.{key}: {block.type} does not take it; it takes {listed}"
+    schedule = config.lr_scheduler
+    needs = {"MultiStepLR": "milestones", "StepLR": "step_size"}.get(schedule.type)
+    if needs and not schedule.args.model_dump()[needs]:
+        yield f"lr_scheduler.args.{needs}: {schedule.type} needs it"
+    milestones = schedule.args.milestones or []
+    if milestones != sorted(set(milestones)):
+        yield f"lr_scheduler.args.milestones: must increase, got {milestones}"
+    if config.optimizer.args.nesterov and not config.optimizer.args.momentum:
+        yield "optimizer.args.nesterov: needs a momentum above 0"
+    noise = config.label_noise
+    if noise.type == "file" and noise.path is None:
+        yield "label_noise.path: type 'file' needs the .npz to read"
+    if noise.type != "file" and noise.path is not None:
+        yield f"label_noise.path: type {noise.type!r} reads no file; use type 'file'"
+    if noise.include_true_class and noise.type != "symmetric":
+        yield f"label_noise.include_true_class: only symmetric noise has it, not {noise.type!r}"
+    monitor = config.trainer.monitor
+    if monitor == "off":
+        if config.trainer.early_stop:
+            yield "trainer.early_stop: needs a trainer.monitor, which is 'off'"
+    else:
+        metric = monitor.split("_", 1)[1]
+        if metric != "loss" and metric not in config.metrics:
+            yield f"trainer.monitor: {metric!r} is not among metrics {config.metrics}"
+
+
+def _config_error(source: str, problems: list[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError(f"{source}: {count}: " + "; ".join(problems))
+
+
+def _describe(problem: Any, values: dict[str, Any]) -> str:
+    """One pydantic problem as `path: what is wrong, the choices, did you mean`."""
+    loc = [part for part in problem["loc"] if _is_path(part)]
+    path, given = ".".join(map(str, loc)) or "config", problem["input"]
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        keys = list(_block_at(loc[:-1]).model_fields)
+        return f"unknown key {path!r}{_did_you_mean(str(loc[-1]), keys)}; keys here: {', '.join(keys)}"
+    if kind == "missing":
+        return f"{path}: missing; {_block_at(loc[:-1]).model_fields[str(loc[-1])].description}"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        return f"{path}: unknown choice {given!r}{_did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
+    if kind == "model_type":
+        return f"{path}: must be an object {{...}}, got {_short(given)}"
+    if kind == "value_error":
+        return f"{path}: {context['error']}"
+    message = problem["msg"].removeprefix("Input ")
+    return f"{path}: {message}, got {_short(given)}"
+
+
+def _is_path(part: Any) -> bool:
+    """pydantic names the branch of a union in a location; those are no keys of the file."""
+    return isinstance(part, int) or not re.search(r"[\[(]|^(int|float|str|bool|literal|list)$", part)
+
+
+def _block_at(loc: Sequence[Any]) -> type[BaseModel]:
+    block: type[BaseModel] = Config
+    for key in loc:
+        annotation = block.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            block = annotation
+    return block
+
+
+def _did_you_mean(word: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
+    if not close:
+        return ""
+    match = next(choice for choice in choices if choice.lower() == close[0])
+    return f"; did you mean {match!r}?"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

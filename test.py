@@ -1,0 +1,49 @@
+"""Evaluate a checkpoint on its test split: python test.py -r saved/<name>/<run>/model_best.pth [-d DEVICE]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.cli import run_program
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on the test images it was not trained on.")
+    parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data_loader.args.data_dir=data/coco")
+    return parser.parse_intermixed_args()
+
+
+def test(args: argparse.Namespace) -> None:
+    from data_loader.build import build_data
+    from models.build import build_model
+    from models.metric import METRICS
+    from parse_config import merge, parse_overrides, validate
+    from trainer.checkpoint import read
+    from trainer.evaluation import AMP_TYPES, Evaluator
+    from trainer.restore import check_data, load_model
+    from trainer.test_report import TestReport, save_report
+    from utils.device import choose_device
+
+    path = Path(args.resume)
+    state = read(path)
+    config = validate(merge(state["config"], parse_overrides(args.overrides)), f"config of {path}")
+    device = choose_device(args.device or config.trainer.device)
+    data = build_data(config, device)
+    check_data(data, state, str(path))
+    model = build_model(config, len(data.dataset.classes)).to(device)
+    load_model(model, state, str(path))
+    evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])
+    figures = evaluator.figures(data.test, "test")
+    predicted, true = evaluator.predictions(data.test, "confusion")
+    report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true)
+    print(report.table())
+    for written in save_report(report, path):
+        print(f"wrote {written}")
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    sys.exit(run_program(lambda: test(arguments), arguments.debug))

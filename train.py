@@ -1,0 +1,67 @@
+"""Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.cli import run_program
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a ResNet as a config says, or resume a run.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="config to train, such as configs/demo.json")
+    parser.add_argument("-r", "--resume", metavar="FILE", help="checkpoint to go on from, or 'auto' for the newest")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder, instead of a new one under save_dir")
+    parser.add_argument("--check", action="store_true", help="show config, data, model and speed; train nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes: optimizer.args.lr=0.05")
+    return parser.parse_intermixed_args()
+
+
+def train(args: argparse.Namespace) -> None:
+    if args.resume is None and args.config is not None:  # report a mistake in a config before torch is imported
+        from parse_config import load_config
+
+        load_config(args.config, args.overrides)
+
+    from data_loader.build import build_data
+    from logger.log import get_logger, set_up_logging
+    from models.build import build_model
+    from trainer.optim import build_optimizer
+    from trainer.preflight import report
+    from trainer.resume import find_start
+    from trainer.run_folder import prepare_run_folder
+    from trainer.trainer import Trainer
+    from utils.device import choose_device
+    from utils.seeding import seed_everything
+
+    set_up_logging()
+    start = find_start(args.config, args.resume, args.run_dir, args.overrides)
+    config = start.config
+    device = choose_device(args.device or config.trainer.device)
+    seed_everything(config.seed, config.trainer.deterministic)
+    data = build_data(config, device)
+    model = build_model(config, len(data.dataset.classes)).to(device)
+    optimizer, scheduler = build_optimizer(config, model)
+    if args.check:
+        print(report(Trainer(config, model, optimizer, scheduler, data, device, Path())))
+        return
+    folder = prepare_run_folder(start.folder, start.state is None, config, data)
+    set_up_logging(folder)
+    trainer = Trainer(config, model, optimizer, scheduler, data, device, folder)
+    if start.state is not None:
+        trainer.load_state_dict(start.state, start.source)
+    log = get_logger()
+    log.info("run folder: %s", folder)
+    if trainer.finished:
+        log.info("nothing to do: the run has had its %d epochs", trainer.epoch)
+        return
+    trainer.train()
+    log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
+    log.info("curves: tensorboard --logdir %s", folder.parent if folder.parent.name == config.name else folder)
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    sys.exit(run_program(lambda: train(arguments), arguments.debug))

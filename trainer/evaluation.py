@@ -1,0 +1,87 @@
+"""How well a model does on a split."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from base.base_data_loader import BaseDataLoader, Batch
+from base.base_model import BaseModel
+from trainer.meter import Meter
+
+AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs `model` over splits in evaluation mode, under autocast to `amp` if it is set."""
+
+    model: BaseModel
+    metrics: Metrics
+    device: torch.device
+    amp: torch.dtype | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
+
+    def figures(
+        self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Cross-entropy ("loss") and metrics over a split, weighted by sample, against the labels it is given."""
+        meter = Meter(self.device)
+        for batch, logits in self._logits(loader, name):
+            measure(meter, self.metrics, logits, F.cross_entropy(logits, batch.given), batch.given)
+            if after_batch is not None:
+                after_batch()
+        return meter.means()
+
+    def predictions(self, loader: BaseDataLoader, name: str) -> tuple[Tensor, Tensor]:
+        """(predicted, true) classes of a split on the CPU, int64 (N,) each."""
+        pairs = [(logits.argmax(1), batch.true) for batch, logits in self._logits(loader, name)]
+        return torch.cat([p for p, _ in pairs]).cpu(), torch.cat([t for _, t in pairs]).cpu()
+
+    @torch.no_grad()
+    def _logits(self, loader: BaseDataLoader, name: str) -> Iterator[tuple[Batch, Tensor]]:
+        self.model.eval()
+        for batch in progress(loader.batches(), name, len(loader)):
+            with self.autocast():
+                logits = self.model(batch.images)
+            yield batch, logits.float()
+
+
+def measure(meter: Meter, metrics: Metrics, logits: Tensor, loss: Tensor, targets: Tensor) -> None:
+    """Add a batch's loss (a mean) and metrics to `meter`."""
+    count = len(targets)
+    meter.add("loss", loss * count, count)
+    for name, metric in metrics.items():
+        meter.add(name, metric(logits, targets), count)
+
+
+def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
+    """Add how a training batch is classified, apart for clean and for mislabelled images.
+
+    The mislabelled part is held both against the labels it is given (memorised) and against the true ones (resisted).
+    """
+    predicted = logits.argmax(1)
+    clean = batch.given == batch.true
+    as_given, as_true = predicted == batch.given, predicted == batch.true
+    meter.add("clean_accuracy", (as_true & clean).sum(), clean.sum())
+    meter.add("mislabelled_given_accuracy", (as_given & ~clean).sum(), (~clean).sum())
+    meter.add("mislabelled_true_accuracy", (as_true & ~clean).sum(), (~clean).sum())
+
+
+def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
+    """Counts (C, C), true class by row, predicted by column."""
+    from sklearn.metrics import confusion_matrix
+
+    return torch.from_numpy(confusion_matrix(true, predicted, labels=range(classes)))
+
+
+def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:
+    """A progress bar on a terminal; elsewhere (disable=None) nothing, the log lines suffice."""
+    yield from tqdm(batches, desc=name, total=total, initial=done, leave=False, disable=None)

@@ -1,0 +1,69 @@
+"""What `--check` says: everything about a run but its result."""
+
+import json
+import time
+
+import torch
+
+from data_loader.build import RunData
+from trainer.trainer import Trainer
+
+
+def report(trainer: Trainer) -> str:
+    """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
+    config, data, model = trainer.whole_config, trainer.data, trainer.model
+    lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
+    lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
+    lines += _timed_step(trainer)
+    return "\n".join(lines)
+
+
+def dataset_facts(data: RunData) -> list[str]:
+    """Sizes of the splits, class counts, channel statistics and realised noise, a line each."""
+    dataset, splits = data.dataset, data.splits.named()
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
+    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
+    width = max(len(name) for name in (*dataset.classes, "class"))
+    lines.append(f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits))
+    for label, name in enumerate(dataset.classes):
+        counts = "".join(f"{int((dataset.labels[part] == label).sum()):>8,}" for part in splits.values())
+        lines.append(f"  {name:<{width}}{counts}")
+    for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):
+        lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
+    for name in ("train", "val"):
+        part = splits[name]
+        wrong = int((data.given[part] != dataset.labels[part]).sum())
+        lines.append(f"label noise on {name}: {wrong:,} of {len(part):,} labels are wrong ({wrong / len(part):.2%})")
+    return lines
+
+
+def _timed_step(trainer: Trainer) -> list[str]:
+    """One forward and backward of one batch, timed after a first one that pays for start-up."""
+    data, device = trainer.data, trainer.device
+    batch = next(data.train.batches(epoch=1))
+    trainer.model.train()
+    for _ in range(2):
+        _wait(device)
+        start = time.perf_counter()
+        with trainer.evaluator.autocast():
+            loss = trainer.loss(trainer.model(batch.images).float(), batch.given)
+        loss.backward()
+        _wait(device)
+        step = time.perf_counter() - start
+    start = time.perf_counter()
+    with torch.no_grad(), trainer.evaluator.autocast():
+        trainer.model.eval()(batch.images)
+    _wait(device)
+    forward = time.perf_counter() - start
+    epoch = step * len(data.train) + forward * (len(data.val) + len(data.test))
+    return [
+        f"one batch of {len(batch.given)} on {device}: loss {loss.item():.4f}, forward and backward {step:.3f} s, "
+        f"evaluation {forward:.3f} s",
+        f"estimated time: {epoch:.0f} s an epoch, {epoch * trainer.config.epochs / 3600:.1f} h for all "
+        f"{trainer.config.epochs}",
+    ]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

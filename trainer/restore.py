@@ -1,0 +1,73 @@
+"""Putting a checkpoint's state back, once it is known to fit."""
+
+import copy
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from base.base_model import BaseModel
+from data_loader.build import RunData
+from trainer.checkpoint import check_tensors
+from utils.errors import CheckpointError
+
+
+def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
+    """Raise CheckpointError unless `data` is what the checkpoint was trained on, split and mislabelled alike."""
+    if state["dataset_sha256"] != data.sha256:
+        raise CheckpointError(
+            f"{source}: it was trained on other data (SHA-256 {state['dataset_sha256'][:12]}, here "
+            f"{data.sha256[:12]}); give it the dataset it was trained on"
+        )
+    saved = state["splits"]
+    changed = [name for name, part in data.splits.named().items() if not torch.equal(part, saved.get(name, part[:0]))]
+    if changed or not torch.equal(data.given, state["given_labels"]):
+        what = f"the split ({', '.join(changed)})" if changed else "the label noise"
+        raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
+
+
+def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
+    """Load a checkpoint's weights into `model`.
+
+    Raises:
+        CheckpointError: another architecture, shapes or values that are no weights; it lists the keys, and `model` is
+            as it was.
+    """
+    weights = state["model"]
+    check_tensors(model.state_dict(), weights, source)
+    trial = copy.deepcopy(model)  # load_state_dict copies what fits before it complains of what does not
+    try:
+        trial.load_state_dict(weights)
+    except RuntimeError as error:
+        keys = "; ".join(line.strip() for line in str(error).splitlines()[1:5])
+        raise CheckpointError(f"{source}: it is of another architecture: {keys}") from None
+    model.load_state_dict(weights)
+
+
+def load_optimizer(optimizer: Optimizer, scheduler: LambdaLR, state: dict[str, Any], source: str) -> None:
+    """Load an optimizer's buffers, and set the rate that the config's schedule has after the checkpoint's epochs.
+
+    Rates and other options stay the config's: for an unchanged config they are the saved ones, and one changed on
+    purpose (a longer run, another decay) takes effect.
+
+    Raises:
+        CheckpointError: it was saved by another type of optimizer, or over other parameters.
+    """
+    kind = type(optimizer).__name__
+    if state["optimizer_type"] != kind:
+        raise CheckpointError(
+            f"{source}: saved with the optimizer {state['optimizer_type']}, but the config says {kind}; "
+            "set optimizer.type back"
+        )
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from None
+    scheduler.last_epoch = state["scheduler"]["last_epoch"]
+    for group, kept, base, factor in zip(
+        optimizer.param_groups, options, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group.update(kept)
+        group["lr"] = base * factor(scheduler.last_epoch)

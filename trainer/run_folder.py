@@ -1,0 +1,85 @@
+"""The folder of a run: where it is, what it holds from the start, and how a run to resume is found."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+from data_loader.build import RunData
+from data_loader.noise import noise_record, transition_table
+from parse_config import Config
+from utils.errors import CheckpointError, FileSystemError
+from utils.files import write_atomically
+
+CONFIG_NAME = "config.json"
+NOISE_NAME = "noise.npz"
+TRANSITION_NAME = "noise_transition.csv"
+
+
+def make_run_folder(config: Config, chosen: Path | None) -> Path:
+    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None.
+
+    Raises:
+        FileSystemError: it cannot be made or written to, or `chosen` already holds a run.
+    """
+    if chosen is not None:
+        if any(chosen.glob("*.pth")):
+            raise FileSystemError(f"{chosen} already holds a run; resume it with -r auto --run-dir, or choose another")
+        return _make(chosen, exist_ok=True)
+    parent = Path(config.trainer.save_dir).expanduser() / config.name
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    for attempt in range(1000):
+        folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+        if not folder.exists():
+            return _make(folder, exist_ok=False)
+    raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
+
+
+def prepare_run_folder(chosen: Path | None, fresh: bool, config: Config, data: RunData) -> Path:
+    """The folder to run in, with config.json, and for a fresh run also its labels: noise.npz, noise_transition.csv.
+
+    Raises:
+        FileSystemError: see `make_run_folder`.
+    """
+    folder = make_run_folder(config, chosen) if fresh else _make(Path(str(chosen)), exist_ok=True)
+    write_config(folder, config)
+    if fresh:
+        write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
+        write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
+    return folder
+
+
+def _make(folder: Path, exist_ok: bool) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        raise FileSystemError(f"cannot make the run folder {folder}: {error.strerror}; see trainer.save_dir") from None
+    if not os.access(folder, os.W_OK):
+        raise FileSystemError(f"cannot write into the run folder {folder}; see trainer.save_dir")
+    return folder
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """The resolved config, which a resumed run starts from."""
+    write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
+
+
+def newest_run(config: Config) -> Path | None:
+    """The newest run folder of this name, or None."""
+    parent = Path(config.trainer.save_dir).expanduser() / config.name
+    runs = [path.parent for path in parent.glob(f"*/{CONFIG_NAME}")]
+    return max(runs, key=_age, default=None)
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """Run folders sort by their stamp, and within one second by the number after it."""
+    stamp, _, number = folder.name.partition("-")
+    return stamp, int(number) if number.isdigit() else 0
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint file lies in."""
+    if not checkpoint.is_file():
+        kind = "a folder; give a .pth file, or -r auto --run-dir" if checkpoint.is_dir() else "not there"
+        raise CheckpointError(f"the checkpoint {checkpoint} is {kind}")
+    return checkpoint.resolve().parent

@@ -1,0 +1,161 @@
+"""One epoch of training and evaluation, and the whole state of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from base.base_data_loader import Batch
+from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer, environment
+from data_loader.build import RunData
+from logger.figures import confusion_figure
+from logger.recorder import displayable
+from models.loss import LOSSES
+from models.metric import METRICS
+from parse_config import Config
+from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
+from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
+from trainer.meter import Meter
+from trainer.restore import check_data, load_model, load_optimizer
+from utils.errors import NonFiniteLossError
+from utils.seeding import rng_state, set_rng_state
+
+NONE_YET = -1
+
+
+class Trainer(BaseTrainer):
+    """Trains `model` on `data` as `config` says, into the run folder `folder`."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: BaseModel,
+        optimizer: Optimizer,
+        scheduler: LambdaLR,
+        data: RunData,
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        super().__init__(config.trainer, CheckpointStore(folder), folder)
+        self.whole_config, self.data, self.device = config, data, device
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.loss = LOSSES[config.loss]
+        self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
+        self.evaluator = Evaluator(model, self.metrics, device, AMP_TYPES[config.trainer.amp])
+        # Only float16 underflows; bfloat16 has float32's range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.trainer.amp == "fp16")
+        self.meter = Meter(device)
+        self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        rate = self.optimizer.param_groups[0]["lr"]
+        if epoch == 1 and self.batch == 0:
+            self._show_images()
+        self._train(epoch)
+        figures = {"lr": rate, **_prefixed("train", self.meter.means())}
+        for name, loader in (("val", self.data.val), ("test", self.data.test)):
+            figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.check_stop))
+        self.meter = Meter(self.device)
+        self.scheduler.step()
+        return figures
+
+    def _train(self, epoch: int) -> None:
+        loader = self.data.train
+        self.model.train()
+        batches = loader.batches(epoch, first=self.batch)
+        for batch in progress(batches, f"epoch {epoch}", len(loader), self.batch):
+            self.train_step(batch)
+            self.batch += 1
+            self.global_step += 1
+            if self.stop.signal is not None:
+                self._check_finite(epoch)
+                self.check_stop()
+        self._check_finite(epoch)
+
+    def train_step(self, batch: Batch) -> None:
+        """One update from one batch. Nothing here waits for the device."""
+        with self.evaluator.autocast():
+            logits = self.model(batch.images)
+            loss = self.loss(logits.float(), batch.given)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        first_bad = ~torch.isfinite(loss.detach()) & (self.bad_step == NONE_YET)
+        self.bad_step = torch.where(first_bad, self.global_step, self.bad_step)
+        measure(self.meter, self.metrics, logits.detach(), loss, batch.given)
+        if self.data.noisy:
+            measure_noise(self.meter, logits.detach(), batch)
+
+    def finish(self) -> None:
+        """The test set's confusion matrix and the hyper-parameters, into TensorBoard."""
+        assert self.board is not None
+        if not self.history or not self.config.tensorboard:
+            return
+        predicted, true = self.evaluator.predictions(self.data.test, "confusion")
+        classes = self.data.dataset.classes
+        counts = confusion(predicted, true, len(classes))
+        self.board.figure("test/confusion", confusion_figure(counts, classes, f"Epoch {self.epoch}"), self.epoch)
+        self.board.hyper_parameters(self.whole_config.model_dump(), self.history[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            "format_version": FORMAT_VERSION,
+            "environment": environment(self.device),
+            "config": self.whole_config.model_dump(),
+            "dataset_sha256": data.sha256,
+            "classes": list(data.dataset.classes),
+            "splits": data.splits.named(),
+            "given_labels": data.given,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "global_step": self.global_step,
+            "model": self.model.state_dict(),
+            "optimizer_type": type(self.optimizer).__name__,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch},
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "epochs_since_best": self.epochs_since_best,
+            "partial_sums": self.meter.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds,
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        check_data(self.data, state, source)
+        load_model(self.model, state, source)
+        load_optimizer(self.optimizer, self.scheduler, state, source)
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
+        self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
+        self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
+        self.meter.load_state_dict(state["partial_sums"])
+        set_rng_state(state["rng"])
+        saved, here = state["environment"], environment(self.device)
+        changed = [f"{key} was {saved.get(key)}, is {here[key]}" for key in here if saved.get(key) != here[key]]
+        if changed:
+            self.log.warning("resume not bit-exact: %s", "; ".join(changed))
+
+    def _check_finite(self, epoch: int) -> None:
+        step = int(self.bad_step)
+        if step != NONE_YET:
+            kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""
+            raise NonFiniteLossError(
+                f"the loss became NaN or infinite in epoch {epoch} at step {step + 1}{kept}; lower optimizer.args.lr"
+            )
+
+    def _show_images(self) -> None:
+        assert self.board is not None
+        batch = next(self.data.train.batches(epoch=1))
+        self.board.images("train/images", displayable(batch.images[:64]))
+
+
+def _prefixed(split: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{split}_{name}": value for name, value in figures.items()}

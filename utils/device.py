@@ -1,0 +1,31 @@
+"""Which device a run uses."""
+
+import torch
+
+from utils.errors import ConfigError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name`, or the best there is (CUDA, then Apple's MPS, then the CPU) for None.
+
+    Raises:
+        ConfigError: no such device here. An explicit wish never falls back silently.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} was asked for, but this machine has {count} CUDA devices; use -d cpu")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' was asked for, but this machine has none; use -d cpu")
+    if device.type not in ("cpu", "mps"):
+        raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:1 or mps")
+    return device

@@ -1,0 +1,64 @@
+"""JSON as the standard has it: no duplicate keys, no NaN; every fault with its line and column."""
+
+import json
+import json.decoder
+import json.scanner
+from collections.abc import Callable
+from typing import Any
+
+
+def loads(text: str) -> Any:
+    """Parse `text`.
+
+    Raises:
+        json.JSONDecodeError: not JSON, a duplicate key, NaN or Infinity; its message ends with the line and column.
+    """
+    try:
+        return _StrictDecoder().decode(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise json.JSONDecodeError(str(error).split(";")[0], text, 0) from None
+
+
+class _StrictDecoder(json.JSONDecoder):
+    """The standard decoder in its Python form, whose parts can be told where in the text they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parse_object = self._parse_object  # type: ignore[method-assign, assignment]
+        self.parse_array = self._parse_array  # type: ignore[method-assign, assignment]
+        self.scan_once = _finite(json.scanner.py_make_scanner(self))  # type: ignore[attr-defined]
+
+    def _parse_object(self, text_and_end: tuple[str, int], strict: bool, scan: Callable, *_: Any) -> Any:
+        text = text_and_end[0]
+        starts: list[int] = []  # of each value, in order
+
+        def scan_value(text: str, index: int) -> Any:
+            starts.append(index)
+            return _finite(scan)(text, index)
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            seen: dict[str, Any] = {}
+            for (key, value), start in zip(pairs, starts, strict=True):
+                if key in seen:
+                    closing = text.rfind('"', 0, start)
+                    raise json.JSONDecodeError(f"duplicate key {key!r}", text, text.rfind('"', 0, closing))
+                seen[key] = value
+            return seen
+
+        return json.decoder.JSONObject(text_and_end, strict, scan_value, None, unique, {})  # type: ignore[attr-defined]
+
+    def _parse_array(self, text_and_end: tuple[str, int], scan: Callable, *_: Any) -> Any:
+        return json.decoder.JSONArray(text_and_end, _finite(scan))  # type: ignore[attr-defined]
+
+
+def _finite(scan: Callable) -> Callable:
+    def checked(text: str, index: int) -> Any:
+        if text.startswith(("NaN", "Infinity", "-Infinity"), index):
+            raise json.JSONDecodeError("NaN and Infinity are not JSON", text, index)
+        return scan(text, index)
+
+    return checked
