@@ -86,7 +86,7 @@ class DataLoaderArgs(_Block):
     )
     subset: float | None = Field(
         None,
-        description="Use so many (2000) or such a share (0.1; 1 is all) of the train and validation images; null is all.",
+        description="Use so many (2000) or such a share (0.1; 1 is all) of those that train and validate; null is all.",
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
 

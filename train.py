@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.cli import run_program
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a ResNet as a config says, or resume a run.")
     parser.add_argument("-c", "--config", metavar="FILE", help="config to train, such as configs/demo.json")
     parser.add_argument("-r", "--resume", metavar="FILE", help="checkpoint to go on from, or 'auto' for the newest")
@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="show config, data, model and speed; train nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes: optimizer.args.lr=0.05")
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -31,7 +31,7 @@ def train(args: argparse.Namespace) -> None:
     from trainer.optim import build_optimizer
     from trainer.preflight import report
     from trainer.resume import find_start
-    from trainer.run_folder import prepare_run_folder
+    from trainer.run_folder import make_run_folder, write_run_files
     from trainer.trainer import Trainer
     from utils.device import choose_device
     from utils.seeding import seed_everything
@@ -47,11 +47,12 @@ def train(args: argparse.Namespace) -> None:
     if args.check:
         print(report(Trainer(config, model, optimizer, scheduler, data, device, Path())))
         return
-    folder = prepare_run_folder(start.folder, start.state is None, config, data)
-    set_up_logging(folder)
+    folder = make_run_folder(config, start.folder, resuming=start.state is not None)
     trainer = Trainer(config, model, optimizer, scheduler, data, device, folder)
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
+    write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
+    set_up_logging(folder)
     log = get_logger()
     log.info("run folder: %s", folder)
     if trainer.finished:
@@ -62,6 +63,11 @@ def train(args: argparse.Namespace) -> None:
     log.info("curves: tensorboard --logdir %s", folder.parent if folder.parent.name == config.name else folder)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    args = parse_args(argv)
+    return run_program(lambda: train(args), args.debug)
+
+
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(run_program(lambda: train(arguments), arguments.debug))
+    sys.exit(main())

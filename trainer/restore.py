@@ -1,6 +1,7 @@
 """Putting a checkpoint's state back, once it is known to fit."""
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from base.base_model import BaseModel
 from data_loader.build import RunData
 from trainer.checkpoint import check_tensors
 from utils.errors import CheckpointError
+
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
 def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
@@ -40,8 +43,10 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
     try:
         trial.load_state_dict(weights)
     except RuntimeError as error:
-        keys = "; ".join(line.strip() for line in str(error).splitlines()[1:5])
-        raise CheckpointError(f"{source}: it is of another architecture: {keys}") from None
+        found = _MISMATCH.findall(str(error))
+        listed = "; ".join(f"{key} is ({saved}) there, ({here}) here" for key, saved, here in found[:4])
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        raise CheckpointError(f"{source}: it is of another architecture: {listed or error}{more}") from None
     model.load_state_dict(weights)
 
 

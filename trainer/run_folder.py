@@ -16,14 +16,14 @@ NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
 
 
-def make_run_folder(config: Config, chosen: Path | None) -> Path:
+def make_run_folder(config: Config, chosen: Path | None, resuming: bool) -> Path:
     """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None.
 
     Raises:
-        FileSystemError: it cannot be made or written to, or `chosen` already holds a run.
+        FileSystemError: it cannot be made or written to, or `chosen` holds checkpoints and is not being resumed.
     """
     if chosen is not None:
-        if any(chosen.glob("*.pth")):
+        if not resuming and any(chosen.glob("*.pth")):
             raise FileSystemError(f"{chosen} already holds a run; resume it with -r auto --run-dir, or choose another")
         return _make(chosen, exist_ok=True)
     parent = Path(config.trainer.save_dir).expanduser() / config.name
@@ -35,18 +35,11 @@ def make_run_folder(config: Config, chosen: Path | None) -> Path:
     raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
 
 
-def prepare_run_folder(chosen: Path | None, fresh: bool, config: Config, data: RunData) -> Path:
-    """The folder to run in, with config.json, and for a fresh run also its labels: noise.npz, noise_transition.csv.
-
-    Raises:
-        FileSystemError: see `make_run_folder`.
-    """
-    folder = make_run_folder(config, chosen) if fresh else _make(Path(str(chosen)), exist_ok=True)
-    write_config(folder, config)
-    if fresh:
-        write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
-        write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
-    return folder
+def write_run_files(folder: Path, config: Config, data: RunData) -> None:
+    """config.json, the labels the run is given (noise.npz), and how they came about (noise_transition.csv)."""
+    write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
+    write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
+    write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
 
 
 def _make(folder: Path, exist_ok: bool) -> Path:
@@ -57,11 +50,6 @@ def _make(folder: Path, exist_ok: bool) -> Path:
     if not os.access(folder, os.W_OK):
         raise FileSystemError(f"cannot write into the run folder {folder}; see trainer.save_dir")
     return folder
-
-
-def write_config(folder: Path, config: Config) -> None:
-    """The resolved config, which a resumed run starts from."""
-    write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
 
 
 def newest_run(config: Config) -> Path | None:

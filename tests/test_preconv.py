@@ -1,0 +1,281 @@
+import copy
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from models.preconv import PreConv2d, cosine_momentum, preconditioner
+
+CASES = np.load(Path(__file__).parent / "data" / "preconv_cases.npz")
+TAGS = sorted({key.split("/")[0] for key in CASES.files})
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("tag", TAGS)
+def test_layer_agrees_with_the_reference(tag: str, dtype: torch.dtype) -> None:
+    def case(field: str) -> torch.Tensor:
+        return torch.from_numpy(CASES[f"{tag}/{field}"]).to(dtype)
+
+    c_in, c_out, k, stride, padding, _, _, affine, _, steps = (int(v) for v in CASES[f"{tag}/config"])
+    momentum = float(CASES[f"{tag}/momentum"])
+    layer = PreConv2d(
+        c_in, c_out, k, stride, padding, affine=bool(affine), momentum=None if math.isnan(momentum) else momentum
+    ).to(dtype)
+    with torch.no_grad():
+        layer.weight.copy_(case("weight"))
+        if layer.affine is not None:
+            layer.affine.weight.copy_(case("affine_weight"))
+            layer.affine.bias.copy_(case("affine_bias"))
+
+    x = case("x").requires_grad_()
+    y = layer(x)
+    (y * case("grad_out")).sum().backward()
+    pairs = {"y_train": y, "grad_x": x.grad, "grad_weight": layer.weight.grad}
+    if layer.affine is not None:
+        pairs |= {"grad_affine_weight": layer.affine.weight.grad, "grad_affine_bias": layer.affine.bias.grad}
+    for step in range(steps):
+        if step > 0:
+            layer(torch.randn_like(x))
+        with torch.no_grad():
+            layer.weight.mul_(1 + 0.1 * (step + 1))
+    pairs |= {"running_after": layer.running_preconditioner, "weight_after": layer.weight}
+    pairs["y_eval"] = layer.eval()(case("x_eval"))
+    errors = {field: relative_error(got, case(field)) for field, got in pairs.items()}
+    assert max(errors.values()) < TOLERANCE[dtype], errors
+
+
+def by_definition(x: np.ndarray, layer: PreConv2d) -> np.ndarray:
+    """The layer's steps 1 to 4, with numpy's full complex FFT and nothing shared with the implementation."""
+    weight = layer.weight.detach().numpy()
+    k, stride, padding = layer.kernel_size, layer.stride, layer.padding
+    rows, columns = x.shape[2] + k - 1, x.shape[3] + k - 1
+    spectrum = np.fft.fft2(weight, s=(rows, columns))
+    v = (np.abs(spectrum) ** 2).sum(1) ** -0.5
+    x_hat = np.fft.fft2(x, s=(rows, columns))
+    y_hat = np.einsum("njpq,ojpq->nopq", x_hat, spectrum.conj()) * v
+    y = np.fft.ifft2(y_hat)
+    assert np.abs(y.imag).max() < 1e-12
+    # the product with the conjugate puts the full cross-correlation's first row k-1 places round the circle
+    full = np.roll(y.real, (k - 1, k - 1), axis=(2, 3))
+    crop = k - 1 - padding
+    return full[:, :, crop : rows - crop : stride, crop : columns - crop : stride]
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 5), (6, 11), (13, 13)])
+@pytest.mark.parametrize(("k", "stride", "padding"), [(1, 1, 0), (1, 3, 0), (3, 1, 1), (3, 2, 0), (5, 3, 2), (7, 1, 6)])
+def test_layer_is_its_definition(k: int, stride: int, padding: int, size: tuple[int, int]) -> None:
+    if min(size) + 2 * padding < k:
+        pytest.skip("the kernel is larger than the padded input")
+    torch.manual_seed(0)
+    layer = PreConv2d(3, 4, k, stride, padding, affine=False).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    y = layer(x)
+    assert y.shape == nn.Conv2d(3, 4, k, stride, padding).double()(x).shape
+    np.testing.assert_allclose(y.detach().numpy(), by_definition(x.numpy(), layer), atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("k", "stride", "padding", "size"), [(3, 1, 1, (5, 6)), (3, 2, 1, (6, 5)), (1, 2, 0, (4, 4))])
+def test_gradients_with_a_constant_preconditioner(
+    k: int, stride: int, padding: int, size: tuple[int, int], affine: bool
+) -> None:
+    torch.manual_seed(1)
+    layer = PreConv2d(2, 3, k, stride, padding, affine=affine).double()
+    x = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
+    layer(x)
+    layer.eval()  # holds V at the running estimate while gradcheck moves the weights
+    names, values = zip(*layer.named_parameters(), strict=True)
+
+    def run(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        return functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+
+    inputs = (x, *(value.detach().requires_grad_() for value in values))
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_preconditioned_kernels_are_unit_rows_at_every_frequency() -> None:
+    weight = torch.randn(4, 5, 3, 3, dtype=torch.float64)
+    v = preconditioner(weight, (9, 8))
+    rows = torch.fft.rfft2(weight, s=(9, 8)) * v.unsqueeze(1)
+    torch.testing.assert_close(rows.abs().square().sum(1), torch.ones(4, 9, 5, dtype=torch.float64))
+
+
+def test_output_does_not_depend_on_the_scale_of_a_kernel() -> None:
+    layer = PreConv2d(3, 4, 3, padding=1)
+    x = torch.randn(2, 3, 8, 8)
+    before = layer(x)
+    with torch.no_grad():
+        layer.weight.mul_(torch.tensor([0.1, 1.0, 7.0, 1e4]).view(-1, 1, 1, 1))
+    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_and_buffers_have_their_names() -> None:
+    state = PreConv2d(3, 4, 3).state_dict()
+    assert list(state) == ["weight", "running_preconditioner", "num_batches_tracked", "affine.weight", "affine.bias"]
+    assert state["affine.weight"].shape == (4, 1, 3, 3)
+    assert list(PreConv2d(3, 4, 3, affine=False, track_running_stats=False).state_dict()) == ["weight"]
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in PreConv2d(3, 4, 3).modules())
+
+
+def test_affine_part_starts_as_the_identity() -> None:
+    torch.manual_seed(0)
+    with_affine = PreConv2d(3, 4, 3, padding=1)
+    without = PreConv2d(3, 4, 3, padding=1, affine=False)
+    without.weight.data.copy_(with_affine.weight.data)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(with_affine(x), without(x))
+
+
+def trained(size: tuple[int, int], **options: object) -> PreConv2d:
+    torch.manual_seed(0)
+    layer = PreConv2d(2, 3, 3, padding=1, **options)
+    for _ in range(3):
+        layer(torch.randn(2, 2, *size))
+        with torch.no_grad():
+            layer.weight.add_(0.1 * torch.randn_like(layer.weight))
+    return layer.eval()
+
+
+def through_a_file(state: dict) -> dict:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (6, 7), (7, 6), (5, 9)])
+def test_state_loads_into_a_fresh_module_and_into_one_of_another_size(size: tuple[int, int]) -> None:
+    saved = trained(size)
+    other = trained((11, 4))
+    x = torch.randn(2, 2, *size)
+    for target in (PreConv2d(2, 3, 3, padding=1), other, copy.deepcopy(saved)):
+        target.load_state_dict(through_a_file(saved.state_dict()))
+        assert torch.equal(target.eval()(x), saved(x))
+        assert target.num_batches_tracked == 3
+
+
+def test_state_without_metadata_still_loads() -> None:
+    saved = trained((6, 6))
+    fresh = PreConv2d(2, 3, 3, padding=1)
+    fresh.load_state_dict({key: value.clone() for key, value in saved.state_dict().items()})
+    x = torch.randn(2, 2, 6, 6)
+    assert torch.equal(fresh.eval()(x), saved(x))
+
+
+def test_state_of_another_width_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PreConv2d(2, 4, 3, padding=1).load_state_dict(trained((6, 6)).state_dict())
+
+
+@pytest.mark.parametrize("size", [(6, 7), (7, 6), (12, 12)])
+def test_another_size_is_evaluated_with_the_weights_own_preconditioner(size: tuple[int, int]) -> None:
+    layer = trained((6, 6))
+    untracked = PreConv2d(2, 3, 3, padding=1, track_running_stats=False).eval()
+    own = {key: value for key, value in layer.state_dict().items() if key in untracked.state_dict()}
+    untracked.load_state_dict(own)
+    x = torch.randn(2, 2, *size)
+    assert torch.equal(layer(x), untracked(x))
+    x = torch.randn(2, 2, 6, 6)
+    assert not torch.allclose(layer(x), untracked(x)), "the running estimate is not used at its own size"
+
+
+def test_training_at_another_size_starts_the_estimate_anew() -> None:
+    layer = trained((6, 6), momentum=0.1).train()
+    layer(torch.randn(2, 2, 9, 8))
+    torch.testing.assert_close(layer.running_preconditioner, preconditioner(layer.weight, (11, 10)))
+    assert layer.num_batches_tracked == 4
+
+
+def test_evaluation_before_any_training() -> None:
+    layer = PreConv2d(2, 3, 3, padding=1).eval()
+    x = torch.randn(2, 2, 6, 6)
+    assert torch.equal(layer(x), copy.deepcopy(layer).train()(x))
+
+
+def test_momentum_schedule() -> None:
+    # the reference's closed form at n = 1, 10000, 20000, 39999 and beyond the ramp
+    for batches, share in ((1, 1.0), (10_000, 0.853553), (20_000, 0.5), (39_999, 0.01), (10**6, 0.01)):
+        assert cosine_momentum(torch.tensor(batches)).item() == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 4, 3), "in_channels"),
+        ((3, 0, 3), "out_channels"),
+        ((3, 4, 0), "kernel_size"),
+        ((3, 4, (3, 5)), "kernel_size"),
+        ((3, 4, 2), "odd"),
+        ((3, 4, 3, 0), "stride"),
+        ((3, 4, 3, (1, 2)), "stride"),
+        ((3, 4, 3, 1, 3), "padding"),
+        ((3, 4, 3, 1, -1), "padding"),
+        ((3, 4, 3, 1, "same"), "padding"),
+        ((3.0, 4, 3), "in_channels"),
+    ],
+)
+def test_unsupported_arguments_raise(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PreConv2d(*arguments)
+
+
+def test_other_unsupported_options_raise() -> None:
+    with pytest.raises(ValueError, match="momentum"):
+        PreConv2d(3, 4, 3, momentum=1.5)
+    for option in ("groups", "dilation", "bias"):
+        with pytest.raises(TypeError, match=option):
+            PreConv2d(3, 4, 3, **{option: 2})
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 1, 8)])
+def test_unfit_inputs_raise(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="input"):
+        PreConv2d(3, 4, 3)(torch.zeros(shape))
+
+
+def test_autocast_computes_in_float32() -> None:
+    layer = PreConv2d(3, 4, 3, padding=1)
+    x = torch.randn(2, 3, 8, 8)
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = layer(x)
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, exact)
+
+
+def test_narrow_parameters_compute_in_float32_and_return_their_own_type() -> None:
+    layer = PreConv2d(3, 4, 3, padding=1)
+    x = torch.randn(2, 3, 8, 8)
+    exact = layer(x)
+    narrow = layer.bfloat16()(x.bfloat16())
+    assert narrow.dtype == torch.bfloat16
+    assert relative_error(narrow.float(), exact) < 2e-2
+
+
+def test_kernels_that_vanish_give_no_nan() -> None:
+    layer = PreConv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        layer.weight[0].zero_()
+        layer.weight[1] = torch.tensor([1.0, 0.0, -1.0])  # its spectrum is 0 wherever the column frequency is 0
+    y = layer(torch.randn(2, 2, 6, 6))
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(layer.weight.grad).all()
+    assert (y[:, 0] == 0).all()
+
+
+def test_channels_last_inputs_give_the_same() -> None:
+    layer = PreConv2d(3, 4, 3, padding=1, stride=2)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
