@@ -399,3 +399,9 @@ def _did_you_mean(word: str, choices: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+if __name__ == "__main__":  # make schema
+    import sys
+
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

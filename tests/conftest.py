@@ -60,7 +60,7 @@ def cifar10_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images, labels = make_pixels(100, 10, seed)
         entry = {"data": images.transpose(0, 3, 1, 2).reshape(100, -1), "labels": labels.tolist()}
         write_pickle(base / name, entry, protocol=2)
-    classes = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     write_pickle(base / "batches.meta", {"label_names": classes}, protocol=2)
     return base.parent
 

@@ -1,0 +1,269 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from parse_config import OPTIMIZER_ARGS, SCHEDULER_ARGS, json_schema, load_config, parse_overrides, validate
+from tests.conftest import ROOT, program
+from trainer.optim import OPTIMIZERS, SCHEDULERS
+from utils.errors import ConfigError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.json"))
+RUNS = [path for path in CONFIGS if path.name != "schema.json"]
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def problems(values: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(values, "test.json")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_shipped_configs_are_the_paper_s_grid() -> None:
+    names = {path.stem for path in RUNS}
+    grid = {
+        f"{data}_{arm}_{noise}noise"
+        for data in ("cifar10", "coco", "exdark")
+        for arm in ("bn", "conv", "bncn")
+        for noise in (0, 10, 20)
+    }
+    assert grid | {"demo"} <= names
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_shipped_configs_say_what_their_name_says(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.model_dump() == validate(json.loads(config.model_dump_json()), "again").model_dump()
+    if path.stem == "demo":
+        return
+    data, arm, noise = path.stem.split("_")
+    optimizer = config.optimizer.args
+    assert (config.arch.type, config.arch.args.norm, config.arch.args.width) == ("resnet18", arm, 64)
+    assert (config.label_noise.type, config.label_noise.rate) == ("symmetric", int(noise.removesuffix("noise")) / 100)
+    assert (config.optimizer.type, optimizer.momentum, optimizer.weight_decay) == ("SGD", 0.9, 1e-4)
+    assert (config.seed, config.data_loader.args.batch_size, config.loss) == (12, 128, "cross_entropy")
+    assert config.data_loader.args.validation_split == 0.1
+    schedule = config.lr_scheduler.args
+    assert schedule.gamma == 0.1
+    kind, rate, milestones, epochs = {
+        "cifar10": ("CIFAR10", 0.1, [40, 80], 100),
+        "coco": ("TinyCOCO", 0.025, [50, 100, 150], 200),
+        "exdark": ("TinyExDark", 0.025, [50, 100, 150], 200),
+    }[data]
+    assert config.data_loader.type == kind
+    assert (optimizer.lr, schedule.milestones, config.trainer.epochs) == (rate, milestones, epochs)
+
+
+def test_schema_file_is_the_schema() -> None:
+    shipped = json.loads((ROOT / "configs" / "schema.json").read_text())
+    assert shipped == json_schema(), "run `make schema`"
+
+
+@pytest.mark.parametrize("path", [*RUNS, *(ROOT / "configs" / "_base_").glob("*.json")], ids=lambda path: path.stem)
+def test_shipped_files_follow_the_schema(path: Path) -> None:
+    values = json.loads(path.read_text())
+    jsonschema.validate(values, json_schema())
+    assert (path.parent / values["$schema"]).resolve() == ROOT / "configs" / "schema.json"
+
+
+def every_key(block: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for key, value in block.items():
+        found.append((*path, key))
+        if isinstance(value, dict):
+            found += every_key(value, (*path, key))
+    return found
+
+
+RESOLVED = load_config(ROOT / "configs" / "coco_bncn_10noise.json").model_dump()
+
+
+@pytest.mark.parametrize("path", every_key(RESOLVED), ids=".".join)
+def test_each_misspelt_key_is_found_and_its_name_guessed(path: tuple[str, ...]) -> None:
+    values = json.loads(json.dumps(RESOLVED))
+    block = values
+    for key in path[:-1]:
+        block = block[key]
+    wrong = path[-1][:1] + path[-1][2:] if len(path[-1]) > 3 else path[-1] + "_"
+    block[wrong] = block.pop(path[-1])
+    message = problems(values)
+    assert f"unknown key '{'.'.join((*path[:-1], wrong))}'" in message
+    assert f"did you mean '{path[-1]}'?" in message
+
+
+def test_every_field_has_a_sentence() -> None:
+    schema = json_schema()
+    for block in (schema, *schema["$defs"].values()):
+        for name, field in block.get("properties", {}).items():
+            assert field.get("description", "").endswith("."), name
+
+
+def test_all_problems_are_reported_at_once_in_one_line() -> None:
+    message = problems(
+        {
+            "name": "x",
+            "sede": 1,
+            "arch": {"args": {"norm": "bm", "width": True}},
+            "data_loader": {"args": {"batch_size": 0, "augment": 3}},
+            "optimizer": {"args": {"lr": "0.1"}},
+            "label_noise": {"rate": 1.5},
+            "trainer": {"epochs": -1, "amp": "fp8"},
+        }
+    )
+    for part in (
+        "test.json: 9 problems",
+        "unknown key 'sede'; did you mean 'seed'?",
+        "arch.args.norm: unknown choice 'bm'; did you mean 'bn'?; choose from bn, conv, bncn",
+        "arch.args.width: should be a valid integer, got true",
+        "data_loader.args.batch_size: should be greater than 0, got 0",
+        "data_loader.args.augment: must be an object {...}, got 3",
+        'optimizer.args.lr: should be a valid number, got "0.1"',
+        "label_noise.rate: should be less than or equal to 1, got 1.5",
+        "trainer.epochs: should be greater than 0, got -1",
+        "trainer.amp: unknown choice 'fp8'",
+    ):
+        assert part in message, (part, message)
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({}, "name: missing"),
+        ({"name": "../up"}, "name: "),
+        ({"name": "x", "loss": "os.system"}, "loss: unknown choice 'os.system'; choose from cross_entropy"),
+        ({"name": "x", "data_loader": {"args": {"subset": 0}}}, "data_loader.args.subset: must be a number of images"),
+        ({"name": "x", "data_loader": {"args": {"subset": True}}}, "data_loader.args.subset: should be a valid number"),
+        ({"name": "x", "data_loader": {"args": {"subset": 10.5}}}, "data_loader.args.subset: must be"),
+        ({"name": "x", "trainer": {"monitor": "max val_acc"}}, "trainer.monitor: must be 'off'"),
+        ({"name": "x", "trainer": {"monitor": "max test_top5_accuracy"}, "metrics": ["accuracy"]}, "trainer.monitor"),
+        ({"name": "x", "trainer": {"monitor": "off", "early_stop": 3}}, "trainer.early_stop: needs"),
+        ({"name": "x", "metrics": []}, "metrics: "),
+        ({"name": "x", "metrics": ["top5_accuracy"]}, "metrics: must begin with 'accuracy'"),
+        ({"name": "x", "metrics": ["accuracy", "accuracy"]}, "metrics: must begin"),
+        ({"name": "x", "optimizer": {"args": {"betas": [0.9, 0.99]}}}, "optimizer.args.betas: SGD does not take it"),
+        ({"name": "x", "optimizer": {"args": {"nesterov": True}}}, "optimizer.args.nesterov: needs a momentum"),
+        ({"name": "x", "optimizer": {"args": {"lr": 0}}}, "optimizer.args.lr: should be greater than 0"),
+        ({"name": "x", "lr_scheduler": {"type": "MultiStepLR"}}, "lr_scheduler.args.milestones: MultiStepLR needs it"),
+        (
+            {"name": "x", "lr_scheduler": {"type": "MultiStepLR", "args": {"milestones": [8, 4]}}},
+            "milestones: must increase",
+        ),
+        ({"name": "x", "lr_scheduler": {"args": {"gamma": 0.5}}}, "ConstantLR does not take it; it takes no arguments"),
+        ({"name": "x", "label_noise": {"type": "file"}}, "label_noise.path: type 'file' needs"),
+        ({"name": "x", "label_noise": {"path": "a.npz"}}, "label_noise.path: type 'symmetric' reads no file"),
+        (
+            {"name": "x", "label_noise": {"type": "asymmetric", "include_true_class": True}},
+            "label_noise.include_true_class: only symmetric",
+        ),
+    ],
+)
+def test_bad_values(values: dict, part: str) -> None:
+    assert part in problems(values)
+
+
+def test_inheritance_merges_deeply_and_later_wins(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "a.json", {"name": "a", "seed": 1, "trainer": {"epochs": 5, "save_period": 2}})
+    write(tmp_path / "b.json", {"seed": 2, "trainer": {"epochs": 6}})
+    write(
+        tmp_path / "sub" / "c.json", {"_base_": ["../a.json", "../b.json"], "name": "c", "arch": {"type": "resnet34"}}
+    )
+    config = load_config(tmp_path / "sub" / "c.json", ["trainer.epochs=7", "arch.args.norm=conv"])
+    assert (config.name, config.seed, config.arch.type, config.arch.args.norm) == ("c", 2, "resnet34", "conv")
+    assert (config.trainer.epochs, config.trainer.save_period) == (7, 2)
+
+
+def test_another_optimizer_does_not_inherit_the_first_one_s_arguments() -> None:
+    config = load_config(
+        ROOT / "configs" / "cifar10_bn_0noise.json", ["optimizer.type=AdamW", "optimizer.args.lr=1e-3"]
+    )
+    assert (config.optimizer.args.lr, config.optimizer.args.momentum) == (1e-3, None)
+    same = load_config(ROOT / "configs" / "cifar10_bn_0noise.json", ["optimizer.type=SGD", "optimizer.args.lr=1"])
+    assert (same.optimizer.args.lr, same.optimizer.args.momentum) == (1.0, 0.9)
+
+
+def test_overrides_are_json_or_strings() -> None:
+    layer = parse_overrides(["a.b=1", "a.c=true", "d=[1, 2]", "e=text", 'f="1"', "g=null", "h=a=b", "i=NaN"])
+    assert layer == {"a": {"b": 1, "c": True}, "d": [1, 2], "e": "text", "f": "1", "g": None, "h": "a=b", "i": "NaN"}
+
+
+@pytest.mark.parametrize("override", ["lr", "=1", "a..b=1", ".a=1"])
+def test_overrides_that_are_none_raise(override: str) -> None:
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_overrides([override])
+
+
+def test_an_unknown_override_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'optimizer.args.Lr'; did you mean 'lr'"):
+        load_config(ROOT / "configs" / "demo.json", ["optimizer.args.Lr=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"name": "x",\n  "seed": }', "line 2 column 11"),
+        ('{"seed": 1,\n "seed": 2}', "duplicate key 'seed': line 2 column 2"),
+        ('{"seed": NaN}', "line 1 column 10"),
+        ('{"a": [1, -Infinity]}', "NaN and Infinity are not JSON: line 1 column 11"),
+        ("[1]", "line 1 column 1: a config is a JSON object {...}, not list"),
+        ("", "line 1 column 1"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"seed": ' + "1" * 5000 + "}", "not valid JSON"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_its_place(tmp_path: Path, text: str, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "c.json", text))
+    assert part in str(caught.value)
+
+
+def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(tmp_path / "c.json")
+
+
+def test_inheritance_that_cannot_be_followed(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", {"_base_": "b.json", "name": "a"})
+    write(tmp_path / "b.json", {"_base_": ["a.json"]})
+    with pytest.raises(ConfigError, match=r"circle: .*a\.json -> .*b\.json -> .*a\.json"):
+        load_config(tmp_path / "a.json")
+    write(tmp_path / "b.json", {"_base_": "missing.json"})
+    with pytest.raises(ConfigError, match=r"missing\.json', inherited by .*b\.json, inherited by .*a\.json"):
+        load_config(tmp_path / "a.json")
+    write(tmp_path / "b.json", {"_base_": 3})
+    with pytest.raises(ConfigError, match="_base_ must be"):
+        load_config(tmp_path / "a.json")
+
+
+def test_argument_tables_match_the_registries() -> None:
+    assert list(OPTIMIZER_ARGS) == list(OPTIMIZERS)
+    assert list(SCHEDULER_ARGS) == list(SCHEDULERS)
+
+
+def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
+    start = time.perf_counter()
+    done = program("train.py", "-c", "configs/demo.json", "loss=cross_entorpy")
+    elapsed = time.perf_counter() - start
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'cross_entropy'?" in done.stderr
+    check = "import sys, parse_config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+    assert elapsed < 20, "far more than it takes even on a busy machine"
+
+
+@pytest.mark.parametrize("arguments", [["-x"], ["-c"], []])
+def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
+    assert program("train.py", *arguments).returncode == 2

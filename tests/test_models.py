@@ -1,0 +1,165 @@
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import parse_config
+from models.activations import ACTIVATIONS, SReLU
+from models.build import build_model
+from models.loss import LOSSES
+from models.metric import METRICS
+from models.norms import NORMS
+from models.preconv import PreConv2d
+from models.resnet import MODELS, resnet18, resnet34, resnet50
+from parse_config import validate
+from tests.fake_backward import backward
+from utils.errors import ConfigError
+
+CONV_NORM_ARMS = ("conv", "bncn")
+
+
+def batch_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def test_config_names_are_the_registries() -> None:
+    assert list(get_args(parse_config.ArchName)) == list(MODELS)
+    assert list(get_args(parse_config.NormName)) == list(NORMS)
+    assert list(get_args(parse_config.ActivationName)) == list(ACTIVATIONS)
+    assert list(get_args(parse_config.LossName)) == list(LOSSES)
+    assert list(get_args(parse_config.MetricName)) == list(METRICS)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_arm_trains_and_evaluates(norm: str, activation: str) -> None:
+    model = resnet18(norm, num_classes=7, width=4, activation=activation)
+    x = torch.randn(3, 3, 32, 32)
+    logits = model(x)
+    assert logits.shape == (3, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert model.eval()(x).shape == (3, 7)
+
+
+@pytest.mark.parametrize("build", [resnet34, resnet50])
+def test_deeper_networks(build) -> None:
+    model = build("bncn", num_classes=5, width=4)
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_resnet18_has_the_known_number_of_parameters() -> None:
+    # the CIFAR form of ResNet18 with BatchNorm, e.g. github.com/kuangliu/pytorch-cifar: 11,173,962
+    assert resnet18().parameter_count() == 11_173_962
+
+
+def test_arms_hold_the_norms_they_name() -> None:
+    convolutions = 20  # stem, 16 in blocks, 3 shortcuts
+    counts = {}
+    for norm in ("bn", "conv", "bncn"):
+        model = resnet18(norm, width=4)
+        counts[norm] = (sum(isinstance(m, PreConv2d) for m in model.modules()), batch_norms(model))
+    assert counts == {"bn": (0, convolutions), "conv": (convolutions, 0), "bncn": (convolutions, convolutions)}
+
+
+def test_unknown_names_are_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="bn, conv, bncn"):
+        resnet18("bm")
+    with pytest.raises(ValueError, match="relu, srelu"):
+        resnet18(activation="gelu")
+
+
+def test_srelu_is_max_with_a_threshold_that_learns() -> None:
+    layer = SReLU(2)
+    x = torch.tensor([[-3.0, 0.5], [2.0, -0.5]]).view(2, 2, 1, 1)
+    torch.testing.assert_close(layer(x), x.clamp(min=-1.0))
+    layer(x).sum().backward()
+    assert layer.threshold.grad.flatten().tolist() == [1.0, 0.0]
+
+
+def test_srelu_thresholds_take_no_weight_decay() -> None:
+    model = resnet18("bn", width=4, activation="srelu")
+    decayed, plain = model.parameter_groups(1e-4)
+    thresholds = [m.threshold for m in model.modules() if isinstance(m, SReLU)]
+    assert {id(p) for p in plain["params"]} == {id(p) for p in thresholds}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_forward_and_backward_stay_on_cuda(norm: str) -> None:
+    """FakeTensorMode raises on any mix of devices, so this needs no GPU."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = resnet18(norm, width=8)
+        loss = model(torch.randn(4, 3, 32, 32)).square().mean()
+        gradients = backward(loss)
+        assert loss.device.type == "cuda"
+        assert {id(parameter) for parameter in model.parameters()} == gradients.keys()
+        assert {gradient.device.type for gradient in gradients.values()} == {"cuda"}
+        assert {buffer.device.type for buffer in model.buffers()} <= {"cuda"}
+        assert model.eval()(torch.randn(4, 3, 32, 32)).device.type == "cuda"
+
+
+def test_walking_the_graph_by_hand_gives_autograd_s_gradients() -> None:
+    torch.manual_seed(0)
+    model = resnet18("bncn", width=4).double()
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    by_hand = backward(model(x).square().mean())
+    model(x).square().mean().backward()
+    for parameter in model.parameters():
+        torch.testing.assert_close(by_hand[id(parameter)], parameter.grad)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("norm", CONV_NORM_ARMS)
+def test_cuda_agrees_with_the_cpu(norm: str) -> None:
+    torch.manual_seed(0)
+    model, x = resnet18(norm, width=8).double(), torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    want = model(x)
+    torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), want)
+
+
+def config(**values):
+    return validate({"name": "x", **values}, "test")
+
+
+def test_a_model_is_a_function_of_its_seed() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.randn(seed)  # whatever was drawn before
+        return build_model(config(seed=seed, arch={"args": {"width": 4}}), 10).head.weight
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_building_a_model_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    build_model(config(arch={"args": {"width": 4}}), 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_outputs_follow_the_dataset_or_the_config() -> None:
+    assert build_model(config(arch={"args": {"width": 4}}), 12).head.out_features == 12
+    assert build_model(config(arch={"args": {"width": 4, "num_classes": 20}}), 12).head.out_features == 20
+    with pytest.raises(ConfigError, match="12 classes"):
+        build_model(config(arch={"args": {"width": 4, "num_classes": 10}}), 12)
+
+
+def test_metrics_count_what_they_say() -> None:
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [0, 1, 2, 3, 4, 5], [5, 0, 0, 0, 0, 0]])
+    assert METRICS["accuracy"](logits, torch.tensor([0, 0, 0])) == 2
+    assert METRICS["top5_accuracy"](logits, torch.tensor([4, 0, 0])) == 2
+    assert METRICS["top5_accuracy"](logits[:, :3], torch.tensor([2, 2, 2])) == 3  # fewer than five classes
+
+
+def test_losses() -> None:
+    logits, targets = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+    log_sum = torch.log(torch.tensor(1 + torch.e**2))
+    assert LOSSES["cross_entropy"](logits, targets).item() == pytest.approx((log_sum - 1.0).item())
+    # with two classes, smoothing 0.1 moves 0.05 of the target to each
+    smoothed = 0.95 * (log_sum - 1.0) + 0.05 * (log_sum - 1.0)
+    assert LOSSES["smoothed_cross_entropy"](logits, targets).item() == pytest.approx(smoothed.item())
