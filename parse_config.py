@@ -161,6 +161,9 @@ class TrainerConfig(_Block):
     early_stop: Positive | None = Field(
         None, description="Stop after so many epochs without a better `monitor`; null never."
     )
+    clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="Scale a step's gradients down to this norm, over all parameters; null leaves them."
+    )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
     amp: Literal["bf16", "fp16"] | None = Field(None, description="Autocast to this type; null trains in float32.")
     channels_last: bool = Field(False, description="Keep images and kernels in NHWC memory order.")

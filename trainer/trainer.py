@@ -82,6 +82,9 @@ class Trainer(BaseTrainer):
             loss = self.loss(logits.float(), batch.given)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.config.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         first_bad = ~torch.isfinite(loss.detach()) & (self.bad_step == NONE_YET)

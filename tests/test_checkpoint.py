@@ -1,0 +1,193 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.checkpoint import (
+    FORMAT_VERSION,
+    CheckpointStore,
+    check_tensors,
+    checkpoint_name,
+    pack,
+    position,
+    read,
+    unpack,
+)
+from utils.errors import CheckpointError, FileSystemError
+from utils.files import write_atomically
+
+
+def state(epoch: int = 1, batch: int = 0, **changes: object) -> dict:
+    return {
+        "format_version": FORMAT_VERSION,
+        "environment": {"torch": "2"},
+        "config": {},
+        "dataset_sha256": "abc",
+        "classes": ["a", "b"],
+        "splits": {"train": torch.arange(3)},
+        "given_labels": torch.zeros(3, dtype=torch.int64),
+        "epoch": epoch,
+        "batch": batch,
+        "global_step": 7,
+        "model": {"weight": torch.randn(20, 20)},
+        "optimizer_type": "SGD",
+        "optimizer": {},
+        "scheduler": {"last_epoch": epoch},
+        "scaler": {},
+        "best": None,
+        "epochs_since_best": 0,
+        "partial_sums": {},
+        "history": [],
+        "seconds": 0.0,
+        "rng": {},
+        **changes,
+    }
+
+
+def test_what_is_packed_comes_back_and_torch_reads_it_too(tmp_path: Path) -> None:
+    original = state()
+    path = tmp_path / "c.pth"
+    path.write_bytes(pack(original))
+    for got in (read(path), torch.load(path, weights_only=True)):
+        assert torch.equal(got["model"]["weight"], original["model"]["weight"])
+        assert got["classes"] == ["a", "b"]
+
+
+def test_any_flipped_bit_is_noticed() -> None:
+    data = pack(state())
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(len(data) * 8, (300,), generator=generator).tolist()
+    ends = [*range(8 * 4), *range((len(data) - 80) * 8, len(data) * 8, 5)]
+    for bit in [*places, *ends]:
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CheckpointError):
+            unpack(bytes(damaged), "file")
+
+
+def test_a_flipped_bit_is_called_by_its_name() -> None:
+    damaged = bytearray(pack(state()))
+    damaged[len(damaged) // 2] ^= 16
+    with pytest.raises(CheckpointError, match="checksum mismatch"):
+        unpack(bytes(damaged), "file")
+
+
+def test_truncated_and_foreign_files_are_no_checkpoints(tmp_path: Path) -> None:
+    data = pack(state())
+    torch.save({"model": {}}, tmp_path / "foreign.pth")
+    others = [b"some text", bytes(1000), (tmp_path / "foreign.pth").read_bytes()]
+    for bad in [data[:n] for n in (0, 1, 4, len(data) // 2, len(data) - 22, len(data) - 1)] + others:
+        with pytest.raises(CheckpointError, match="not a checkpoint"):
+            unpack(bad, "file")
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_payload_with_a_true_checksum_is_named_and_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"names posix\.system, which was not run"):
+        unpack(pack(state(config={"x": Payload(tmp_path / "ran")})), "file")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"format_version": FORMAT_VERSION + 1}, "format version 2, but this program reads version 1"),
+        ({"format_version": "1"}, "no format_version"),
+        ({"epoch": 1.5}, "missing or of another type: epoch"),
+        ({"model": [], "rng": None}, "missing or of another type: model, rng"),
+    ],
+)
+def test_fields_of_the_wrong_form(changes: dict, part: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        unpack(pack(state(**changes)), "file")
+    assert part in str(caught.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    short = state()
+    del short["rng"]
+    with pytest.raises(CheckpointError, match="another type: rng"):
+        unpack(pack(short), "file")
+
+
+@pytest.mark.parametrize(
+    ("found", "part"),
+    [
+        ({}, "missing w; unexpected none"),
+        ({"w": torch.zeros(2), "x": torch.zeros(1)}, "missing none; unexpected x"),
+        ({"w": torch.zeros(2, dtype=torch.float64)}, "w is torch.float64"),
+        ({"w": torch.zeros(2).to_sparse()}, "torch.sparse_coo"),
+        ({"w": torch.tensor([0.0, float("nan")])}, "w has NaN or infinite"),
+        ({"w": 3}, "w is int"),
+    ],
+)
+def test_weights_that_do_not_fit(found: dict, part: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        check_tensors({"w": torch.zeros(2)}, found, "file")
+    assert part in str(caught.value)
+
+
+def test_names_and_positions_agree(tmp_path: Path) -> None:
+    for epoch, batch in ((0, 5), (3, 0), (12, 7)):
+        assert position(tmp_path / checkpoint_name(epoch, batch)) == (epoch, batch)
+    assert checkpoint_name(3, 0) == "checkpoint-epoch3.pth"
+    assert position(tmp_path / "model_best.pth") is None
+
+
+def names(store: CheckpointStore) -> list[str]:
+    return [path.name for path in store.newest_first()]
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    (tmp_path / "checkpoint-epochX.pth").write_text("not mine")
+    for epoch in range(1, 5):
+        store.save(state(epoch), newest=True, best=epoch == 2)
+    store.save(state(4, 9), newest=True, best=False)
+    assert names(store) == ["checkpoint-epoch5-batch9.pth", "checkpoint-epoch4.pth"]
+    store.save(state(5), newest=True, best=False)
+    assert names(store) == ["checkpoint-epoch5.pth", "checkpoint-epoch4.pth"]
+    assert read(tmp_path / "model_best.pth")["epoch"] == 2
+    assert (tmp_path / "checkpoint-epochX.pth").exists()
+
+
+def test_order_is_by_epoch_not_by_name(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=9)
+    for epoch, batch in ((2, 0), (10, 0), (9, 30), (9, 4)):
+        store.save(state(epoch, batch), newest=True, best=False)
+    assert names(store)[0] == "checkpoint-epoch10.pth"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(FileSystemError, match=r"cannot write .*f \(5,000 bytes\): File too large"):
+            write_atomically(path, bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_what_a_killed_save_left_behind_is_collected(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    (tmp_path / ".checkpoint-epoch3.pth.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / "notes.tmp").write_bytes(b"mine")
+    store.collect_temporary()
+    assert os.listdir(tmp_path) == ["notes.tmp"]

@@ -1,0 +1,593 @@
+"""Whole runs of the programs, at a size that takes seconds."""
+
+import csv
+import itertools
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train as train_program
+from models.norms import NORMS
+from parse_config import load_config
+from tests.conftest import ROOT, make_pixels, program, same_tree, write_image_folder, write_pickle
+from trainer.checkpoint import pack, read
+from trainer.meter import Meter
+from trainer.optim import build_optimizer
+from trainer.trainer import Trainer
+from utils.cli import run_program
+from utils.device import choose_device
+from utils.errors import ConfigError
+from utils.seeding import generator, rng_state, set_rng_state
+
+SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
+
+
+def run(*arguments: object) -> int:
+    """train.py in this process."""
+    return train_program.main([str(argument) for argument in arguments])
+
+
+def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bncn", noise: int = 20) -> list[str]:
+    """Arguments for a small run of a shipped config."""
+    config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
+    options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
+    return ["-c", config, "--run-dir", str(folder), *options, *more]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def final_state(folder: Path, epoch: int) -> dict:
+    state = read(folder / f"checkpoint-epoch{epoch}.pth")
+    for row in state["history"]:
+        del row["seconds"]
+    return state
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def finished(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs; read only."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(*coco(coco_dir, folder)) == 0
+    return folder
+
+
+# --- what a run leaves ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
+    assert names == {
+        *("config.json", "metrics.csv", "noise.npz", "noise_transition.csv", "train.log", "model_best.pth"),
+        *("checkpoint-epoch2.pth", "checkpoint-epoch3.pth"),
+    }
+    config = load_config(finished / "config.json")
+    assert config.model_dump() == json.loads((finished / "config.json").read_text())
+    assert config.trainer.epochs == 3
+
+
+def test_metrics_csv_has_its_columns_in_order(finished: Path) -> None:
+    header = (finished / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header[:8] == [
+        *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+        *("test_loss", "test_accuracy"),
+    ]
+    assert header[-1] == "seconds"
+    assert {"train_clean_accuracy", "train_mislabelled_given_accuracy", "train_mislabelled_true_accuracy"} < set(header)
+    found = rows(finished)
+    assert [row["epoch"] for row in found] == ["1", "2", "3"]
+    assert [float(row["lr"]) for row in found] == pytest.approx([0.025, 0.025, 0.0025])
+
+
+def test_tensorboard_has_the_same_figures(finished: Path) -> None:
+    found = scalars(finished)
+    for column, tag in (("train_loss", "train/loss"), ("val_accuracy", "val/accuracy"), ("lr", "lr")):
+        written = [(int(row["epoch"]), float(row[column])) for row in rows(finished)]
+        assert found[tag] == pytest.approx(written, rel=1e-6)
+    assert {"test/loss", "test/top5_accuracy", "hparam/test_accuracy"} <= found.keys()
+    events = EventAccumulator(str(finished)).Reload()
+    assert set(events.Tags()["images"]) == {"train/images", "test/confusion"}
+    assert not [path for path in finished.iterdir() if path.is_dir()], "hyper-parameters opened a run of their own"
+    plugin = events.PluginTagToContent("hparams")
+    assert {"_hparams_/session_start_info", "_hparams_/session_end_info", "_hparams_/experiment"} == plugin.keys()
+    assert b"optimizer.args.lr" in plugin["_hparams_/session_start_info"]
+
+
+def test_the_best_checkpoint_is_best_by_validation(finished: Path) -> None:
+    scores = [float(row["val_accuracy"]) for row in rows(finished)]
+    best = read(finished / "model_best.pth")
+    assert best["epoch"] == 1 + int(np.argmax(scores))  # the first of equals
+    assert best["best"] == pytest.approx(max(scores))
+
+
+def test_noise_of_the_run_is_recorded(finished: Path) -> None:
+    with np.load(finished / "noise.npz") as noise:
+        train = noise["split"] == "train"
+        assert (noise["given_label"] != noise["true_label"])[train].sum() == round(0.2 * train.sum())
+        assert np.allclose(noise["transition_matrix"].sum(1), 1)
+
+
+def test_figures_are_weighted_by_sample(coco_dir: Path, tmp_path: Path) -> None:
+    """A last batch of another size must not weigh as much as a full one: evaluate one by one and compare."""
+    assert run(*coco(coco_dir, tmp_path / "a", "trainer.epochs=1")) == 0
+    whole = rows(tmp_path / "a")[0]
+    trainer = make_trainer(coco_dir, tmp_path / "b", "data_loader.args.batch_size=7")
+    trainer.model.load_state_dict(read(tmp_path / "a" / "checkpoint-epoch1.pth")["model"])
+    figures = trainer.evaluator.figures(trainer.data.test, "test")
+    assert figures["loss"] == pytest.approx(float(whole["test_loss"]), rel=1e-5)
+    assert figures["accuracy"] == pytest.approx(float(whole["test_accuracy"]))
+
+
+def make_trainer(coco_dir: Path, folder: Path, *more: str, arm: str = "bncn") -> Trainer:
+    from data_loader.build import build_data
+    from models.build import build_model
+
+    arguments = coco(coco_dir, folder, *more, arm=arm)
+    config = load_config(arguments[1], arguments[4:])
+    data = build_data(config, torch.device("cpu"))
+    model = build_model(config, 10)
+    return Trainer(config, model, *build_optimizer(config, model), data, torch.device("cpu"), folder)
+
+
+def test_two_runs_are_the_same_run(finished: Path, coco_dir: Path, tmp_path: Path) -> None:
+    assert run(*coco(coco_dir, tmp_path / "again")) == 0
+    assert rows(tmp_path / "again") == rows(finished)
+    assert same_tree(final_state(tmp_path / "again", 3), final_state(finished, 3)) == []
+
+
+def test_noise_columns_tell_memorising_from_resisting() -> None:
+    from base.base_data_loader import Batch
+    from trainer.evaluation import measure_noise
+
+    given, true = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 0, 0])  # two clean, two mislabelled
+    logits = torch.eye(3)[torch.tensor([0, 2, 1, 0])]  # right, wrong, as given, as true
+    meter = Meter(torch.device("cpu"))
+    measure_noise(meter, logits, Batch(torch.empty(0), given, true))
+    assert meter.means() == {
+        "clean_accuracy": 0.5,
+        "mislabelled_given_accuracy": 0.5,
+        "mislabelled_true_accuracy": 0.5,
+    }
+
+
+# --- resume --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["file", "auto"])
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_run_stopped_after_an_epoch_ends_as_one_never_stopped(
+    finished: Path, coco_dir: Path, tmp_path: Path, stop_after: int, how: str
+) -> None:
+    folder = tmp_path / "part"
+    assert run(*coco(coco_dir, folder, f"trainer.epochs={stop_after}")) == 0
+    resume = (
+        ["-r", folder / f"checkpoint-epoch{stop_after}.pth"] if how == "file" else ["-r", "auto", "--run-dir", folder]
+    )
+    assert run(*resume, "trainer.epochs=3") == 0
+    assert rows(folder) == rows(finished)
+    ended, straight = final_state(folder, 3), final_state(finished, 3)
+    assert same_tree(ended, straight) == []
+    ours = {tag: values for tag, values in scalars(folder).items() if not tag.startswith("hparam/")}
+    assert ours == {tag: values for tag, values in scalars(finished).items() if not tag.startswith("hparam/")}
+
+
+class StoppingTrainer:
+    """Asks a trainer to stop, as a signal would, after so many steps in all."""
+
+    def __init__(self, trainer: Trainer, steps: int) -> None:
+        self.trainer, self.steps, self.original = trainer, steps, trainer.train_step
+
+    def __call__(self, batch) -> None:
+        self.original(batch)
+        if self.trainer.global_step + 1 == self.steps:
+            self.trainer.stop.signal = signal.SIGTERM
+
+
+@pytest.mark.parametrize("amp", ["null", "bf16"])
+@pytest.mark.parametrize("arm", ["bn", "conv", "bncn"])
+def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
+    coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, amp: str
+) -> None:
+    options = (f"trainer.amp={amp}", "trainer.epochs=2")
+    assert run(*coco(coco_dir, tmp_path / "straight", *options, arm=arm)) == 0
+    step = int(torch.randint(1, 10, (1,), generator=generator(0, f"stop {arm} {amp}")))  # five steps an epoch
+    original = Trainer.__init__
+
+    def stopping(self: Trainer, *args: object) -> None:
+        original(self, *args)
+        self.train_step = StoppingTrainer(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__init__", stopping)
+        assert run(*coco(coco_dir, tmp_path / "part", *options, arm=arm)) == 143
+    assert run("-r", "auto", "--run-dir", tmp_path / "part") == 0
+    assert rows(tmp_path / "part") == rows(tmp_path / "straight")
+    assert same_tree(final_state(tmp_path / "part", 2), final_state(tmp_path / "straight", 2)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_at_the_step_and_says_how_to_go_on(
+    coco_dir: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *coco(coco_dir, folder, "trainer.epochs=500")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint-epoch2.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stderr.count("\n") == 1
+    assert re.search(rf"stopped by {number.name} after epoch \d+.*-r auto --run-dir {folder}", stderr)
+    newest = max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns)
+    state = read(newest)
+    assert state["global_step"] == state["epoch"] * 5 + state["batch"]
+    assert run("-r", "auto", "--run-dir", folder, f"trainer.epochs={state['epoch'] + 1}") == 0
+
+
+def test_a_longer_run_trains_on_with_the_schedule_it_is_given(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert run("-r", folder / "checkpoint-epoch3.pth", "trainer.epochs=5", "lr_scheduler.args.milestones=[4]") == 0
+    assert [float(row["lr"]) for row in rows(folder)] == pytest.approx([0.025, 0.025, 0.0025, 0.025, 0.0025])
+    assert load_config(folder / "config.json").trainer.epochs == 5
+
+
+def test_a_finished_run_has_nothing_to_do(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+    assert run("-r", "auto", "--run-dir", folder) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == before
+
+
+def test_auto_finds_the_newest_run_of_the_config(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    arguments = coco(coco_dir, tmp_path, f"trainer.save_dir={tmp_path}", "trainer.epochs=1")
+    del arguments[2:4]  # no --run-dir
+    assert run(*arguments, "-r", "auto") == 0
+    assert "nothing to resume; starting afresh" in capsys.readouterr().out
+    assert run(*arguments) == 0
+    runs = sorted((tmp_path / "coco_bncn_20noise").iterdir())
+    assert len(runs) == 2
+    assert all(re.fullmatch(r"\d{8}_\d{6}(-\d+)?", path.name) for path in runs)
+    assert run(*arguments, "-r", "auto", "trainer.epochs=2") == 0
+    assert [len(rows(path)) for path in runs] == [1, 2]
+
+
+def test_auto_falls_back_to_the_newest_valid_checkpoint_and_refuses_if_there_is_none(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    newest = folder / "checkpoint-epoch3.pth"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert run("-r", newest) == 4
+    assert run("-r", "auto", "--run-dir", folder) == 0
+    assert "trying an older one" in capsys.readouterr().err
+    assert rows(folder) == rows(finished)
+    for path in folder.glob("*.pth"):
+        path.write_bytes(b"garbage")
+    assert run("-r", "auto", "--run-dir", folder) == 4
+    assert "not starting over" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_afresh(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for path in [*folder.glob("*.pth"), folder / "metrics.csv"]:
+        path.unlink()
+    assert run("-r", "auto", "--run-dir", folder) == 0
+    assert rows(folder) == rows(finished)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("arch.args.width=8", "of another architecture: stem.0.0.weight is (4, 3, 3, 3) there, (8, 3, 3, 3) here"),
+        ("arch.args.norm=bn", "of another architecture: missing stem.0.weight"),
+        ("optimizer.type=Adam", "saved with the optimizer SGD, but the config says Adam"),
+        ("seed=13", "would not be the same"),
+        ("label_noise.rate=0.1", "the label noise would not be the same"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, override: str, part: str
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run("-r", folder / "checkpoint-epoch3.pth", override, "trainer.epochs=9") == 4
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_other_data_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    images, labels = make_pixels(200, 10, seed=9)
+    write_pickle(tmp_path / "tinycoco.pkl", {"images": images, "labels": labels})
+    checkpoint = finished / "checkpoint-epoch3.pth"
+    assert run("-r", checkpoint, f"data_loader.args.data_dir={tmp_path}", "trainer.epochs=9") == 4
+    assert "trained on other data" in capsys.readouterr().err
+
+
+def test_another_environment_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    path = folder / "checkpoint-epoch3.pth"
+    state = read(path)
+    state["environment"]["threads"] = 64
+    path.write_bytes(pack(state))
+    assert run("-r", path, "trainer.epochs=4") == 0
+    assert "resume not bit-exact: threads was 64, is" in capsys.readouterr().err
+
+
+def test_going_back_to_an_older_checkpoint_says_what_is_overwritten(finished: Path, tmp_path: Path, capsys) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert run("-r", folder / "checkpoint-epoch2.pth") == 0
+    assert "will overwrite checkpoint-epoch3.pth" in capsys.readouterr().err
+    assert rows(folder) == rows(finished)
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+def test_early_stop_and_monitor(coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ("trainer.epochs=9", "trainer.monitor=min test_loss", "trainer.early_stop=1", "optimizer.args.lr=1e-12")
+    assert run(*coco(coco_dir, tmp_path / "run", *options, arm="bn")) == 0
+    assert "stopped early: no better test_loss in 1 epochs" in capsys.readouterr().out
+    losses = [float(row["test_loss"]) for row in rows(tmp_path / "run")]
+    assert len(losses) < 9
+    assert losses[-1] >= losses[-2]
+    assert all(a > b for a, b in itertools.pairwise(losses))
+
+
+def test_save_period_and_no_monitor_and_no_tensorboard(coco_dir: Path, tmp_path: Path) -> None:
+    options = ("trainer.save_period=2", "trainer.monitor=off", "trainer.tensorboard=false")
+    assert run(*coco(coco_dir, tmp_path / "run", *options)) == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"checkpoint-epoch2.pth", "checkpoint-epoch3.pth"} <= names
+    assert "model_best.pth" not in names
+    assert not [name for name in names if "tfevents" in name]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(
+    coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    assert run(*coco(coco_dir, folder, "trainer.epochs=1")) == 0
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+    assert run("-r", folder / "checkpoint-epoch1.pth", "trainer.epochs=3", "optimizer.args.lr=1e30") == 6
+    error = capsys.readouterr().err
+    assert re.search(r"NaN or infinite in epoch 2 at step \d+; the best checkpoint is kept", error)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == before
+
+
+@pytest.mark.parametrize("arm", sorted(set(NORMS) - {"bn", "bncn"}))
+def test_every_other_arm_trains(coco_dir: Path, tmp_path: Path, arm: str) -> None:
+    options = ("trainer.epochs=1", f"arch.args.norm={arm}", "trainer.channels_last=true", "trainer.clip_grad_norm=1")
+    assert run(*coco(coco_dir, tmp_path / "run", *options)) == 0
+    assert math.isfinite(float(rows(tmp_path / "run")[0]["train_loss"]))
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_other_optimizers_and_schedules(coco_dir: Path, tmp_path: Path, kind: str) -> None:
+    schedule = "lr_scheduler.type=StepLR" if kind == "Adam" else "lr_scheduler.type=CosineAnnealingLR"
+    arguments = [a for a in coco(coco_dir, tmp_path / "run") if "milestones" not in a]
+    extra = ["lr_scheduler.args.step_size=2"] if kind == "Adam" else ["trainer.epochs=2"]
+    assert run(*arguments, f"optimizer.type={kind}", "optimizer.args.lr=0.01", schedule, *extra) == 0
+    rates = [float(row["lr"]) for row in rows(tmp_path / "run")]
+    assert rates == pytest.approx([0.01, 0.01, 0.001] if kind == "Adam" else [0.01, 0.005])
+
+
+def test_fp16_with_its_scaler_trains_and_resumes(coco_dir: Path, tmp_path: Path) -> None:
+    options = ("trainer.amp=fp16", "trainer.clip_grad_norm=1")
+    assert run(*coco(coco_dir, tmp_path / "a", *options, "trainer.epochs=2", arm="bn")) == 0
+    assert run(*coco(coco_dir, tmp_path / "b", *options, "trainer.epochs=1", arm="bn")) == 0
+    assert run("-r", "auto", "--run-dir", tmp_path / "b", "trainer.epochs=2") == 0
+    assert same_tree(final_state(tmp_path / "a", 2), final_state(tmp_path / "b", 2)) == []
+
+
+def test_clipping_bounds_the_step(coco_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(coco_dir, tmp_path, "trainer.clip_grad_norm=0.001", "optimizer.args.weight_decay=0")
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train_step(next(trainer.data.train.batches(1)))
+    moved = sum((p - b).square().sum() for p, b in zip(trainer.model.parameters(), before, strict=True)).sqrt().item()
+    assert moved == pytest.approx(0.001 * 0.025, rel=1e-3)  # the clipped norm times the rate
+
+
+def test_a_training_step_does_not_wait_for_the_device(coco_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    """Reading a value on the host is what makes a device wait; no step may do so."""
+    trainer = make_trainer(coco_dir, tmp_path)
+    batch = next(trainer.data.train.batches(1))
+    trainer.train_step(batch)
+
+    def forbidden(self: torch.Tensor) -> None:
+        raise AssertionError("a step read a tensor's value")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    trainer.train_step(batch)
+
+
+def test_deterministic_and_global_seeding(coco_dir: Path, tmp_path: Path) -> None:
+    try:
+        assert run(*coco(coco_dir, tmp_path / "run", "trainer.deterministic=true", "trainer.epochs=1")) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    state = rng_state()
+    first = (torch.rand(3), np.random.rand(3), generator(1, "x").seed)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3), first[0])
+    assert np.array_equal(np.random.rand(3), first[1])
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def fails(capsys: pytest.CaptureFixture, code: int, part: str, *arguments: object) -> None:
+    assert run(*arguments) == code
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1, error
+
+
+def test_bad_data_ends_with_3_and_no_run_folder(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    missing = coco(tmp_path / "nowhere", folder)
+    fails(capsys, 3, "TinyCOCO was not found", *missing)
+    images, labels = make_pixels(200, 10)
+    labels[17] = 10
+    write_pickle(tmp_path / "bad" / "tinycoco.pkl", {"images": images, "labels": labels})
+    fails(capsys, 3, "label 10 at index 17 is outside 0 to 9", *coco(tmp_path / "bad", folder))
+    assert not folder.exists()
+
+
+def test_bad_places_end_with_5(coco_dir: Path, tmp_path: Path, finished: Path, capsys) -> None:
+    (tmp_path / "file").write_text("in the way")
+    fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file"))
+    fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file" / "below"))
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    fails(capsys, 5, "already holds a run", *coco(coco_dir, finished))
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    fails(capsys, 2, "give a config with -c, or a checkpoint")
+    fails(capsys, 2, "-r auto needs -c", "-r", "auto")
+    fails(capsys, 2, "give -c to start one there", "-r", "auto", "--run-dir", tmp_path)
+    fails(capsys, 2, "cannot read the config", "-c", tmp_path / "nowhere.json")
+    fails(capsys, 4, "is not there", "-r", tmp_path / "nowhere.pth")
+    fails(capsys, 4, "is a folder", "-r", tmp_path)
+    (tmp_path / "text.pth").write_text("text")
+    fails(capsys, 4, "not a checkpoint", "-r", tmp_path / "text.pth")
+    fails(capsys, 2, "data_loader.args.subset: 999", *coco(coco_dir, tmp_path / "r", "data_loader.args.subset=999"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_that_is_not_there_is_an_error(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    fails(capsys, 2, "0 CUDA devices", *coco(coco_dir, tmp_path / "run"), "-d", "cuda")
+    for name in ("cuda:1", "tpu", "meta", "mps"):
+        with pytest.raises(ConfigError):
+            choose_device(name)
+    assert choose_device(None).type in ("cpu", "mps")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys) -> None:
+    assert run("-c", tmp_path / "nowhere.json", "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_programs_turn_faults_into_exit_codes(capsys: pytest.CaptureFixture) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    assert run_program(interrupt, debug=False) == 130
+    assert run_program(full, debug=False) == 5
+    assert "No space left" in capsys.readouterr().err
+
+
+# --- --check and test.py -------------------------------------------------------------------------------------------
+
+
+def grid(data: str) -> list[str]:
+    return [f"{data}_{arm}_{noise}noise" for arm in ("bn", "conv", "bncn") for noise in (0, 10, 20)]
+
+
+def check_all(names: list[str], data_dir: Path, splits: str, capsys: pytest.CaptureFixture) -> None:
+    for name in names:
+        config = ROOT / "configs" / f"{name}.json"
+        assert run("-c", config, "--check", f"data_loader.args.data_dir={data_dir}", *SMALL) == 0
+        out = capsys.readouterr().out
+        assert splits in out
+        assert f'"name": "{name}"' in out
+        for part in ("channel mean", "channel std", "parameters", "forward and backward", "estimated time"):
+            assert part in out
+        noise = int(name.split("_")[2].removesuffix("noise"))
+        assert f"({noise}.00%)" in out.split("label noise on train")[1].splitlines()[0]
+
+
+def test_check_of_every_coco_config(coco_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    check_all(grid("coco"), coco_dir, "splits: train 160, val 20, test 20", capsys)
+
+
+def test_check_of_every_exdark_config(exdark_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    names = grid("exdark")
+    check_all([n for n in names if "_10noise" not in n], exdark_dir, "splits: train 192, val 24, test 24", capsys)
+
+
+def test_check_of_every_cifar10_config(trusted_cifar10: Path, capsys: pytest.CaptureFixture) -> None:
+    check_all(grid("cifar10"), trusted_cifar10, "splits: train 450, val 50, test 100", capsys)
+
+
+def test_check_leaves_nothing_behind(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    assert run(*coco(coco_dir, tmp_path / "run"), "--check") == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["coco_bn_0noise", "exdark_conv_10noise"])
+def test_without_data_the_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    done = program("train.py", "-c", f"configs/{name}.json", "--check", f"data_loader.args.data_dir={tmp_path}")
+    assert done.returncode == 3
+    assert f"there is no {tmp_path}/tiny" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    done = program("test.py", "-r", str(folder / "checkpoint-epoch3.pth"), "-d", "cpu")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "checkpoint-epoch3-test.json").read_text())
+    last = rows(folder)[-1]
+    for key in ("test_loss", "test_accuracy", "test_top5_accuracy"):
+        assert report[key] == pytest.approx(float(last[key]), rel=1e-5)
+    matrix = np.array(report["confusion_matrix"])
+    assert matrix.sum() == report["images"] == 20
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(report["test_accuracy"])
+    for label, share in enumerate(report["per_class_accuracy"].values()):
+        assert share == pytest.approx(matrix[label, label] / matrix[label].sum())
+    assert (folder / "checkpoint-epoch3-confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert f"accuracy       {report['test_accuracy']:.2%}" in done.stdout
+
+
+def test_test_py_refuses_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04 and then nothing")
+    done = program("test.py", "-r", str(tmp_path / "bad.pth"))
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+
+
+def test_a_folder_of_images_trains(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "images", each=20)
+    options = ("data_loader.type=ImageFolder", f"data_loader.args.data_dir={folder}", "trainer.epochs=1")
+    assert run(*coco(folder, tmp_path / "run", *options)) == 0
+    assert (tmp_path / "run" / "model_best.pth").exists()
+
+
+def test_the_demo_config_learns_the_digits(tmp_path: Path) -> None:
+    """A third of the demo's width and half its epochs: still far above chance."""
+    config = ROOT / "configs" / "demo.json"
+    assert run("-c", config, "--run-dir", tmp_path / "demo", "arch.args.width=5", "trainer.epochs=3") == 0
+    assert float(rows(tmp_path / "demo")[-1]["test_accuracy"]) > 0.8
