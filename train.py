@@ -1,6 +1,7 @@
 """Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def train(args: argparse.Namespace) -> None:
         return
     trainer.train()
     log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
-    log.info("curves: tensorboard --logdir %s", folder.parent if folder.parent.name == config.name else folder)
+    log.info("run folder: %s", folder)
+    tensorboard = "tensorboard" if shutil.which("tensorboard") else f"{sys.executable} -m tensorboard.main"
+    log.info("to see the curves, type: %s --logdir %s", tensorboard, folder)
 
 
 def main(argv: list[str] | None = None) -> int:

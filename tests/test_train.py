@@ -38,7 +38,7 @@ def run(*arguments: object) -> int:
     return train_program.main([str(argument) for argument in arguments])
 
 
-def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bncn", noise: int = 20) -> list[str]:
+def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int = 20) -> list[str]:
     """Arguments for a small run of a shipped config."""
     config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
     options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
@@ -101,7 +101,7 @@ def test_tensorboard_has_the_same_figures(finished: Path) -> None:
     found = scalars(finished)
     for column, tag in (("train_loss", "train/loss"), ("val_accuracy", "val/accuracy"), ("lr", "lr")):
         written = [(int(row["epoch"]), float(row[column])) for row in rows(finished)]
-        assert found[tag] == pytest.approx(written, rel=1e-6)
+        assert np.array(found[tag]) == pytest.approx(np.array(written), rel=1e-6)
     assert {"test/loss", "test/top5_accuracy", "hparam/test_accuracy"} <= found.keys()
     events = EventAccumulator(str(finished)).Reload()
     assert set(events.Tags()["images"]) == {"train/images", "test/confusion"}
@@ -136,7 +136,7 @@ def test_figures_are_weighted_by_sample(coco_dir: Path, tmp_path: Path) -> None:
     assert figures["accuracy"] == pytest.approx(float(whole["test_accuracy"]))
 
 
-def make_trainer(coco_dir: Path, folder: Path, *more: str, arm: str = "bncn") -> Trainer:
+def make_trainer(coco_dir: Path, folder: Path, *more: str, arm: str = "bn") -> Trainer:
     from data_loader.build import build_data
     from models.build import build_model
 
@@ -270,7 +270,7 @@ def test_auto_finds_the_newest_run_of_the_config(coco_dir: Path, tmp_path: Path,
     assert run(*arguments, "-r", "auto") == 0
     assert "nothing to resume; starting afresh" in capsys.readouterr().out
     assert run(*arguments) == 0
-    runs = sorted((tmp_path / "coco_bncn_20noise").iterdir())
+    runs = sorted((tmp_path / "coco_bn_20noise").iterdir())
     assert len(runs) == 2
     assert all(re.fullmatch(r"\d{8}_\d{6}(-\d+)?", path.name) for path in runs)
     assert run(*arguments, "-r", "auto", "trainer.epochs=2") == 0
@@ -305,7 +305,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(finished: Path, 
     ("override", "part"),
     [
         ("arch.args.width=8", "of another architecture: stem.0.0.weight is (4, 3, 3, 3) there, (8, 3, 3, 3) here"),
-        ("arch.args.norm=bn", "of another architecture: missing stem.0.weight"),
+        ("arch.args.norm=conv", "of another architecture: missing stem.0.affine.bias"),
         ("optimizer.type=Adam", "saved with the optimizer SGD, but the config says Adam"),
         ("seed=13", "would not be the same"),
         ("label_noise.rate=0.1", "the label noise would not be the same"),
@@ -591,3 +591,13 @@ def test_the_demo_config_learns_the_digits(tmp_path: Path) -> None:
     config = ROOT / "configs" / "demo.json"
     assert run("-c", config, "--run-dir", tmp_path / "demo", "arch.args.width=5", "trainer.epochs=3") == 0
     assert float(rows(tmp_path / "demo")[-1]["test_accuracy"]) > 0.8
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_what_the_readme_says(tmp_path: Path) -> None:
+    done = program("train.py", "-c", "configs/demo.json", f"trainer.save_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"test accuracy after epoch 6: ([\d.]+)%", done.stdout)[1])
+    assert accuracy >= 90.0
+    assert re.search(rf"run folder: {tmp_path}/demo/\S+\n", done.stdout)
+    assert re.search(rf"tensorboard\S* --logdir {tmp_path}/demo/\S+\n$", done.stdout)

@@ -1,0 +1,49 @@
+# Everything runs in .venv, which is made on first use. Nothing but Python >= 3.10 and make is assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow coverage lint format schema clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp  ## train ResNet18 with ConvNorm on real handwritten digits, about two minutes
+	$(BIN)/python train.py -c configs/demo.json
+
+test: $(VENV)/dev.stamp  ## run the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/dev.stamp  ## run the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+coverage: $(VENV)/dev.stamp  ## run the test suite and show the lines it does not reach
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered
+
+lint: $(VENV)/dev.stamp  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp  ## format the code
+	$(BIN)/ruff format .
+
+schema: $(VENV)/run.stamp  ## write configs/schema.json anew, after a change of parse_config.py
+	$(BIN)/python parse_config.py > configs/schema.json
+
+clean:  ## remove .venv and caches; runs in saved/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+$(VENV)/run.stamp: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing requirements.txt into $(VENV): PyTorch is large, this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	@echo "installing the development tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
