@@ -44,12 +44,12 @@ def train(args: argparse.Namespace) -> None:
     seed_everything(config.seed, config.trainer.deterministic)
     data = build_data(config, device)
     model = build_model(config, len(data.dataset.classes)).to(device)
-    optimizer, scheduler = build_optimizer(config, model)
+    optimizer, schedule = build_optimizer(config, model)
     if args.check:
-        print(report(Trainer(config, model, optimizer, scheduler, data, device, Path())))
+        print(report(Trainer(config, model, optimizer, schedule, data, device, Path())))
         return
     folder = make_run_folder(config, start.folder, resuming=start.state is not None)
-    trainer = Trainer(config, model, optimizer, scheduler, data, device, folder)
+    trainer = Trainer(config, model, optimizer, schedule, data, device, folder)
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
     write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing

@@ -46,7 +46,7 @@ def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exdark_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exdark")
-    images, labels = make_pixels(240, EXDARK_CLASSES)
+    images, labels = make_pixels(300, EXDARK_CLASSES)
     write_pickle(folder / "tinyexdark.pkl", {"images": images.transpose(0, 3, 1, 2), "labels": labels})
     return folder
 

@@ -5,15 +5,14 @@ from collections.abc import Callable
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from base.base_model import BaseModel
 from parse_config import Config, SchedulerArgs
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
-#: (arguments, epochs in all, base rate) -> the factor of the base rate after so many epochs. As plain functions of
-#: the epoch they have no state to go stale when a run is trained on for longer than it was first told.
+#: Whole epochs done -> the factor of the base rate for the next. Plain functions of the epoch have no state to go stale
+#: when a run is trained on for longer than it was first told, as torch's schedulers have.
 Schedule = Callable[[int], float]
 
 
@@ -45,11 +44,10 @@ SCHEDULERS: dict[str, Callable[[SchedulerArgs, int, float], Schedule]] = {
 }
 
 
-def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, LambdaLR]:
-    """The optimizer of `config` over `model`'s parameters, and its schedule, to be stepped once an epoch."""
+def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedule]:
+    """The optimizer of `config` over `model`'s parameters, and the schedule of its rate."""
     args = config.optimizer.args.model_dump(exclude_none=True)
     groups = model.parameter_groups(args.pop("weight_decay"))
     optimizer = OPTIMIZERS[config.optimizer.type](groups, **args)
     schedule = SCHEDULERS[config.lr_scheduler.type]
-    factor = schedule(config.lr_scheduler.args, config.trainer.epochs, config.optimizer.args.lr)
-    return optimizer, LambdaLR(optimizer, factor)
+    return optimizer, schedule(config.lr_scheduler.args, config.trainer.epochs, config.optimizer.args.lr)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from base.base_model import BaseModel
 from data_loader.build import RunData
@@ -50,11 +49,8 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
     model.load_state_dict(weights)
 
 
-def load_optimizer(optimizer: Optimizer, scheduler: LambdaLR, state: dict[str, Any], source: str) -> None:
-    """Load an optimizer's buffers, and set the rate that the config's schedule has after the checkpoint's epochs.
-
-    Rates and other options stay the config's: for an unchanged config they are the saved ones, and one changed on
-    purpose (a longer run, another decay) takes effect.
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> None:
+    """Load an optimizer's buffers. Its options stay the config's, so that one changed on purpose takes effect.
 
     Raises:
         CheckpointError: it was saved by another type of optimizer, or over other parameters.
@@ -70,9 +66,5 @@ def load_optimizer(optimizer: Optimizer, scheduler: LambdaLR, state: dict[str, A
         optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from None
-    scheduler.last_epoch = state["scheduler"]["last_epoch"]
-    for group, kept, base, factor in zip(
-        optimizer.param_groups, options, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
+    for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
-        group["lr"] = base * factor(scheduler.last_epoch)

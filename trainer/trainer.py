@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from base.base_data_loader import Batch
 from base.base_model import BaseModel
@@ -19,6 +18,7 @@ from parse_config import Config
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
 from trainer.meter import Meter
+from trainer.optim import Schedule
 from trainer.restore import check_data, load_model, load_optimizer
 from utils.errors import NonFiniteLossError
 from utils.seeding import rng_state, set_rng_state
@@ -34,14 +34,14 @@ class Trainer(BaseTrainer):
         config: Config,
         model: BaseModel,
         optimizer: Optimizer,
-        scheduler: LambdaLR,
+        schedule: Schedule,
         data: RunData,
         device: torch.device,
         folder: Path,
     ) -> None:
         super().__init__(config.trainer, CheckpointStore(folder), folder)
         self.whole_config, self.data, self.device = config, data, device
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.evaluator = Evaluator(model, self.metrics, device, AMP_TYPES[config.trainer.amp])
@@ -51,7 +51,9 @@ class Trainer(BaseTrainer):
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         if epoch == 1 and self.batch == 0:
             self._show_images()
         self._train(epoch)
@@ -59,7 +61,6 @@ class Trainer(BaseTrainer):
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
             figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.check_stop))
         self.meter = Meter(self.device)
-        self.scheduler.step()
         return figures
 
     def _train(self, epoch: int) -> None:
@@ -120,7 +121,7 @@ class Trainer(BaseTrainer):
             "model": self.model.state_dict(),
             "optimizer_type": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": {"last_epoch": self.scheduler.last_epoch},
+            "scheduler": {"last_epoch": self.epoch},
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "epochs_since_best": self.epochs_since_best,
@@ -133,7 +134,7 @@ class Trainer(BaseTrainer):
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         check_data(self.data, state, source)
         load_model(self.model, state, source)
-        load_optimizer(self.optimizer, self.scheduler, state, source)
+        load_optimizer(self.optimizer, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
