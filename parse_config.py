@@ -267,6 +267,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    if "\0" in str(path):
+        raise ConfigError(f"a file name cannot hold a NUL character: {str(path)!r}")
     if path.resolve() in chain:
         names = " -> ".join(str(p) for p in (*chain, path.resolve()))
         raise ConfigError(f"config inheritance goes in a circle: {names}; take one _base_ out")
@@ -302,7 +304,8 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 def merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
     """`layer` over `base`, object by object; neither is changed."""
     merged = dict(base)
-    if path in (("optimizer",), ("lr_scheduler",)) and layer.get("type", base.get("type")) != base.get("type"):
+    retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
+    if retyped and path in (("optimizer",), ("lr_scheduler",)):
         merged.pop("args", None)
     for key, value in layer.items():
         below = merged.get(key)
@@ -358,7 +361,7 @@ def _config_error(source: str, problems: list[str]) -> ConfigError:
 
 def _describe(problem: Any, values: dict[str, Any]) -> str:
     """One pydantic problem as `path: what is wrong, the choices, did you mean`."""
-    loc = [part for part in problem["loc"] if _is_path(part)]
+    loc = list(problem["loc"])
     path, given = ".".join(map(str, loc)) or "config", problem["input"]
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
@@ -375,11 +378,6 @@ def _describe(problem: Any, values: dict[str, Any]) -> str:
         return f"{path}: {context['error']}"
     message = problem["msg"].removeprefix("Input ")
     return f"{path}: {message}, got {_short(given)}"
-
-
-def _is_path(part: Any) -> bool:
-    """pydantic names the branch of a union in a location; those are no keys of the file."""
-    return isinstance(part, int) or not re.search(r"[\[(]|^(int|float|str|bool|literal|list)$", part)
 
 
 def _block_at(loc: Sequence[Any]) -> type[BaseModel]:

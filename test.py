@@ -2,13 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from utils.cli import run_program
+from utils.cli import OneLineParser, run_program
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on the test images it was not trained on.")
+    parser = OneLineParser(description="Evaluate a checkpoint on the test images it was not trained on.")
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -26,8 +25,9 @@ def test(args: argparse.Namespace) -> None:
     from trainer.restore import check_data, load_model
     from trainer.test_report import TestReport, save_report
     from utils.device import choose_device
+    from utils.files import user_path
 
-    path = Path(args.resume)
+    path = user_path(args.resume)
     state = read(path)
     config = validate(merge(state["config"], parse_overrides(args.overrides)), f"config of {path}")
     device = choose_device(args.device or config.trainer.device)
@@ -45,5 +45,4 @@ def test(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(run_program(lambda: test(arguments), arguments.debug))
+    sys.exit(run_program(lambda: test(parse_args()), sys.argv[1:]))

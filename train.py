@@ -5,11 +5,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from utils.cli import run_program
+from utils.cli import OneLineParser, run_program
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a ResNet as a config says, or resume a run.")
+    parser = OneLineParser(description="Train a ResNet as a config says, or resume a run.")
     parser.add_argument("-c", "--config", metavar="FILE", help="config to train, such as configs/demo.json")
     parser.add_argument("-r", "--resume", metavar="FILE", help="checkpoint to go on from, or 'auto' for the newest")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
@@ -29,6 +29,7 @@ def train(args: argparse.Namespace) -> None:
     from data_loader.build import build_data
     from logger.log import get_logger, set_up_logging
     from models.build import build_model
+    from trainer.checkpoint import CheckpointStore
     from trainer.optim import build_optimizer
     from trainer.preflight import report
     from trainer.resume import find_start
@@ -48,10 +49,12 @@ def train(args: argparse.Namespace) -> None:
     if args.check:
         print(report(Trainer(config, model, optimizer, schedule, data, device, Path())))
         return
-    folder = make_run_folder(config, start.folder, resuming=start.state is not None)
+    folder = make_run_folder(config, start.folder, start.in_place)
     trainer = Trainer(config, model, optimizer, schedule, data, device, folder)
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
+        for path in CheckpointStore(folder).set_aside_later_than(start.state):
+            get_logger().warning("going back to an earlier checkpoint; a later one is now %s", path)
     write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
     set_up_logging(folder)
     log = get_logger()
@@ -68,8 +71,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
-    args = parse_args(argv)
-    return run_program(lambda: train(args), args.debug)
+    return run_program(lambda: train(parse_args(argv)), sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,13 @@ import torch
 from data_loader.dataset import ImageDataset
 from data_loader.restricted_pickle import load_arrays
 from utils.errors import DataError
+
+#: What reading an .npz that is damaged or hostile can raise.
+NPZ_ERRORS = (
+    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error),
+)
+SLACK = 1e-3  # how far resizing in floating point may overshoot [0, 1]
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ def _find(path: Path, form: ArrayFormat) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    others = [file for file in path.glob("*") if file.suffix in (".pkl", ".pickle", ".npz")] if path.is_dir() else []
+    if len(others) == 1:
+        return others[0]
     raise DataError(
         f"{form.name} was not found: there is no {' or '.join(map(str, candidates))}; put the file there, a pickle or "
         f".npz of {{'images': (N, {', '.join(map(str, form.shape()))}), 'labels': (N,)}}, or name it with "
@@ -66,14 +77,14 @@ def _load_npz(data: bytes, source: str) -> dict[str, Any]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in ("images", "labels") if name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, MemoryError, NotImplementedError) as error:
+    except NPZ_ERRORS as error:
         raise DataError(
             f"{source}: malformed .npz ({' '.join(str(error).split()[:20])}); get or build it again"
         ) from None
 
 
 def _array(value: Any, what: str, file: Path) -> np.ndarray:
-    if isinstance(value, list) and what == "labels":
+    if isinstance(value, list) and what == "labels" and all(type(label) in (int, float) for label in value):
         value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "uif":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
@@ -91,15 +102,23 @@ def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
         finite = np.isfinite(array).all(axis=(1, 2, 3))
         if not finite.all():
             raise DataError(f"{file}: image {int(np.argmin(finite))} has NaN or infinite pixels")
-    low, high = array.min(), array.max()
-    if low < 0 or high > 255:
-        where = int(np.argmax(((array < 0) | (array > 255)).any(axis=(1, 2, 3))))
+    low, high = float(array.min()), float(array.max())
+    unit = array.dtype.kind == "f" and high <= 1.0 + SLACK
+    slack = SLACK if unit else 0.0
+    if low < -slack or high > 255.0:
+        where = int(np.argmax(((array < -slack) | (array > 255)).any(axis=(1, 2, 3))))
         raise DataError(
             f"{file}: pixels must lie in [0, 1] or [0, 255], found {low:g} to {high:g}, first in image {where}"
         )
     if array.dtype.kind == "f":
+        if not unit and np.quantile(array, 0.95) <= 1.0 + SLACK:
+            where = int(np.argmax((array > 1.0 + SLACK).any(axis=(1, 2, 3))))
+            raise DataError(
+                f"{file}: nearly all pixels lie in [0, 1], but image {where} and perhaps others reach beyond, up to "
+                f"{high:g}; bring all into [0, 1] or [0, 255]"
+            )
         # Rounded, not truncated: x / 255 stored in float32 comes back as the same byte.
-        array = np.rint(array * (255.0 if high <= 1.0 else 1.0))
+        array = np.rint(array.clip(0.0, 1.0) * 255.0 if unit else array)
     array = array.astype(np.uint8)
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2) if form.layout == "NHWC" else array)
 

@@ -1,7 +1,7 @@
 """From a config to the data of a run: dataset, splits, noisy labels and loaders."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from data_loader.datasets import DATASETS
 from data_loader.noise import given_labels
 from data_loader.splits import Splits, make_splits
 from parse_config import Config
+from utils.files import user_path
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RunData:
     val: ImageBatches
     test: ImageBatches
 
-    @property
+    @cached_property
     def noisy(self) -> bool:
         """Whether any training label is wrong."""
         train = self.splits.train
@@ -37,7 +38,7 @@ class RunData:
 def build_data(config: Config, device: torch.device) -> RunData:
     """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
     args = config.data_loader.args
-    dataset = DATASETS[config.data_loader.type](Path(args.data_dir).expanduser())
+    dataset = DATASETS[config.data_loader.type](user_path(args.data_dir))
     splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed)
     given = given_labels(dataset, splits, config.label_noise, config.seed)
     stats = pixel_stats(dataset.images[splits.train])

@@ -13,8 +13,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from data_loader.array_file import NPZ_ERRORS
 from data_loader.dataset import ImageDataset
-from utils.errors import DataError
+from logger.log import get_logger
+from utils.errors import DataError, FileSystemError
 from utils.files import sha256_of_file, write_atomically
 
 SIZE = 32
@@ -32,7 +34,7 @@ def load_image_folder(data_dir: Path) -> ImageDataset:
     Raises:
         DataError: no such folder or zip, no train/<class>/ images in it, or an image that cannot be decoded.
     """
-    source = data_dir.expanduser()
+    source = data_dir
     if not source.exists():
         raise DataError(f"ImageFolder: there is no {source}; name a folder or .zip with data_loader.args.data_dir")
     content = _content_hash(source)
@@ -42,7 +44,12 @@ def load_image_folder(data_dir: Path) -> ImageDataset:
             if dataset is not None:
                 return dataset
     dataset = _decode_all(source)
-    _write_cache(dataset, _cache_paths(source, content)[0])
+    cache = _cache_paths(source, content)[0]
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, _cache_bytes(dataset))
+    except (OSError, FileSystemError) as error:
+        get_logger().warning("the images are not cached and will be decoded again next time: %s", error)
     return dataset
 
 
@@ -75,25 +82,39 @@ def _decode(data: bytes, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I", "F")):  # 16 bit and more: convert() would clip instead of scale
-                wide = np.asarray(image, dtype=np.float64)
-                image = Image.fromarray(np.rint(wide * (255.0 / max(wide.max(), 1.0))).astype(np.uint8))
+            if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
+                image = Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode))
             image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
             if image.size != (SIZE, SIZE):
                 image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
             return np.asarray(image).transpose(2, 0, 1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from None
+
+
+def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8, by the range that their mode and largest value speak of."""
+    if not np.isfinite(values).all():
+        raise ValueError("NaN or infinite pixels")
+    high = values.max()
+    if mode.startswith("I;16") or high > 255.0:
+        scale = 255.0 / 65535.0
+    else:
+        scale = 255.0 if mode == "F" and high <= 1.0 else 1.0
+    return np.rint(values * scale).clip(0, 255).astype(np.uint8)
 
 
 def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
     """(split, class, name) of each image among `names`; one folder around train/ and test/ is looked through."""
     for name in names:
         parts = PurePosixPath(name).parts
-        if len(parts) == 4 and parts[1] in ("train", "test"):
+        if len(parts) == 4 and parts[1] in ("train", "test") and parts[0] != "__MACOSX":
             parts = parts[1:]
-        visible = len(parts) == 3 and not parts[2].startswith(".") and parts[0] in ("train", "test")
-        if visible and PurePosixPath(name).suffix.lower() in _SUFFIXES:
+        if len(parts) != 3 or parts[0] not in ("train", "test") or any(part.startswith(".") for part in parts):
+            continue
+        if PurePosixPath(name).suffix.lower() in _SUFFIXES:
             yield parts[0], parts[1], name
 
 
@@ -115,7 +136,7 @@ class _Files:
     def read(self, name: str) -> bytes:
         try:
             return self._zip.read(name) if self._zip else (self._source / name).read_bytes()
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+        except NPZ_ERRORS as error:
             raise DataError(f"{self._source}: cannot read {name} ({error})") from None
 
     def __enter__(self) -> "_Files":
@@ -146,7 +167,7 @@ def _cache_paths(source: Path, content: str) -> list[Path]:
     return [place / name for place in places]
 
 
-def _write_cache(dataset: ImageDataset, cache: Path) -> None:
+def _cache_bytes(dataset: ImageDataset) -> memoryview:
     own_test = np.empty(0, dtype=np.int64) if dataset.own_test is None else dataset.own_test.numpy()
     buffer = io.BytesIO()
     np.savez(
@@ -157,8 +178,7 @@ def _write_cache(dataset: ImageDataset, cache: Path) -> None:
         own_test=own_test,
         sha256=np.array(dataset.sha256()),
     )
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(cache, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def _read_cache(cache: Path, source: Path) -> ImageDataset | None:
@@ -168,6 +188,6 @@ def _read_cache(cache: Path, source: Path) -> ImageDataset | None:
             images, labels, own_test = (torch.from_numpy(archive[key]) for key in ("images", "labels", "own_test"))
             classes, sha256 = tuple(map(str, archive["classes"])), str(archive["sha256"])
             dataset = ImageDataset(images, labels, classes, f"images in {source}", own_test if len(own_test) else None)
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, AssertionError):
+    except (*NPZ_ERRORS, AssertionError):
         return None
     return dataset if dataset.sha256() == sha256 else None

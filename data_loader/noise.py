@@ -5,7 +5,6 @@ A kind of noise is one function in `NOISES`: it takes a `NoiseRequest` and retur
 
 import csv
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_loader.array_file import NPZ_ERRORS
 from data_loader.dataset import ImageDataset
 from data_loader.splits import Splits
 from parse_config import LabelNoise
 from utils.errors import ConfigError, DataError
+from utils.files import user_path
 from utils.seeding import generator
 
 #: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
@@ -105,7 +106,7 @@ def from_file(request: NoiseRequest) -> Tensor:
 
     With `true_label` in it, they must be this dataset's, or the file belongs to another.
     """
-    path = Path(str(request.config.path)).expanduser()
+    path = user_path(str(request.config.path))
     index, given, true = _read_noise(path)
     dataset = request.dataset
     for name, values, top in (("index", index, len(dataset)), ("given_label", given, len(dataset.classes))):
@@ -174,7 +175,7 @@ def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
             arrays = {key: archive[key] for key in ("index", "given_label", "true_label") if key in archive.files}
     except FileNotFoundError:
         raise DataError(f"there is no noise file {path}; name one with label_noise.path") from None
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise DataError(f"{path}: not a readable .npz ({' '.join(str(error).split()[:15])})") from None
     if not {"index", "given_label"} <= arrays.keys():
         raise DataError(f"{path}: expected the arrays 'index' and 'given_label', found {sorted(arrays)}")

@@ -39,7 +39,8 @@ def make_splits(
     labels = dataset.labels.numpy()
     if dataset.own_test is not None:
         test = dataset.own_test.numpy()
-        pool, validation_share = np.setdiff1d(everything, test), validation_split
+        pool = np.setdiff1d(everything, test)
+        validation = validation_split * len(pool)
     else:
         if validation_split + test_split >= 1.0:
             raise ConfigError(
@@ -47,14 +48,15 @@ def make_splits(
                 "train on"
             )
         pool, test = _take(everything, round(test_split * len(everything)), labels, seed, "test", dataset)
-        validation_share = validation_split / (1.0 - test_split)
+        validation = validation_split * len(everything)
     if subset is not None:
         count = round(subset * len(pool)) if subset <= 1.0 else int(subset)
         if count > len(pool):
             raise ConfigError(f"data_loader.args.subset: {count} images of only {len(pool)} outside the test set")
+        validation *= count / len(pool)
         if count < len(pool):
             _, pool = _take(pool, count, labels, seed, "subset", dataset)
-    train, val = _take(pool, round(validation_share * len(pool)), labels, seed, "validation", dataset)
+    train, val = _take(pool, round(validation), labels, seed, "validation", dataset)
     splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
     _check_classes(dataset, splits)
     return splits

@@ -27,9 +27,10 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     """
     if not history:
         return
-    others = [key for key in history[0] if key not in _FIRST and key != "seconds"]
+    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have been given more metrics
+    others = [key for key in keys if key not in _FIRST and key != "seconds"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_FIRST, *others, "seconds"], lineterminator="\n")
+    writer = csv.DictWriter(text, [*_FIRST, *others, "seconds"], restval="", lineterminator="\n")
     writer.writeheader()
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})

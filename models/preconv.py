@@ -16,6 +16,7 @@ This file is the straightforward torch.fft form.
 """
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -30,9 +31,11 @@ def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
     """V of the module's docstring for the kernels `weight` (C_out, C_in, k, k) on a `grid` (P1, P2).
 
     Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
-    (C_out, 1, 1) for k = 1, where V does not depend on the frequency. Where a channel's spectrum vanishes (an
-    all-zero kernel), V is the largest finite value that its floor allows rather than infinity, so that the output
-    there is 0 and not NaN.
+    (C_out, 1, 1) for k = 1, where V does not depend on the frequency.
+
+    Where a channel's spectrum vanishes, what is left of it is rounding, and V would blow that up without bound. So
+    the magnitude is taken to be at least the dtype's epsilon times the channel's largest, which leaves the output
+    there at about 0; an all-zero kernel gives a large, finite V and an output of exactly 0.
     """
     with torch.no_grad():
         if weight.shape[-1] == 1:
@@ -40,7 +43,9 @@ def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
         else:
             spectrum = torch.fft.rfft2(weight, s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
             power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
-        return power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt()
+        limits = torch.finfo(power.dtype)
+        floor = power.amax((-2, -1), keepdim=True) * limits.eps**2
+        return torch.maximum(power, floor.clamp_min(limits.tiny)).rsqrt()
 
 
 class _SpectralScale(torch.autograd.Function):
@@ -50,10 +55,15 @@ class _SpectralScale(torch.autograd.Function):
     gradient. That needs no saved spectra, and spares autograd's backward of rfft2, which transforms the full plane.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, c: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(v)
+    def forward(c: Tensor, v: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -81,7 +91,7 @@ class PreConv2d(nn.Module):
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
     `running_preconditioner` (C_out, P1, P2 // 2 + 1), empty until the first training batch, and
     `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
-    width from an odd one.
+    width from an odd one; without metadata the estimate goes with the first size that its shape allows.
 
     The running estimate belongs to one input size. At another size evaluation uses the preconditioner of the weights,
     and training starts the estimate anew from the preconditioner of that batch.
@@ -116,8 +126,8 @@ class PreConv2d(nn.Module):
             raise ValueError(f"padding must be from 0 to kernel_size - 1 = {self.kernel_size - 1}, got {padding}")
         if affine and self.kernel_size % 2 == 0:
             raise ValueError(f"an affine part needs an odd kernel_size, got {kernel_size}; pass affine=False")
-        if momentum is not None and not 0.0 < momentum <= 1.0:
-            raise ValueError(f"momentum must be None or in (0, 1], got {momentum}")
+        if momentum is not None and (type(momentum) not in (int, float) or not 0.0 < momentum <= 1.0):
+            raise ValueError(f"momentum must be None or in (0, 1], got {momentum!r}")
         self.momentum = momentum
         self.track_running_stats = track_running_stats
 
@@ -126,7 +136,7 @@ class PreConv2d(nn.Module):
         if affine:
             k = self.kernel_size
             self.affine = nn.Conv2d(out_channels, out_channels, k, padding=(k - 1) // 2, groups=out_channels)
-        self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate
+        self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate, where that is known
         if track_running_stats:
             self.register_buffer("running_preconditioner", torch.zeros(out_channels, 0, 0))
             self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
@@ -170,15 +180,17 @@ class PreConv2d(nn.Module):
         c = F.conv2d(x, weight, padding=k - 1)  # (N, C_out, P1, P2)
         grid = (c.shape[-2], c.shape[-1])
         v = self._current_preconditioner(weight, grid)
-        # For k = 1, V is one number per channel and the transforms cancel.
-        y = c * v if k == 1 else _SpectralScale.apply(c, v)
+        if c.numel() == 0:
+            y = c  # no images: FFTs refuse an empty batch
+        else:  # for k = 1, V is one number per channel and the transforms cancel
+            y = c * v if k == 1 else _SpectralScale.apply(c, v)
         crop = k - 1 - self.padding
         return y[..., crop : grid[0] - crop : self.stride, crop : grid[1] - crop : self.stride]
 
     def _current_preconditioner(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
         key = (1, 1) if self.kernel_size == 1 else grid
-        if self.training or not self.track_running_stats or self._grid != key:
+        if self.training or not self.track_running_stats or not self._is_estimated_at(key):
             v = preconditioner(weight, grid)
             if self.training and self.track_running_stats:
                 self._update_running(v, key)
@@ -186,18 +198,26 @@ class PreConv2d(nn.Module):
         assert self.running_preconditioner is not None
         return self.running_preconditioner.to(weight.dtype)
 
+    def _is_estimated_at(self, key: tuple[int, int]) -> bool:
+        """Whether the running estimate belongs to the grid `key`."""
+        running = self.running_preconditioner
+        assert running is not None
+        if self._grid is None and running.shape[1:] == (key[0], key[1] // 2 + 1):
+            self._grid = key  # from a state dict without metadata: the first size that its shape allows
+        return self._grid == key
+
     @torch.no_grad()
     def _update_running(self, v: Tensor, key: tuple[int, int]) -> None:
         running, count = self.running_preconditioner, self.num_batches_tracked
         assert running is not None
         assert count is not None
         count += 1
-        if self._grid != key:
+        if not self._is_estimated_at(key):
             # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
             # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
-            running = torch.zeros_like(v) if self._grid is None else v
+            running = torch.zeros_like(v) if running.numel() == 0 else v
             self._grid = key
-        momentum = self.momentum if self.momentum is not None else cosine_momentum(count).to(v)
+        momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
         self.running_preconditioner = momentum * v + (1 - momentum) * running.to(v)
 
     def _check_input(self, x: Tensor) -> None:
@@ -223,8 +243,7 @@ class PreConv2d(nn.Module):
                 self.running_preconditioner = incoming.new_zeros(
                     incoming.shape, dtype=running.dtype, device=running.device
                 )
-            self._grid = local_metadata.get("grid") or _grid_of(incoming)
-            self._grid = None if self._grid is None else (self._grid[0], self._grid[1])
+            self._grid = local_metadata.get("grid")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
     def _accepts(self, running: Tensor) -> bool:
@@ -243,29 +262,29 @@ def cosine_momentum(batches: Tensor) -> Tensor:
     """Share of the newest preconditioner in the running estimate at the `batches`-th training batch (from 1).
 
     max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01), the reference's schedule: it starts at 1 and falls to 0.01.
+    `batches` and the share are of a floating type, float64 being unknown to some devices.
     """
-    ramp = batches.double().clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
+    ramp = batches.clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
     return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
-
-
-def _grid_of(running: Tensor) -> tuple[int, int] | None:
-    """The grid of an estimate without metadata: square if its half spectrum allows that, else of even width."""
-    rows, columns = running.shape[1:]
-    if running.numel() == 0:
-        return None
-    if (rows, columns) == (1, 1):
-        return (1, 1)
-    return (rows, rows) if rows // 2 + 1 == columns else (rows, 2 * (columns - 1))
 
 
 def _single(name: str, value: int | tuple[int, int]) -> int:
     values = value if isinstance(value, tuple | list) else (value, value)
-    if len(values) != 2 or values[0] != values[1] or not all(type(v) is int for v in values):
+    if len(values) != 2 or values[0] != values[1]:
         raise ValueError(f"{name} must be one whole number or two equal ones, got {value!r}")
-    return values[0]
+    return _whole(name, values[0])
 
 
 def _positive(name: str, value: int) -> int:
-    if type(value) is not int or value < 1:
+    if _whole(name, value) < 1:
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    return value
+    return int(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # numpy's integers too
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None

@@ -193,6 +193,19 @@ def test_another_optimizer_does_not_inherit_the_first_one_s_arguments() -> None:
     assert (same.optimizer.args.lr, same.optimizer.args.momentum) == (1.0, 0.9)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_overrides_does_not_matter(order: int) -> None:
+    overrides = ["optimizer.args.lr=0.01", "optimizer.type=Adam"][::order]
+    config = load_config(ROOT / "configs" / "cifar10_bn_0noise.json", overrides)
+    assert (config.optimizer.type, config.optimizer.args.lr) == ("Adam", 0.01)
+
+
+def test_keys_that_look_like_types_are_named() -> None:
+    assert "unknown key 'list'" in problems({"name": "x", "list": 1})
+    assert "unknown key 'a(b)'" in problems({"name": "x", "a(b)": 1})
+    assert "unknown key 'trainer.int'" in problems({"name": "x", "trainer": {"int": 1}})
+
+
 def test_overrides_are_json_or_strings() -> None:
     layer = parse_overrides(["a.b=1", "a.c=true", "d=[1, 2]", "e=text", 'f="1"', "g=null", "h=a=b", "i=NaN"])
     assert layer == {"a": {"b": 1, "c": True}, "d": [1, 2], "e": "text", "f": "1", "g": None, "h": "a=b", "i": "NaN"}
@@ -267,4 +280,6 @@ def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("arguments", [["-x"], ["-c"], []])
 def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
-    assert program("train.py", *arguments).returncode == 2
+    done = program("train.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

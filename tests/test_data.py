@@ -214,11 +214,15 @@ def test_noise_of_a_run_can_be_given_to_another(tmp_path: Path) -> None:
         ({"index": [0, 1], "given_label": [1, -1]}, "given_label -1 at row 1 is outside 0 to 9"),
         ({"index": [0, 1], "given_label": [1, 1], "true_label": [0, 2]}, "made for another dataset: image 1"),
         ({"index": np.array([None]), "given_label": [1]}, "not a readable .npz"),
+        (np.zeros(3), "not a readable .npz"),
     ],
 )
-def test_noise_files_of_the_wrong_form(tmp_path: Path, arrays: dict | None, part: str) -> None:
+def test_noise_files_of_the_wrong_form(tmp_path: Path, arrays: dict | np.ndarray | None, part: str) -> None:
     path = tmp_path / "noise.npz"
-    if arrays is not None:
+    if isinstance(arrays, np.ndarray):
+        with open(path, "wb") as file:
+            np.save(file, arrays)
+    elif arrays is not None:
         np.savez(path, **{key: np.asarray(value) for key, value in arrays.items()})
     with pytest.raises(DataError) as caught:
         noisy(dataset(), split(dataset()), type="file", path=str(path))

@@ -323,6 +323,69 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rng": {}},
+        {"history": [1]},
+        {"history": []},
+        {"partial_sums": {"a": 1}, "batch": 1, "global_step": 16},
+        {"splits": {"train": 3}},
+        {"batch": 999},
+        {"epoch": -5},
+        {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []}},
+        {"optimizer": {"state": {0: {"momentum_buffer": torch.tensor([float("nan")])}}, "param_groups": []}},
+        {"model": {}},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_a_signed_checkpoint_of_nonsense_is_refused_in_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change: dict
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    path = folder / "checkpoint-epoch3.pth"
+    path.write_bytes(pack({**read(path), **change}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run("-r", path, "trainer.epochs=4") == 4
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_checkpoint_away_from_its_run_goes_on_in_a_new_run_folder(finished: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copy(finished / "checkpoint-epoch3.pth", tmp_path)
+    assert run("-r", checkpoint, "trainer.epochs=4", f"trainer.save_dir={tmp_path}/saved") == 0
+    (folder,) = (tmp_path / "saved" / "coco_bn_20noise").iterdir()
+    assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3", "4"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-epoch3.pth", "saved"}
+
+
+def test_another_run_s_folder_is_not_written_over(finished: Path, tmp_path: Path, capsys) -> None:
+    other = shutil.copytree(finished, tmp_path / "other")
+    assert run("-r", finished / "checkpoint-epoch3.pth", "--run-dir", other, "trainer.epochs=4") == 5
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_the_run_s_own_config_is_resumed_whatever_c_says(finished: Path, tmp_path: Path, capsys) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = ROOT / "configs" / "coco_bncn_0noise.json"
+    assert run("-c", config, "-r", folder / "checkpoint-epoch3.pth") == 0
+    out = capsys.readouterr().out
+    assert "resuming with the config of" in out
+    assert "nothing to do" in out
+
+
+def test_metrics_and_monitor_may_change_on_the_way(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = json.loads((finished / "config.json").read_text())
+    config["metrics"], config["trainer"]["epochs"] = ["accuracy"], 1
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert run("-c", tmp_path / "c.json", "--run-dir", folder) == 0
+    metrics = 'metrics=["accuracy", "top5_accuracy"]'
+    assert run("-r", "auto", "--run-dir", folder, metrics, "trainer.epochs=2", "trainer.monitor=min val_loss") == 0
+    assert [row["test_top5_accuracy"] == "" for row in rows(folder)] == [True, False]
+    assert read(folder / "model_best.pth")["best"] == pytest.approx(float(rows(folder)[1]["val_loss"]))
+
+
 def test_other_data_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     images, labels = make_pixels(200, 10, seed=9)
     write_pickle(tmp_path / "tinycoco.pkl", {"images": images, "labels": labels})
@@ -341,10 +404,15 @@ def test_another_environment_is_named(finished: Path, tmp_path: Path, capsys: py
     assert "resume not bit-exact: threads was 64, is" in capsys.readouterr().err
 
 
-def test_going_back_to_an_older_checkpoint_says_what_is_overwritten(finished: Path, tmp_path: Path, capsys) -> None:
+def test_going_back_to_an_older_checkpoint_sets_later_ones_aside(finished: Path, tmp_path: Path, capsys) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    assert run("-r", folder / "checkpoint-epoch2.pth") == 0
-    assert "will overwrite checkpoint-epoch3.pth" in capsys.readouterr().err
+    best = read(folder / "model_best.pth")["epoch"]
+    assert run("-r", folder / "checkpoint-epoch2.pth", "trainer.epochs=2") == 0
+    assert "a later one is now" in capsys.readouterr().err
+    names = {path.name for path in folder.glob("*.pth*")}
+    assert {"checkpoint-epoch2.pth", "checkpoint-epoch3.pth.abandoned"} <= names
+    assert ("model_best.pth.abandoned" in names) == (best == 3)
+    assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=3") == 0
     assert rows(folder) == rows(finished)
 
 
@@ -358,7 +426,7 @@ def test_early_stop_and_monitor(coco_dir: Path, tmp_path: Path, capsys: pytest.C
     losses = [float(row["test_loss"]) for row in rows(tmp_path / "run")]
     assert len(losses) < 9
     assert losses[-1] >= losses[-2]
-    assert all(a > b for a, b in itertools.pairwise(losses))
+    assert all(a > b for a, b in itertools.pairwise(losses[:-1]))
 
 
 def test_save_period_and_no_monitor_and_no_tensorboard(coco_dir: Path, tmp_path: Path) -> None:
@@ -380,6 +448,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(
     error = capsys.readouterr().err
     assert re.search(r"NaN or infinite in epoch 2 at step \d+; the best checkpoint is kept", error)
     assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == before
+
+
+def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_saved(
+    coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one_step = ("data_loader.args.batch_size=160", "optimizer.args.lr=1e30", "trainer.epochs=1")
+    assert run(*coco(coco_dir, tmp_path / "run", *one_step)) == 6
+    assert not list((tmp_path / "run").glob("*.pth"))
 
 
 @pytest.mark.parametrize("arm", sorted(set(NORMS) - {"bn", "bncn"}))
@@ -478,6 +554,8 @@ def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
     fails(capsys, 2, "give -c to start one there", "-r", "auto", "--run-dir", tmp_path)
     fails(capsys, 2, "cannot read the config", "-c", tmp_path / "nowhere.json")
     fails(capsys, 4, "is not there", "-r", tmp_path / "nowhere.pth")
+    fails(capsys, 2, "is no path", *coco(coco_dir, tmp_path / "r", "data_loader.args.data_dir=~no_such_user/x"))
+    fails(capsys, 2, "NUL", "-c", "a\0b")
     fails(capsys, 4, "is a folder", "-r", tmp_path)
     (tmp_path / "text.pth").write_text("text")
     fails(capsys, 4, "not a checkpoint", "-r", tmp_path / "text.pth")
@@ -505,9 +583,14 @@ def test_programs_turn_faults_into_exit_codes(capsys: pytest.CaptureFixture) -> 
     def full() -> None:
         raise OSError(28, "No space left on device")
 
-    assert run_program(interrupt, debug=False) == 130
-    assert run_program(full, debug=False) == 5
+    def surprise() -> None:
+        raise RuntimeError("two\nlines\0")
+
+    assert run_program(interrupt, []) == 130
+    assert run_program(full, []) == 5
     assert "No space left" in capsys.readouterr().err
+    assert run_program(surprise, []) == 1
+    assert capsys.readouterr().err == "error: RuntimeError: two lines (--debug shows where)\n"
 
 
 # --- --check and test.py -------------------------------------------------------------------------------------------

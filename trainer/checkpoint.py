@@ -6,8 +6,10 @@ torch.load also reads as it is. It holds tensors and plain values only: reading 
 
 import hashlib
 import io
+import pickletools
 import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,16 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
     Raises:
         CheckpointError: not a checkpoint of this program, damaged, of a newer format, or not of the expected form.
     """
-    if not data.startswith(b"PK\x03\x04"):
-        raise CheckpointError(f"{source}: not a checkpoint ({len(data):,} bytes, no zip); give one that train.py wrote")
     body, comment = data[:-_COMMENT_LENGTH], data[-_COMMENT_LENGTH:]
-    if not comment.startswith(_LABEL):
-        raise CheckpointError(f"{source}: not a checkpoint, or truncated: it does not end with its checksum")
+    length = struct.pack("<H", _COMMENT_LENGTH)
+    if not comment.startswith(_LABEL) and body[-2:] != length:  # not one damaged bit away from being ours
+        found = foreign_global(data)
+        reason = f"it names {found}, which was not run" if found else "it does not end with its checksum"
+        raise CheckpointError(
+            f"{source}: not a checkpoint of this program, or truncated ({len(data):,} bytes): {reason}"
+        )
     digest = hashlib.sha256(body[:-2] + b"\0\0").hexdigest().encode()
-    if comment != _LABEL + digest or body[-2:] != struct.pack("<H", _COMMENT_LENGTH):
+    if comment != _LABEL + digest or body[-2:] != length:
         raise CheckpointError(f"{source}: checksum mismatch: the file is damaged; resume from another checkpoint")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -96,6 +101,30 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{source}: not a checkpoint of tensors and plain values ({reason})") from None
     _check_form(state, source)
     return state
+
+
+def foreign_global(data: bytes) -> str | None:
+    """The first global outside torch and collections that a pickle, raw or inside a zip, would import; None if there
+    is none to be found. Nothing is imported or run to find out."""
+    try:
+        if data.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+        strings: list[str] = []
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STACK_GLOBAL":
+                name = ".".join(strings[-2:])
+            elif opcode.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".")
+            else:
+                if isinstance(argument, str):
+                    strings.append(argument)
+                continue
+            if name.split(".")[0] not in ("torch", "collections"):
+                return name
+    except Exception:  # whatever it is, it is no pickle that can be followed
+        return None
+    return None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -169,6 +198,16 @@ class CheckpointStore:
         """The run's checkpoints, the one furthest into the run first; model_best.pth is not among them."""
         found = [(at, path) for path in self.folder.glob("checkpoint-epoch*.pth") if (at := position(path))]
         return [path for _, path in sorted(found, reverse=True)]
+
+    def set_aside_later_than(self, state: dict[str, Any]) -> list[Path]:
+        """Rename the checkpoints of a branch that is abandoned by going on from `state`, so that none is taken for the
+        run's own later; returns their new paths."""
+        here = (state["epoch"], state["batch"])
+        later = [path for path in self.newest_first() if (position(path) or here) > here]
+        best = self.folder / BEST_NAME
+        if best.is_file() and read(best)["epoch"] > state["epoch"]:
+            later.append(best)
+        return [path.replace(path.with_name(path.name + ".abandoned")) for path in later]
 
     def collect_temporary(self) -> None:
         """Remove what a process killed within a save has left behind."""

@@ -24,10 +24,6 @@ class Meter:
         """Name to mean; NaN where no sample counted. Waits for the device."""
         return {name: (total / count).item() for name, (total, count) in self._sums.items()}
 
-    def is_finite(self) -> bool:
-        """Whether every sum so far is. Waits for the device."""
-        return all(bool(torch.isfinite(total)) for total, _ in self._sums.values())
-
     def state_dict(self) -> dict[str, list[float]]:
         return {name: [total.item(), count.item()] for name, (total, count) in self._sums.items()}
 

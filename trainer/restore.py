@@ -29,6 +29,18 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
 
 
+def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
+    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch."""
+    epoch, history = state["epoch"], state["history"]
+    rows = [row["epoch"] for row in history if all(isinstance(value, int | float) for value in row.values())]
+    within = 0 <= state["batch"] <= batches and state["global_step"] == epoch * batches + state["batch"]
+    if epoch < 0 or rows != list(range(1, epoch + 1)) or len(history) != epoch or not within:
+        raise CheckpointError(
+            f"{source}: malformed, or of another batch size: {epoch} epochs and {state['batch']} batches at step "
+            f"{state['global_step']} with {len(history)} rows of history"
+        )
+
+
 def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
     """Load a checkpoint's weights into `model`.
 
@@ -61,10 +73,22 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> 
             f"{source}: saved with the optimizer {state['optimizer_type']}, but the config says {kind}; "
             "set optimizer.type back"
         )
+    for key, buffers in state["optimizer"]["state"].items():
+        for name, buffer in buffers.items():
+            if isinstance(buffer, torch.Tensor) and not bool(torch.isfinite(buffer).all()):
+                raise CheckpointError(f"{source}: the optimizer's {name} of parameter {key} has NaN or infinite values")
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
+        _check_buffers(optimizer)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from None
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
+
+
+def _check_buffers(optimizer: Optimizer) -> None:
+    for parameter, buffers in optimizer.state.items():
+        for name, buffer in buffers.items():
+            if isinstance(buffer, torch.Tensor) and buffer.dim() > 0 and buffer.shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")

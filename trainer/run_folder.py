@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -9,25 +10,27 @@ from data_loader.build import RunData
 from data_loader.noise import noise_record, transition_table
 from parse_config import Config
 from utils.errors import CheckpointError, FileSystemError
-from utils.files import write_atomically
+from utils.files import user_path, write_atomically
 
 CONFIG_NAME = "config.json"
+STAMP = "%Y%m%d_%H%M%S"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
 
 
-def make_run_folder(config: Config, chosen: Path | None, resuming: bool) -> Path:
+def make_run_folder(config: Config, chosen: Path | None, in_place: bool) -> Path:
     """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None.
 
     Raises:
-        FileSystemError: it cannot be made or written to, or `chosen` holds checkpoints and is not being resumed.
+        FileSystemError: it cannot be made or written to, or `chosen` holds the checkpoints of another run (it is the
+            run's own if `in_place`).
     """
     if chosen is not None:
-        if not resuming and any(chosen.glob("*.pth")):
+        if not in_place and any(chosen.glob("*.pth")):
             raise FileSystemError(f"{chosen} already holds a run; resume it with -r auto --run-dir, or choose another")
         return _make(chosen, exist_ok=True)
-    parent = Path(config.trainer.save_dir).expanduser() / config.name
-    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    parent = user_path(config.trainer.save_dir) / config.name
+    stamp = datetime.now().strftime(STAMP)
     for attempt in range(1000):
         folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
         if not folder.exists():
@@ -54,15 +57,18 @@ def _make(folder: Path, exist_ok: bool) -> Path:
 
 def newest_run(config: Config) -> Path | None:
     """The newest run folder of this name, or None."""
-    parent = Path(config.trainer.save_dir).expanduser() / config.name
+    parent = user_path(config.trainer.save_dir) / config.name
     runs = [path.parent for path in parent.glob(f"*/{CONFIG_NAME}")]
     return max(runs, key=_age, default=None)
 
 
 def _age(folder: Path) -> tuple[str, int]:
-    """Run folders sort by their stamp, and within one second by the number after it."""
-    stamp, _, number = folder.name.partition("-")
-    return stamp, int(number) if number.isdigit() else 0
+    """Runs sort by the stamp in their name and the number after it; one named by hand by its config's time."""
+    stamp = re.fullmatch(r"(\d{8}_\d{6})(?:-(\d+))?", folder.name)
+    if stamp:
+        return stamp[1], int(stamp[2] or 0)
+    made = datetime.fromtimestamp((folder / CONFIG_NAME).stat().st_mtime)
+    return made.strftime(STAMP), 0
 
 
 def folder_of(checkpoint: Path) -> Path:

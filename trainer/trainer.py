@@ -1,5 +1,6 @@
 """One epoch of training and evaluation, and the whole state of a run."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
 from trainer.meter import Meter
 from trainer.optim import Schedule
-from trainer.restore import check_data, load_model, load_optimizer
-from utils.errors import NonFiniteLossError
+from trainer.restore import check_data, check_progress, load_model, load_optimizer
+from utils.errors import CheckpointError, NonFiniteLossError, UserError
 from utils.seeding import rng_state, set_rng_state
 
 NONE_YET = -1
@@ -61,6 +62,8 @@ class Trainer(BaseTrainer):
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
             figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.check_stop))
         self.meter = Meter(self.device)
+        if not all(math.isfinite(figures[f"{split}_loss"]) for split in ("train", "val", "test")):
+            raise NonFiniteLossError(self._diverged(epoch, self.global_step))
         return figures
 
     def _train(self, epoch: int) -> None:
@@ -132,13 +135,23 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        try:
+            self._load(state, source)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from None
+
+    def _load(self, state: dict[str, Any], source: str) -> None:
+        check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
         load_model(self.model, state, source)
         load_optimizer(self.optimizer, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
-        self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
+        if state["config"]["trainer"]["monitor"] == self.config.monitor:  # else they speak of another figure
+            self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
         self.meter.load_state_dict(state["partial_sums"])
         set_rng_state(state["rng"])
@@ -150,10 +163,11 @@ class Trainer(BaseTrainer):
     def _check_finite(self, epoch: int) -> None:
         step = int(self.bad_step)
         if step != NONE_YET:
-            kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""
-            raise NonFiniteLossError(
-                f"the loss became NaN or infinite in epoch {epoch} at step {step + 1}{kept}; lower optimizer.args.lr"
-            )
+            raise NonFiniteLossError(self._diverged(epoch, step + 1))
+
+    def _diverged(self, epoch: int, step: int) -> str:
+        kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""
+        return f"the loss became NaN or infinite in epoch {epoch} at step {step}{kept}; lower optimizer.args.lr"
 
     def _show_images(self) -> None:
         assert self.board is not None

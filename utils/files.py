@@ -5,7 +5,17 @@ import os
 import secrets
 from pathlib import Path
 
-from utils.errors import FileSystemError
+from utils.errors import ConfigError, FileSystemError
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, `~` expanded. Raises ConfigError where there is no such path."""
+    try:
+        if "\0" in text:
+            raise RuntimeError("it holds a NUL character")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{text!r} is no path: {error}") from None
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
