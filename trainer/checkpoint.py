@@ -4,6 +4,7 @@ A checkpoint is what torch.save writes (a zip) with its own SHA-256 in the zip's
 torch.load also reads as it is. It holds tensors and plain values only: reading it runs no code.
 """
 
+import contextlib
 import hashlib
 import io
 import pickletools
@@ -205,8 +206,9 @@ class CheckpointStore:
         here = (state["epoch"], state["batch"])
         later = [path for path in self.newest_first() if (position(path) or here) > here]
         best = self.folder / BEST_NAME
-        if best.is_file() and read(best)["epoch"] > state["epoch"]:
-            later.append(best)
+        with contextlib.suppress(CheckpointError):  # not there, or damaged: the next best will replace it
+            if read(best)["epoch"] > state["epoch"]:
+                later.append(best)
         return [path.replace(path.with_name(path.name + ".abandoned")) for path in later]
 
     def collect_temporary(self) -> None:
