@@ -59,7 +59,7 @@ def load_array_file(path: Path, form: ArrayFormat) -> ImageDataset:
 
 def _find(path: Path, form: ArrayFormat) -> Path:
     names = [form.stem + suffix for suffix in (".pkl", ".pickle", ".npz")]
-    candidates = [path / name for name in names] if path.is_dir() else [path]
+    candidates = [path / name for name in names] if path.is_dir() or not path.suffix else [path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
