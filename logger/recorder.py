@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class TensorBoard:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
+            _wait_to_be_last(folder)
             self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def epoch(self, row: Row) -> None:
@@ -91,6 +93,17 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _wait_to_be_last(folder: Path) -> None:
+    """Let the second of the newest event file pass, so that the next one's name sorts after it.
+
+    TensorBoard reads a run's files in the order of their names, which start with the second they were made in. Within
+    one second the order is arbitrary, and a purge read too early would hide what a resumed run wrote.
+    """
+    made = [file.name.split(".")[3] for file in folder.glob("events.out.tfevents.*")]
+    if made and max(made) >= f"{int(time.time()):010d}":
+        time.sleep(1.0 - time.time() % 1.0)
 
 
 def tag(column: str) -> str:
