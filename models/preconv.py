@@ -17,58 +17,68 @@ This file is the straightforward torch.fft form.
 
 import math
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import preconv_fft, preconv_matmul
+
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
 
 
-def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
-    """V of the module's docstring for the kernels `weight` (C_out, C_in, k, k) on a `grid` (P1, P2).
+class Method(NamedTuple):
+    """A way to compute steps 1, 3 and 4 of the layer for kernels larger than one pixel.
 
-    Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
-    (C_out, 1, 1) for k = 1, where V does not depend on the frequency.
-
-    Where a channel's spectrum vanishes, what is left of it is rounding, and V would blow that up without bound. So
-    the magnitude is taken to be at least the dtype's epsilon times the channel's largest, which leaves the output
-    there at about 0; an all-zero kernel gives a large, finite V and an output of exactly 0.
-    """
-    with torch.no_grad():
-        if weight.shape[-1] == 1:
-            power = weight.square().sum(1)  # (C_out, 1, 1)
-        else:
-            spectrum = torch.fft.rfft2(weight, s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
-            power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
-        limits = torch.finfo(power.dtype)
-        floor = power.amax((-2, -1), keepdim=True) * limits.eps**2
-        return torch.maximum(power, floor.clamp_min(limits.tiny)).rsqrt()
-
-
-class _SpectralScale(torch.autograd.Function):
-    """IDFT(DFT(c) * V): (N, C, P1, P2) -> the same, for a real, constant V (C, P1, P2 // 2 + 1).
-
-    A real V makes this a self-adjoint map of c, so the gradient with respect to c is the same map of the incoming
-    gradient. That needs no saved spectra, and spares autograd's backward of rfft2, which transforms the full plane.
+    preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
+    filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
+    prepare: the same arguments, for many evaluations: returns x -> y, or None where that would keep too much memory.
+    narrow: under bfloat16 autocast the products run in bfloat16.
     """
 
-    generate_vmap_rule = True
+    preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
+    filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int], Callable[[Tensor], Tensor] | None] | None = None
+    narrow: bool = False
 
-    @staticmethod
-    def forward(c: Tensor, v: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
+METHODS = {
+    "fft": Method(preconv_fft.preconditioner, preconv_fft.filtered_conv),
+    "matmul": Method(
+        preconv_matmul.preconditioner, preconv_matmul.filtered_conv, preconv_matmul.prepare, narrow=True
+    ),
+}
+LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (v,) = ctx.saved_tensors
-        return _SpectralScale.apply(grad, v), None
+
+class _Prepared(NamedTuple):
+    """Spectra kept for evaluation, and what tells whether they still are those of the weights."""
+
+    key: tuple[Any, ...]
+    sources: list[tuple[Tensor, int]]
+    run: Callable[[Tensor], Tensor] | None
+
+    @classmethod
+    def of(cls, sources: list[Tensor], x: Tensor, method: Method, run: Callable[[Tensor], Tensor] | None) -> "_Prepared":
+        # On a CPU a copy to compare with, since a write through `.data` leaves no trace in the version counter; on a
+        # device, where comparing would wait for it, the storage (kept alive, so that its address is not used again).
+        kept = [source.detach().clone() if source.is_cpu else source.detach() for source in sources]
+        return cls(_key(x, method), [(k, s._version) for k, s in zip(kept, sources, strict=True)], run)
+
+    def is_of(self, sources: list[Tensor], x: Tensor, method: Method) -> bool:
+        if self.key != _key(x, method) or len(sources) != len(self.sources):
+            return False
+        return all(
+            torch.equal(kept, now) if now.is_cpu else kept.data_ptr() == now.data_ptr() and version == now._version
+            for (kept, version), now in zip(self.sources, sources, strict=True)
+        )
+
+
+def _key(x: Tensor, method: Method) -> tuple[Any, ...]:
+    return x.shape[2:], x.dtype, x.device, method
 
 
 class PreConv2d(nn.Module):
@@ -87,6 +97,7 @@ class PreConv2d(nn.Module):
             `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
+        method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size.
 
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
     `running_preconditioner` (C_out, P1, P2 // 2 + 1), empty until the first training batch, and
@@ -115,6 +126,7 @@ class PreConv2d(nn.Module):
         affine: bool = True,
         momentum: float | None = None,
         track_running_stats: bool = True,
+        method: str = "auto",
     ) -> None:
         super().__init__()
         self.in_channels = _positive("in_channels", in_channels)
@@ -130,12 +142,16 @@ class PreConv2d(nn.Module):
             raise ValueError(f"momentum must be None or in (0, 1], got {momentum!r}")
         self.momentum = momentum
         self.track_running_stats = track_running_stats
+        if method not in ("auto", *METHODS):
+            raise ValueError(f"method must be one of auto, {', '.join(METHODS)}, got {method!r}")
+        self.method = method
 
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, self.kernel_size, self.kernel_size))
         self.affine: nn.Conv2d | None = None
         if affine:
             k = self.kernel_size
             self.affine = nn.Conv2d(out_channels, out_channels, k, padding=(k - 1) // 2, groups=out_channels)
+        self._prepared: _Prepared | None = None
         self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate, where that is known
         if track_running_stats:
             self.register_buffer("running_preconditioner", torch.zeros(out_channels, 0, 0))
@@ -160,48 +176,87 @@ class PreConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
-        # FFTs have no bfloat16, and V spans orders of magnitude: the layer's own arithmetic is at least float32.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        method = METHODS[self._pick_method(x)]
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)  # V spans orders of magnitude
+        autocast = torch.is_autocast_enabled(x.device.type)
+        narrow = autocast and method.narrow and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         with torch.autocast(x.device.type, enabled=False):
-            y = self._forward(x.to(dtype), self.weight.to(dtype))
-            if self.affine is not None:
-                bias = self.affine.bias
-                y = F.conv2d(
-                    y,
-                    self.affine.weight.to(dtype),
-                    None if bias is None else bias.to(dtype),
-                    padding=self.affine.padding,
-                    groups=self.out_channels,
-                )
-        return y if torch.is_autocast_enabled(x.device.type) else y.to(self.weight.dtype)
+            y = self._forward(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
+        return y if autocast else y.to(self.weight.dtype)
 
-    def _forward(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _forward(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
-        c = F.conv2d(x, weight, padding=k - 1)  # (N, C_out, P1, P2)
-        grid = (c.shape[-2], c.shape[-1])
-        v = self._current_preconditioner(weight, grid)
-        if c.numel() == 0:
-            y = c  # no images: FFTs refuse an empty batch
-        else:  # for k = 1, V is one number per channel and the transforms cancel
-            y = c * v if k == 1 else _SpectralScale.apply(c, v)
-        crop = k - 1 - self.padding
-        return y[..., crop : grid[0] - crop : self.stride, crop : grid[1] - crop : self.stride]
+        grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
+        scale, bias = None, None
+        if self.affine is not None:
+            assert self.affine.bias is not None
+            scale, bias = self.affine.weight.to(x.dtype), self.affine.bias.to(x.dtype)
+        if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
+            weight = weight * self._current_preconditioner(method, weight, grid).unsqueeze(1)
+            weight = weight if scale is None else weight * scale
+            return F.conv2d(x, weight.to(x.dtype), bias, self.stride)
+        y = self._evaluate_prepared(method, x, weight, grid) if self._can_prepare(method, x) else None
+        if y is None:
+            v = self._current_preconditioner(method, weight, grid)
+            y = method.filtered_conv(x, weight, v, self.stride, self.padding)
+        return y if scale is None else F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
 
-    def _current_preconditioner(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _pick_method(self, x: Tensor) -> str:
+        if self.method != "auto":
+            return self.method
+        if torch._C._are_functorch_transforms_active():
+            return "fft"  # torch.func has no rule for an operator of ours
+        return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
+
+    def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
         key = (1, 1) if self.kernel_size == 1 else grid
-        if self.training or not self.track_running_stats or not self._is_estimated_at(key):
-            v = preconditioner(weight, grid)
+        if self.training or not self._is_estimated_at(key):
+            v = method.preconditioner(weight, grid)
             if self.training and self.track_running_stats:
                 self._update_running(v, key)
             return v
         assert self.running_preconditioner is not None
         return self.running_preconditioner.to(weight.dtype)
 
+    def _can_prepare(self, method: Method, x: Tensor) -> bool:
+        """Whether spectra may be kept: an evaluation that nothing differentiates, traces or transforms."""
+        return (
+            method.prepare is not None
+            and not self.training
+            and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())))
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+            and type(x) is Tensor
+        )
+
+    def _evaluate_prepared(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor | None:
+        """The filtered convolution with spectra kept from an earlier batch, or None where they would be too large."""
+        assert method.prepare is not None
+        sources = [self.weight]
+        if self._is_estimated_at(grid):
+            assert self.running_preconditioner is not None
+            sources.append(self.running_preconditioner)
+        if self._prepared is None or not self._prepared.is_of(sources, x, method):
+            v = self._current_preconditioner(method, weight, grid)
+            run = method.prepare(x, weight, v, self.stride, self.padding)
+            self._prepared = _Prepared.of(sources, x, method, run)
+        run = self._prepared.run
+        return None if run is None else run(x)
+
+    def train(self, mode: bool = True) -> "PreConv2d":
+        if mode:
+            self._prepared = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepared": None}  # copies and pickles make their own
+
     def _is_estimated_at(self, key: tuple[int, int]) -> bool:
-        """Whether the running estimate belongs to the grid `key`."""
+        """Whether there is a running estimate that belongs to the grid `key`."""
         running = self.running_preconditioner
-        assert running is not None
+        if running is None:
+            return False
         if self._grid is None and running.shape[1:] == (key[0], key[1] // 2 + 1):
             self._grid = key  # from a state dict without metadata: the first size that its shape allows
         return self._grid == key

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from models.preconv import PreConv2d, cosine_momentum, preconditioner
+from models.preconv import PreConv2d, cosine_momentum
+from models.preconv_fft import preconditioner
 
 CASES = np.load(Path(__file__).parent / "data" / "preconv_cases.npz")
 TAGS = sorted({key.split("/")[0] for key in CASES.files})
@@ -252,8 +253,8 @@ def test_unfit_inputs_raise(shape: tuple[int, ...]) -> None:
         PreConv2d(3, 4, 3)(torch.zeros(shape))
 
 
-def test_autocast_computes_in_float32() -> None:
-    layer = PreConv2d(3, 4, 3, padding=1)
+def test_autocast_of_the_fft_form_computes_in_float32() -> None:
+    layer = PreConv2d(3, 4, 3, padding=1, method="fft")
     x = torch.randn(2, 3, 8, 8)
     exact = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,0 +1,72 @@
+"""The straightforward torch.fft form of ConvNorm's filtered convolution: the oracle of every faster one.
+
+Its cost grows as n^2 log n with the image size, so it is also the better choice for large images.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    """V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2) for the kernels `weight` (C_out, C_in, k, k) on a `grid` (P1, P2).
+
+    Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
+    (C_out, 1, 1) for k = 1, where V does not depend on the frequency.
+    """
+    with torch.no_grad():
+        if weight.shape[-1] == 1:
+            power = weight.square().sum(1)  # (C_out, 1, 1)
+        else:
+            spectrum = torch.fft.rfft2(weight, s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
+            power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
+        return inverse_root(power, power.dtype)
+
+
+def inverse_root(power: Tensor, dtype: torch.dtype) -> Tensor:
+    """power^(-1/2) in `dtype`, bounded where a channel's spectrum vanishes; `power` is (C_out, P1, P2 // 2 + 1).
+
+    There, what is left of a spectrum is rounding, and V would blow that up without bound. So the magnitude is taken to
+    be at least the dtype's epsilon times the channel's largest, which keeps the output at such a frequency below the
+    rounding of a unit gain; an all-zero kernel gives a large, finite V and an output of exactly 0.
+    """
+    limits = torch.finfo(dtype)
+    floor = power.amax((-2, -1), keepdim=True) * limits.eps**2
+    return torch.maximum(power, floor.clamp_min(limits.tiny)).rsqrt().to(dtype)
+
+
+def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    """Steps 1, 3 and 4 of the layer: (N, C_in, H, W) -> (N, C_out, H', W').
+
+    `v` is the preconditioner (C_out, P1, P2 // 2 + 1), a constant: no gradient flows to it.
+    """
+    k = weight.shape[-1]
+    c = F.conv2d(x, weight, padding=k - 1)  # (N, C_out, P1, P2)
+    y = c if c.numel() == 0 else _SpectralScale.apply(c, v)  # FFTs refuse an empty batch
+    crop = k - 1 - padding
+    return y[..., crop : c.shape[-2] - crop : stride, crop : c.shape[-1] - crop : stride]
+
+
+class _SpectralScale(torch.autograd.Function):
+    """IDFT(DFT(c) * V): (N, C, P1, P2) -> the same, for a real, constant V (C, P1, P2 // 2 + 1).
+
+    A real V makes this a self-adjoint map of c, so the gradient with respect to c is the same map of the incoming
+    gradient. That needs no saved spectra, and spares autograd's backward of rfft2, which transforms the full plane.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c: Tensor, v: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (v,) = ctx.saved_tensors
+        return _SpectralScale.apply(grad, v), None
