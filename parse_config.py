@@ -166,7 +166,16 @@ class TrainerConfig(_Block):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
     amp: Literal["bf16", "fp16"] | None = Field(None, description="Autocast to this type; null trains in float32.")
-    channels_last: bool = Field(False, description="Keep images and kernels in NHWC memory order.")
+    channels_last: bool | None = Field(
+        None, description="Keep images in NHWC memory order; null does so on the CPU, where it is much faster."
+    )
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
+        False, description="torch.compile the model, in this mode if one is named; the first step then takes a minute."
+    )
+    keep_freed_memory: bool = Field(
+        True,
+        description="Keep the memory that is freed: faster steps, a higher peak. Linux with glibc only.",
+    )
     deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
 

@@ -26,10 +26,13 @@ def test(args: argparse.Namespace) -> None:
     from trainer.test_report import TestReport, save_report
     from utils.device import choose_device
     from utils.files import user_path
+    from utils.memory import keep_freed_memory
 
     path = user_path(args.resume)
     state = read(path)
     config = validate(merge(state["config"], parse_overrides(args.overrides)), f"config of {path}")
+    if config.trainer.keep_freed_memory:
+        keep_freed_memory()
     device = choose_device(args.device or config.trainer.device)
     data = build_data(config, device)
     check_data(data, state, str(path))

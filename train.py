@@ -36,11 +36,14 @@ def train(args: argparse.Namespace) -> None:
     from trainer.run_folder import make_run_folder, write_run_files
     from trainer.trainer import Trainer
     from utils.device import choose_device
+    from utils.memory import keep_freed_memory
     from utils.seeding import seed_everything
 
     set_up_logging()
     start = find_start(args.config, args.resume, args.run_dir, args.overrides)
     config = start.config
+    if config.trainer.keep_freed_memory:
+        keep_freed_memory()
     device = choose_device(args.device or config.trainer.device)
     seed_everything(config.seed, config.trainer.deterministic)
     data = build_data(config, device)

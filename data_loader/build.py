@@ -42,6 +42,8 @@ def build_data(config: Config, device: torch.device) -> RunData:
     splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed)
     given = given_labels(dataset, splits, config.label_noise, config.seed)
     stats = pixel_stats(dataset.images[splits.train])
+    asked = config.trainer.channels_last
+    channels_last = device.type == "cpu" if asked is None else asked
 
     def loader(positions: Tensor, training: bool) -> ImageBatches:
         return ImageBatches(
@@ -53,7 +55,7 @@ def build_data(config: Config, device: torch.device) -> RunData:
             device,
             augment=args.augment if training else None,
             seed=config.seed,
-            channels_last=config.trainer.channels_last,
+            channels_last=channels_last,
         )
 
     train, val, test = (loader(splits.train, True), loader(splits.val, False), loader(splits.test, False))

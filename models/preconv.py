@@ -17,7 +17,7 @@ This file is the straightforward torch.fft form.
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,9 @@ from models import preconv_fft, preconv_matmul
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
+
+
+Filter = Callable[[Tensor], Tensor]
 
 
 class Method(NamedTuple):
@@ -41,15 +44,13 @@ class Method(NamedTuple):
 
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
     filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
-    prepare: Callable[[Tensor, Tensor, Tensor, int, int], Callable[[Tensor], Tensor] | None] | None = None
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int], Filter | None] | None = None
     narrow: bool = False
 
 
 METHODS = {
     "fft": Method(preconv_fft.preconditioner, preconv_fft.filtered_conv),
-    "matmul": Method(
-        preconv_matmul.preconditioner, preconv_matmul.filtered_conv, preconv_matmul.prepare, narrow=True
-    ),
+    "matmul": Method(preconv_matmul.preconditioner, preconv_matmul.filtered_conv, preconv_matmul.prepare, narrow=True),
 }
 LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 
@@ -59,16 +60,16 @@ class _Prepared(NamedTuple):
 
     key: tuple[Any, ...]
     sources: list[tuple[Tensor, int]]
-    run: Callable[[Tensor], Tensor] | None
+    run: Filter | None
 
     @classmethod
-    def of(cls, sources: list[Tensor], x: Tensor, method: Method, run: Callable[[Tensor], Tensor] | None) -> "_Prepared":
+    def of(cls, sources: Sequence[Tensor], x: Tensor, method: Method, run: Filter | None) -> "_Prepared":
         # On a CPU a copy to compare with, since a write through `.data` leaves no trace in the version counter; on a
         # device, where comparing would wait for it, the storage (kept alive, so that its address is not used again).
         kept = [source.detach().clone() if source.is_cpu else source.detach() for source in sources]
         return cls(_key(x, method), [(k, s._version) for k, s in zip(kept, sources, strict=True)], run)
 
-    def is_of(self, sources: list[Tensor], x: Tensor, method: Method) -> bool:
+    def is_of(self, sources: Sequence[Tensor], x: Tensor, method: Method) -> bool:
         if self.key != _key(x, method) or len(sources) != len(self.sources):
             return False
         return all(
@@ -233,7 +234,7 @@ class PreConv2d(nn.Module):
     def _evaluate_prepared(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor | None:
         """The filtered convolution with spectra kept from an earlier batch, or None where they would be too large."""
         assert method.prepare is not None
-        sources = [self.weight]
+        sources: list[Tensor] = [self.weight]
         if self._is_estimated_at(grid):
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)

@@ -1,16 +1,16 @@
 """The constant matrices that make ConvNorm a handful of matrix products, one set for each geometry.
 
-On the (P1, P2) grid the real 2-D DFT has P1 * P2 independent real coefficients. They are computed in two stages, along H
-and then along W, each a product with a constant real matrix:
+On the (P1, P2) grid the real 2-D DFT has P1 * P2 independent real coefficients. They are computed in two stages, along
+H and then along W, each a product with a constant real matrix:
 
     along H   a real signal of length H has P1 coefficients, in R + 2 * Q rows: R rows of the real frequencies (0, and
               P1 / 2 if P1 is even), then a row of real and a row of imaginary parts for each of the Q others
     along W   the R real rows together are again real signals, whose spectrum has R * P2 coefficients;
               each (re, im) pair of rows is a complex signal, whose spectrum has P2 complex coefficients
 
-So there are two bands of rows, and no coefficient is computed twice: the half spectrum of rfft2 has 6 % more of them at
-34 x 34, 29 % more at 6 x 6. Within a band the coefficients of one item (all real rows, or one pair) are ordered as real ones,
-then real parts, then imaginary parts, so that each of the three is contiguous.
+So there are two bands of rows, and no coefficient is computed twice: the half spectrum of rfft2 has 6 % more of them
+at 34 x 34, 33 % more at 6 x 6. Within a band the coefficients of one item (all real rows, or one pair) are ordered as
+real ones, then real parts, then imaginary parts, so that each of the three is contiguous.
 
 Cropping and striding are rows that the inverse leaves out. Where a grid is tiny, both stages are one dense matrix.
 """
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Complex = NDArray[np.complex128]  # also a real array, where the imaginary part would be zero
+Complex = NDArray[np.complex128]
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
 ToTensor = Callable[[Reals], Tensor]
@@ -89,6 +89,10 @@ class Side:
     down: Tensor | None
     across: tuple[Tensor, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.across[0].dtype
+
 
 @dataclass(frozen=True)
 class Constants:
@@ -97,6 +101,10 @@ class Constants:
     source: Side
     target: Side
     bands: tuple[Band, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
 
 
 @functools.lru_cache(maxsize=64)  # a ResNet uses at most a dozen; the bound keeps changing input sizes from piling up
@@ -117,7 +125,7 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
         if dense:
             scale = twice / (p1 * p2) if inverse else 1.0
             return Side(len(positions1), len(positions2), None, (tensor(scale * _real_of(down, across, real, pairs)),))
-        row = np.zeros((p1, len(real1)))  # within the band of real rows, each has its own frequency
+        row = np.zeros((p1, len(real1)), complex)  # within the band of real rows, each has its own frequency
         row[real1, np.arange(len(real1))] = 1
         first, second = _real_of(row, across, real, pairs), _as_real(across)
         both = np.concatenate([down[real1].real, _interleaved(down[paired1])])
@@ -130,9 +138,9 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
         return torch.tensor(array, dtype=dtype, device=device)
 
     def band(first: int, rows: int, count: int, real: Indices, pairs: Indices) -> Band:
-        at_real, at_pairs = _kernel_dft(geometry, real), _kernel_dft(geometry, pairs).reshape(count, len(pairs) // count, geometry.kernel**2)
-        parts = [np.broadcast_to(at_real.real, (count, *at_real.shape)), at_pairs.real, at_pairs.imag]
-        spots = [_in_half_spectrum(geometry, part).reshape(count, len(part) // count) for part in (real, pairs, pairs)]
+        of_real, of_pairs = (_kernel_dft(geometry, f).reshape(count, -1, geometry.kernel**2) for f in (real, pairs))
+        parts = [of_real.real, of_pairs.real, of_pairs.imag]
+        spots = [_in_half_spectrum(geometry, f).reshape(count, -1) for f in (real, pairs, pairs)]
         return Band(
             first,
             rows,
@@ -154,8 +162,8 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
 def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Two float64 matrices that take a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
 
-    (k^4, lags) sums the Gram matrix over the pairs of taps that lie equally far apart, a lag and its negative being one;
-    (lags, frequencies) is the cosine of each lag at each frequency.
+    (k^4, lags) sums the Gram matrix over the pairs of taps that lie equally far apart, a lag and its negative being
+    one; (lags, frequencies) is the cosine of each lag at each frequency.
     """
     (p1, p2), taps = grid, _grid(np.arange(kernel), np.arange(kernel))
     apart = (taps[:, None] - taps[None]).reshape(-1, 2)

@@ -27,8 +27,7 @@ from torch import Tensor
 from models import preconv_fft
 from models.preconv_constants import Band, Constants, Geometry, Side, autocorrelation, constants
 
-CACHED = 2**19  # elements of one operand of a product: 2 MB in float32, what a core's own cache holds
-PIECE = 2**22
+PIECE = 2**22  # elements of the spectra that are made at a time, on a CPU
 KEPT_BYTES = 2**26  # of one layer's spectra; a whole ResNet18 of width 64 keeps 0.5 GB
 
 
@@ -83,20 +82,24 @@ def forward(
     """The products of the module's docstring; `prepared` holds V(f) A(f) by band, (count, coefs, C_out, C_in)."""
     n, (c_out, c_in) = x.shape[0], weight.shape[:2]
     const = _constants(x, weight, stride, padding)
-    taps = _taps(weight, x.dtype) if prepared is None else None
+    taps = None if prepared is not None else _taps(weight, const.dtype)
+    by_frequency = v.flatten(1).T.contiguous()  # (P1 * (P2 // 2 + 1), C_out)
     rows = _along_height(const.source, x)
     y_rows = _new_rows(const.target, rows, c_out)
-    for chunk in _chunks(const, n * max(c_in, c_out), x.device):
-        x_hat = _along_width(const.source, rows, chunk)  # (coefs, N, C_in)
+    for chunk in _chunks(const, x.device):
+        x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
         y_hat = x.new_empty(chunk.coefs, n, c_out)
         kernels = chunk.gather(chunk.band.kernels if prepared is None else prepared[chunk.number])
         for piece in chunk.pieces(c_in * c_out, x.device):
-            a_hat = [kernels[part] if taps is None else _spectra(kernels[part], taps, weight) for part in piece]
+            a_hat = [
+                kernels[part] if taps is None else _spectra(kernels[part], taps, weight, x.dtype) for part in piece
+            ]
             _bmm(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
+        y_hat = y_hat.to(const.dtype)
         if prepared is None:
-            y_hat *= chunk.preconditioner(v)
+            y_hat *= by_frequency[chunk.gather(chunk.band.half_spectrum)].unsqueeze(1)
         _back_along_width(const.target, y_hat, chunk, y_rows)
-    return _back_along_height(const.target, y_rows)
+    return _back_along_height(const.target, y_rows).to(x.dtype)
 
 
 def backward(
@@ -104,28 +107,31 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     n, (c_out, c_in) = x.shape[0], weight.shape[:2]
     const = _constants(x, weight, stride, padding)
-    taps = _taps(weight, x.dtype)
+    taps = _taps(weight, const.dtype)
     grad_taps = torch.zeros_like(taps)
+    by_frequency = v.flatten(1).T.contiguous()
     rows, grad_rows = _along_height(const.source, x), _along_height(const.target, grad)
     x_rows = _new_rows(const.source, rows, c_in if need_x else 0)
-    for chunk in _chunks(const, n * max(c_in, c_out), x.device):
-        x_hat = _along_width(const.source, rows, chunk)  # (coefs, N, C_in)
+    for chunk in _chunks(const, x.device):
+        x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
         y_hat = _along_width(const.target, grad_rows, chunk)  # (coefs, N, C_out)
-        y_hat *= chunk.preconditioner(v)
+        y_hat *= by_frequency[chunk.gather(chunk.band.half_spectrum)].unsqueeze(1)
+        y_hat = _narrowed(y_hat, x.dtype)
         back = x.new_empty(chunk.coefs, n, c_in if need_x else 0)
         kernels = chunk.gather(chunk.band.kernels)  # (coefs, k * k)
         for piece in chunk.pieces(c_in * c_out, x.device):
+            y_piece = _at(y_hat, piece)
             if need_x:
-                a_hat = [_spectra(kernels[part], taps, weight) for part in piece]
-                _bmm(_at(y_hat, piece), a_hat, _at(back, piece), conjugate=True)
-            a_grad = [x.new_empty(kernels[part].shape[0], c_out, c_in) for part in piece]
-            _bmm([y.mT for y in _at(y_hat, piece)], _at(x_hat, piece), a_grad, conjugate=True)
+                a_hat = [_spectra(kernels[part], taps, weight, x.dtype) for part in piece]
+                _bmm(y_piece, a_hat, _at(back, piece), conjugate=True)
+            a_grad = [x.new_empty(len(y), c_out, c_in) for y in y_piece]
+            _bmm([y.mT for y in y_piece], _at(x_hat, piece), a_grad, conjugate=True)
             for part, of_part in zip(piece, a_grad, strict=True):
-                grad_taps.addmm_(kernels[part].T, of_part.flatten(1))
+                grad_taps.addmm_(kernels[part].T, of_part.flatten(1).to(const.dtype))
         if need_x:
-            _back_along_width(const.source, back, chunk, x_rows)
+            _back_along_width(const.source, back.to(const.dtype), chunk, x_rows)
     grad_weight = grad_taps.view(-1, c_out, c_in).permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
-    grad_x = _back_along_height(const.source, x_rows) if need_x else x.new_empty(0)
+    grad_x = _back_along_height(const.source, x_rows).to(x.dtype) if need_x else x.new_empty(0)
     return grad_x, grad_weight
 
 
@@ -135,12 +141,12 @@ def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> 
     coefs = sum(band.half_spectrum.numel() for band in const.bands)
     if coefs * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
         return None
-    taps, by_frequency = _taps(weight, x.dtype), v.flatten(1).T.to(x.dtype)
+    taps, by_frequency = _taps(weight, const.dtype), v.flatten(1).T
     prepared = []
     for band in const.bands:
-        spectra = _spectra(band.kernels.flatten(0, 1), taps, weight)
+        spectra = _spectra(band.kernels.flatten(0, 1), taps, weight, const.dtype)
         spectra *= by_frequency[band.half_spectrum.flatten()].unsqueeze(2)
-        prepared.append(spectra.unflatten(0, (band.count, -1)))
+        prepared.append(spectra.to(x.dtype).unflatten(0, (band.count, -1)))
     return lambda x: forward(x, weight, v, stride, padding, prepared)
 
 
@@ -162,12 +168,8 @@ class _Chunk:
         return self.count * (self.band.real + 2 * self.band.pairs)
 
     def gather(self, by_item: Tensor) -> Tensor:
-        """(items of the band, coefs of one, ...) -> (coefs of the chunk, ...): real ones, real parts, imaginary parts."""
+        """(items of the band, coefs of one, ...) -> (coefs of the chunk, ...): real ones, real and imaginary parts."""
         return _parted(by_item[self.start : self.start + self.count])
-
-    def preconditioner(self, v: Tensor) -> Tensor:
-        """V at the chunk's coefficients: half spectrum (C_out, P1, P2 // 2 + 1) -> (coefs, 1, C_out)"""
-        return v.flatten(1).T[self.gather(self.band.half_spectrum)].unsqueeze(1)
 
     def pieces(self, channels: int, device: torch.device) -> Iterator[tuple[slice, ...]]:
         """The chunk's real coefficients, then pairs of (real parts, imaginary parts) whose spectra fit the cache."""
@@ -180,17 +182,16 @@ class _Chunk:
             yield slice(low, high), slice(low + pairs, high + pairs)
 
 
-def _chunks(const: Constants, batch: int, device: torch.device) -> Iterator[_Chunk]:
+def _chunks(const: Constants, device: torch.device) -> Iterator[_Chunk]:
     for number, band in enumerate(const.bands):
-        size = band.real + 2 * band.pairs
-        step = max(1, CACHED // max(1, size * batch)) if device.type == "cpu" else band.count
-        for start in range(0, band.count, step):
-            yield _Chunk(number, band, start, min(step, band.count - start))
+        count = 1 if device.type == "cpu" else band.count
+        for start in range(0, band.count, count):
+            yield _Chunk(number, band, start, count)
 
 
 def _along_height(side: Side, images: Tensor) -> Tensor:
     """(N, C, height, width) -> rows (N, P1, width, C), or where there is no such stage, (N, height, width, C)."""
-    images = images.permute(0, 2, 3, 1).contiguous()  # no copy on channels_last strides
+    images = images.permute(0, 2, 3, 1).contiguous().to(side.dtype)  # no copy of float32 on channels_last strides
     if side.down is None:
         return images
     n, height, width, channels = images.shape
@@ -254,9 +255,14 @@ def _taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype).flatten(2).permute(2, 0, 1).flatten(1)
 
 
-def _spectra(dft: Tensor, taps: Tensor, weight: Tensor) -> Tensor:
+def _spectra(dft: Tensor, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """(coefs, k * k) @ (k * k, C_out * C_in) -> (coefs, C_out, C_in)"""
-    return (dft @ taps).unflatten(1, weight.shape[:2])
+    return (dft @ taps).to(dtype).unflatten(1, weight.shape[:2])
+
+
+def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
+    """The operand of a product, in its dtype: a float32 one as it lies, a narrower one copied to be contiguous."""
+    return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
@@ -282,7 +288,9 @@ def _bmm(a: Parts, b: Parts, out: Parts, *, conjugate: bool = False) -> None:
 
 
 def _constants(x: Tensor, weight: Tensor, stride: int, padding: int) -> Constants:
-    return constants(Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding), x.dtype, x.device)
+    """For products in bfloat16 the transforms stay in float32: they take little of the time and all of the range."""
+    geometry = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding)
+    return constants(geometry, torch.promote_types(x.dtype, torch.float32), x.device)
 
 
 @filtered_conv.register_fake

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from models.preconv import PreConv2d, cosine_momentum
+from models.preconv import METHODS, PreConv2d, cosine_momentum
 from models.preconv_fft import preconditioner
 
 CASES = np.load(Path(__file__).parent / "data" / "preconv_cases.npz")
@@ -23,14 +23,18 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tag", TAGS)
-def test_layer_agrees_with_the_reference(tag: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_layer_agrees_with_the_reference(method: str, tag: str, dtype: torch.dtype) -> None:
     def case(field: str) -> torch.Tensor:
         return torch.from_numpy(CASES[f"{tag}/{field}"]).to(dtype)
 
     c_in, c_out, k, stride, padding, _, _, affine, _, steps = (int(v) for v in CASES[f"{tag}/config"])
     momentum = float(CASES[f"{tag}/momentum"])
     layer = PreConv2d(
-        c_in, c_out, k, stride, padding, affine=bool(affine), momentum=None if math.isnan(momentum) else momentum
+        *(c_in, c_out, k, stride, padding),
+        affine=bool(affine),
+        momentum=None if math.isnan(momentum) else momentum,
+        method=method,
     ).to(dtype)
     with torch.no_grad():
         layer.weight.copy_(case("weight"))
@@ -87,11 +91,12 @@ def test_layer_is_its_definition(k: int, stride: int, padding: int, size: tuple[
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize(("k", "stride", "padding", "size"), [(3, 1, 1, (5, 6)), (3, 2, 1, (6, 5)), (1, 2, 0, (4, 4))])
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_with_a_constant_preconditioner(
-    k: int, stride: int, padding: int, size: tuple[int, int], affine: bool
+    method: str, k: int, stride: int, padding: int, size: tuple[int, int], affine: bool
 ) -> None:
     torch.manual_seed(1)
-    layer = PreConv2d(2, 3, k, stride, padding, affine=affine).double()
+    layer = PreConv2d(2, 3, k, stride, padding, affine=affine, method=method).double()
     x = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
     layer(x)
     layer.eval()  # holds V at the running estimate while gradcheck moves the weights

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader, Batch
-from base.base_model import BaseModel
 from trainer.meter import Meter
 
 AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,7 +20,7 @@ Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 class Evaluator:
     """Runs `model` over splits in evaluation mode, under autocast to `amp` if it is set."""
 
-    model: BaseModel
+    model: nn.Module
     metrics: Metrics
     device: torch.device
     amp: torch.dtype | None = None

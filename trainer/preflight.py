@@ -46,13 +46,13 @@ def _timed_step(trainer: Trainer) -> list[str]:
         _wait(device)
         start = time.perf_counter()
         with trainer.evaluator.autocast():
-            loss = trainer.loss(trainer.model(batch.images).float(), batch.given)
+            loss = trainer.loss(trainer.network(batch.images).float(), batch.given)
         loss.backward()
         _wait(device)
         step = time.perf_counter() - start
     start = time.perf_counter()
     with torch.no_grad(), trainer.evaluator.autocast():
-        trainer.model.eval()(batch.images)
+        trainer.network.eval()(batch.images)
     _wait(device)
     forward = time.perf_counter() - start
     epoch = step * len(data.train) + forward * (len(data.val) + len(data.test))

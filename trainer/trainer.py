@@ -13,6 +13,7 @@ from base.base_trainer import BaseTrainer, environment
 from data_loader.build import RunData
 from logger.figures import confusion_figure
 from logger.recorder import displayable
+from models.compiled import compiled
 from models.loss import LOSSES
 from models.metric import METRICS
 from parse_config import Config
@@ -45,7 +46,8 @@ class Trainer(BaseTrainer):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
-        self.evaluator = Evaluator(model, self.metrics, device, AMP_TYPES[config.trainer.amp])
+        self.network = compiled(model, config.trainer.compile, device)
+        self.evaluator = Evaluator(self.network, self.metrics, device, AMP_TYPES[config.trainer.amp])
         # Only float16 underflows; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.trainer.amp == "fp16")
         self.meter = Meter(device)
@@ -82,7 +84,7 @@ class Trainer(BaseTrainer):
     def train_step(self, batch: Batch) -> None:
         """One update from one batch. Nothing here waits for the device."""
         with self.evaluator.autocast():
-            logits = self.model(batch.images)
+            logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()

@@ -1,0 +1,384 @@
+"""The ways to compute ConvNorm against each other: torch.fft is the oracle of the matrix products."""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models import preconv, preconv_constants, preconv_fft, preconv_matmul
+from models.norms import NORMS
+from models.preconv import METHODS, PreConv2d
+from models.preconv_constants import Geometry, constants
+from models.resnet import resnet18
+from tests import golden_losses
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
+EXAMPLES = settings(deadline=None, max_examples=150)
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    return ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-300)).item()
+
+
+def pair(*arguments: int, **options: object) -> tuple[PreConv2d, PreConv2d]:
+    """The same layer with either method."""
+    fast = PreConv2d(*arguments, method="matmul", **options)
+    oracle = copy.deepcopy(fast)
+    oracle.method = "fft"
+    return fast, oracle
+
+
+def all_items_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU gets: chunks of all items of a band, and spectra in one piece."""
+
+    def chunks(const: preconv_constants.Constants, device: torch.device):
+        for number, band in enumerate(const.bands):
+            yield preconv_matmul._Chunk(number, band, 0, band.count)
+
+    monkeypatch.setattr(preconv_matmul, "_chunks", chunks)
+    monkeypatch.setattr(preconv_matmul, "PIECE", 2**62)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, object]:
+    kernel = draw(st.sampled_from([1, 2, 3, 5, 7]))
+    return {
+        "kernel": kernel,
+        "stride": draw(st.integers(1, 4)),
+        "padding": draw(st.integers(0, kernel - 1)),
+        "size": (draw(st.integers(1, 21)), draw(st.integers(1, 21))),
+        "batch": draw(st.integers(1, 3)),
+        "channels": (draw(st.integers(1, 5)), draw(st.integers(1, 5))),
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+        "memory_format": draw(st.sampled_from([torch.contiguous_format, torch.channels_last])),
+        "affine": kernel % 2 == 1 and draw(st.booleans()),
+        "training": draw(st.booleans()),
+        "dense_pixels": draw(st.sampled_from([0, 64])),
+        "piece": draw(st.sampled_from([8, 2**22])),
+        "together": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+@EXAMPLES
+@given(case=cases())
+def test_methods_agree(case: dict) -> None:
+    assume(min(case["size"]) + 2 * case["padding"] >= case["kernel"])
+    torch.manual_seed(case["seed"])
+    c_in, c_out = case["channels"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preconv_constants, "DENSE_PIXELS", case["dense_pixels"])
+        patch.setattr(preconv_matmul, "PIECE", case["piece"])
+        if case["together"]:
+            all_items_together(patch)
+        constants.cache_clear()
+        layers = pair(c_in, c_out, case["kernel"], case["stride"], case["padding"], affine=case["affine"])
+        x = torch.randn(case["batch"], c_in, *case["size"], dtype=case["dtype"])
+        grad, results = None, []
+        for layer in layers:
+            layer.to(case["dtype"])
+            layer(x.clone())  # one training batch, so that there is a running estimate
+            layer.train(case["training"])
+            images = x.clone(memory_format=case["memory_format"]).requires_grad_()
+            y = layer(images)
+            grad = torch.randn_like(y) if grad is None else grad
+            y.backward(grad)
+            with torch.no_grad():
+                again = layer.eval()(images)
+            gradients = [parameter.grad for parameter in layer.parameters()]
+            results.append([y, again, images.grad, layer.running_preconditioner, *gradients])
+    constants.cache_clear()
+    # Near a null of a spectrum V is large, and float32 rounds the more: both methods alike, in different digits.
+    v = preconv_fft.preconditioner(layers[1].weight.double(), _grid(case))
+    spread = (v.amax((-2, -1)) / v.amin((-2, -1))).max().item()
+    for got, want in zip(*results, strict=True):
+        assert got.shape == want.shape
+        assert relative_error(got, want) < TOLERANCE[case["dtype"]] * spread
+
+
+def _grid(case: dict) -> tuple[int, int]:
+    return case["size"][0] + case["kernel"] - 1, case["size"][1] + case["kernel"] - 1
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 13, 31, 32, 33])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float32_is_as_accurate_as_the_oracle(size: int, stride: int) -> None:
+    torch.manual_seed(size)
+    x, weight = torch.randn(8, 16, size, size), torch.randn(16, 16, 3, 3)
+    exact_x, exact_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    v = preconv_fft.preconditioner(exact_weight, (size + 2, size + 2))
+    exact = preconv_fft.filtered_conv(exact_x, exact_weight, v, stride, 1)
+    grad = torch.randn_like(exact)
+    wanted = (exact, *torch.autograd.grad(exact, (exact_x, exact_weight), grad))
+    errors = {}
+    for name, method in METHODS.items():
+        x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        y = method.filtered_conv(x, weight, method.preconditioner(weight, (size + 2, size + 2)), stride, 1)
+        got = (y, *torch.autograd.grad(y, (x, weight), grad.float()))
+        errors[name] = max(relative_error(a, b) for a, b in zip(got, wanted, strict=True))
+    assert errors["matmul"] < max(1e-6, 2 * errors["fft"]), errors
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_autocast_is_within_two_percent(autocast: bool) -> None:
+    torch.manual_seed(0)
+    for c_in, c_out, size, stride in ((3, 32, 32, 1), (32, 32, 32, 1), (32, 64, 16, 2), (64, 64, 8, 1), (64, 64, 4, 1)):
+        layer = PreConv2d(c_in, c_out, 3, stride, 1, method="matmul")
+        exact = copy.deepcopy(layer).double()
+        exact.method = "fft"
+        x = torch.randn(8, c_in, size, size).relu().requires_grad_()  # what a layer sees: a large mean
+        exact_x = x.detach().double().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = layer(x)
+        assert y.dtype == (torch.bfloat16 if autocast else torch.float32)
+        wanted = exact(exact_x)
+        grad = torch.randn_like(wanted)
+        wanted.backward(grad)
+        y.backward(grad.to(y.dtype))
+        limit = 2e-2 if autocast else 1e-5
+        assert relative_error(y, wanted) < limit
+        assert relative_error(x.grad, exact_x.grad) < limit
+        assert layer.running_preconditioner.dtype == torch.float32
+        torch.testing.assert_close(
+            layer.running_preconditioner.double(), exact.running_preconditioner, rtol=1e-5, atol=0
+        )
+        for got, want in zip(layer.parameters(), exact.parameters(), strict=True):
+            assert got.dtype == torch.float32
+            assert relative_error(got.grad, want.grad) < limit
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_losses_of_ten_steps_are_unchanged(norm: str) -> None:
+    kept = json.loads(golden_losses.FILE.read_text())
+    assert golden_losses.ten_losses(norm) == pytest.approx(kept[norm], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vanishing_spectrum_gives_a_bounded_output(method: str) -> None:
+    torch.manual_seed(0)
+    layer = PreConv2d(2, 4, 3, padding=1, affine=False, method=method)
+    with torch.no_grad():
+        layer.weight[0].zero_()
+        layer.weight[1] = torch.tensor([1.0, 0.0, -1.0])  # 0 wherever the column frequency is 0
+        layer.weight[2] = torch.tensor([1.0, -2.0, 1.0]) * 1e-30
+        layer.weight[3] = torch.outer(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, 0.0, -1.0])) * 1e15
+    for size in ((6, 6), (9, 6), (32, 30)):
+        x = torch.randn(4, 2, *size, requires_grad=True)
+        y = layer(x)
+        assert (y[:, 0] == 0).all()
+        # Every row of the preconditioned operator has norm at most 1, but for rounding at the null frequencies, where
+        # rounding over the floor is about 1 as well: sqrt(C_in) bounds the gain, and 2 leaves room for the rounding.
+        assert y.norm() < 2 * x.norm() * (2 * 4) ** 0.5
+        y.square().sum().backward()
+        assert torch.isfinite(x.grad).all()
+        assert torch.isfinite(layer.weight.grad[1]).all()
+
+
+def trained(**options: object) -> PreConv2d:
+    torch.manual_seed(0)
+    layer = PreConv2d(3, 4, 3, padding=1, method="matmul", **options)
+    layer(torch.randn(2, 3, 9, 10))
+    return layer.eval()
+
+
+def change_in_place(layer: PreConv2d) -> None:
+    with torch.no_grad():
+        layer.weight.add_(0.1 * torch.randn_like(layer.weight))
+
+
+def change_through_data(layer: PreConv2d) -> None:
+    layer.weight.data.copy_(torch.randn_like(layer.weight))
+
+
+def take_an_optimizer_step(layer: PreConv2d) -> None:
+    layer.weight.grad = torch.randn_like(layer.weight)
+    torch.optim.SGD([layer.weight], lr=0.1).step()
+
+
+def load_others(layer: PreConv2d) -> None:
+    other = PreConv2d(3, 4, 3, padding=1)
+    other(torch.randn(2, 3, 9, 10))
+    layer.load_state_dict(other.state_dict())
+
+
+def change_running_estimate(layer: PreConv2d) -> None:
+    layer.running_preconditioner.mul_(1.5)
+
+
+def train_one_batch(layer: PreConv2d) -> None:
+    layer.train()(torch.randn(2, 3, 9, 10))
+    change_in_place(layer)
+    layer(torch.randn(2, 3, 9, 10))
+    layer.eval()
+
+
+def replace_parameter(layer: PreConv2d) -> None:
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+
+
+def become_double_and_back(layer: PreConv2d) -> None:
+    layer.double().float()
+    change_in_place(layer)
+
+
+CHANGES = [
+    change_in_place,
+    change_through_data,
+    take_an_optimizer_step,
+    load_others,
+    change_running_estimate,
+    train_one_batch,
+    replace_parameter,
+    become_double_and_back,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("tracked", [True, False])
+def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d], None], tracked: bool) -> None:
+    if not tracked and change in (change_running_estimate, load_others):
+        pytest.skip("there is no running estimate")
+    layer = trained(track_running_stats=tracked)
+    x = torch.randn(2, 3, 9, 10)
+    with torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+        assert layer._prepared is not None
+    change(layer)
+    with torch.no_grad():
+        after = layer(x)
+    fresh = copy.deepcopy(layer)
+    assert fresh._prepared is None, "a copy would share what it must not"
+    fresh.method = "fft"
+    torch.testing.assert_close(after, fresh(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+def test_spectra_are_kept_over_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, made = trained(), []
+    original = preconv_matmul._taps
+    monkeypatch.setattr(preconv_matmul, "_taps", lambda *arguments: made.append(1) or original(*arguments))
+    with torch.inference_mode():
+        for batch in (2, 5, 1):
+            layer(torch.randn(batch, 3, 9, 10))
+        assert len(made) == 1
+        layer(torch.randn(2, 3, 10, 10))  # another size
+        layer(torch.randn(2, 3, 9, 10))
+        assert len(made) == 3
+    layer(torch.randn(2, 3, 9, 10))  # with gradients, from the weights each time
+    assert len(made) == 4
+    assert layer(torch.randn(2, 3, 9, 10)).requires_grad
+    assert pickle.loads(pickle.dumps(layer))._prepared is None
+    layer.train()
+    assert layer._prepared is None
+
+
+def test_spectra_beyond_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = trained(), torch.randn(2, 3, 9, 10)
+    with torch.no_grad():
+        kept = layer(x)
+        monkeypatch.setattr(preconv_matmul, "KEPT_BYTES", 1)
+        layer.train().eval()
+        torch.testing.assert_close(layer(x), kept)
+
+
+def test_constants_are_shared_and_bounded() -> None:
+    constants.cache_clear()
+    for size in range(3, 103):
+        PreConv2d(1, 1, 3, padding=1)(torch.zeros(1, 1, size, 4))
+    held = constants.cache_info()
+    assert held.currsize == held.maxsize == 64
+    constants.cache_clear()
+    resnet18("bncn", width=4)(torch.zeros(2, 3, 32, 32))
+    held = constants.cache_info()
+    assert (held.misses, held.currsize) == (7, 7)  # seven geometries in 17 layers
+    assert held.hits == 10
+
+
+def test_auto_takes_the_products_but_for_large_images() -> None:
+    layer = PreConv2d(1, 1, 3, padding=1)
+    limit = preconv.LARGEST_MATMUL_GRID
+    assert layer._pick_method(torch.zeros(1, 1, limit - 2, 4)) == "matmul"
+    assert layer._pick_method(torch.zeros(1, 1, limit - 1, 4)) == "fft"
+    with pytest.raises(ValueError, match="method must be one of auto, fft, matmul"):
+        PreConv2d(1, 1, 3, method="dct")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
+    constants.cache_clear()
+    try:
+        with FakeTensorMode():
+            for size, stride in (((32, 31), 2), ((4, 4), 1)):
+                x = torch.randn(2, 3, *size, device="cuda", dtype=dtype)
+                weight = torch.randn(5, 3, 3, 3, device="cuda")
+                v = preconv_matmul.preconditioner(weight, (size[0] + 2, size[1] + 2))
+                y = preconv_matmul.forward(x, weight, v, stride, 1)
+                fake = preconv_matmul.filtered_conv(x, weight, v, stride, 1)
+                assert (y.device.type, y.shape, y.stride(), y.dtype) == ("cuda", fake.shape, fake.stride(), fake.dtype)
+                grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True)
+                fakes = preconv_matmul.filtered_conv_backward(y, x, weight, v, stride, 1, True)
+                for real, fake in zip(grads, fakes, strict=True):
+                    assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
+                    assert real.dtype == fake.dtype
+                run = preconv_matmul.prepare(x, weight, v, stride, 1)
+                assert run(x).device.type == "cuda"
+    finally:
+        constants.cache_clear()  # of fake tensors
+
+
+def test_operators_pass_torch_s_own_check() -> None:
+    x = torch.randn(2, 3, 8, 9, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    v = preconv_matmul.preconditioner(weight, (10, 11))
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(preconv_matmul.filtered_conv, (x, weight, v, 2, 1), test_utils=tests)
+    y = preconv_matmul.filtered_conv(x, weight, v, 2, 1)
+    arguments = (torch.randn_like(y), x, weight, v, 2, 1, True)
+    torch.library.opcheck(preconv_matmul.filtered_conv_backward, arguments, test_utils=tests)
+    torch.library.opcheck(preconv_matmul._inverse_root_of_gram, (weight.detach(), 10, 11), test_utils=tests)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", ["conv", "bncn"])
+def test_a_compiled_network_is_one_graph_and_computes_the_same(norm: str, backend: str) -> None:
+    torch.manual_seed(0)
+    plain = resnet18(norm, width=4)
+    compiled_from = copy.deepcopy(plain)
+    torch._dynamo.reset()
+    compiled = torch.compile(compiled_from, backend=backend, fullgraph=True)  # raises at a break
+    for _ in range(3):
+        x = torch.randn(4, 3, 32, 32)
+        results = []
+        for model, network in ((plain, plain), (compiled_from, compiled)):
+            model.zero_grad()
+            y = network(x)
+            y.square().sum().backward()
+            results.append([y, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
+        for got, want in zip(*results, strict=True):
+            assert relative_error(got, want) < 1e-3
+    plain.eval()
+    compiled.eval()
+    with torch.no_grad():
+        assert relative_error(compiled(x), plain(x)) < 1e-4
+
+
+def test_dense_and_staged_transforms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry(8, 7, 3, 2, 1)
+    x, weight = torch.randn(2, 3, 8, 7, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    v = preconv_fft.preconditioner(weight, geometry.grid)
+    results = []
+    for limit in (0, 100):
+        monkeypatch.setattr(preconv_constants, "DENSE_PIXELS", limit)
+        constants.cache_clear()
+        assert (constants(geometry, x.dtype, x.device).source.down is None) == (limit > 0)
+        results.append(preconv_matmul.filtered_conv(x, weight, v, 2, 1))
+    constants.cache_clear()
+    torch.testing.assert_close(*results)

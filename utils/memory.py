@@ -1,0 +1,21 @@
+"""What the C library does with memory that is freed."""
+
+import ctypes
+import platform
+
+# Names and numbers of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory it frees, for its own next allocation; False where that is not up to us.
+
+    glibc hands large freed blocks back to the kernel at once, so each large activation of each step is faulted in
+    again, page by page. Kept, they cost more memory at the peak (docs/performance.md has both figures). It is for the
+    whole process, and for Linux with glibc only.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
+    return all(libc.mallopt(name, value) == 1 for name, value in settings)
