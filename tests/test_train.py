@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import platform
 import re
 import shutil
 import signal
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_program
+from models import preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, make_pixels, program, same_tree, write_image_folder, write_pickle
@@ -491,18 +494,97 @@ def test_clipping_bounds_the_step(coco_dir: Path, tmp_path: Path) -> None:
     assert moved == pytest.approx(0.001 * 0.025, rel=1e-3)  # the clipped norm times the rate
 
 
-def test_a_training_step_does_not_wait_for_the_device(coco_dir: Path, tmp_path: Path, monkeypatch) -> None:
-    """Reading a value on the host is what makes a device wait; no step may do so."""
-    trainer = make_trainer(coco_dir, tmp_path)
-    batch = next(trainer.data.train.batches(1))
-    trainer.train_step(batch)
+class Waits(TorchDispatchMode):
+    """Names the operators that make the host wait for a device: they read values, or their shape depends on some."""
 
-    def forbidden(self: torch.Tensor) -> None:
-        raise AssertionError("a step read a tensor's value")
+    READERS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero", "repeat_interleave")
 
-    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
-        monkeypatch.setattr(torch.Tensor, name, forbidden)
-    trainer.train_step(batch)
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.seen.add(name)
+        masks = [part for part in (args[1] if name.startswith("index") else ()) if isinstance(part, torch.Tensor)]
+        if name in self.READERS or any(mask.dtype == torch.bool for mask in masks):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arm", ["bn", "conv", "bncn"])
+def test_a_training_step_does_not_wait_for_the_device(coco_dir: Path, tmp_path: Path, arm: str) -> None:
+    trainer = make_trainer(coco_dir, tmp_path, arm=arm)
+    batches = trainer.data.train.batches(1)
+    trainer.train_step(next(batches))
+    with Waits() as waits:
+        trainer.train_step(next(batches))
+    assert waits.found == []
+    assert {"convolution_backward", "add_" if arm == "bn" else "filtered_conv_backward"} < waits.seen
+
+
+def test_the_layer_s_own_operators_do_not_wait_for_the_device() -> None:
+    x, weight = torch.randn(2, 3, 32, 32), torch.randn(4, 3, 3, 3)
+    with Waits() as waits:
+        v = preconv_matmul._inverse_root_of_gram._init_fn(weight, 34, 34)
+        y = preconv_matmul.forward(x, weight, v, 1, 1)
+        preconv_matmul.backward(y, x, weight, v, 1, 1, True)
+    assert waits.found == []
+    assert {"bmm", "baddbmm_", "mm"} < waits.seen
+
+
+def test_reading_a_value_is_noticed() -> None:
+    with Waits() as waits:
+        torch.ones(2).sum().item()
+        torch.ones(2)[torch.tensor([True, False])]
+    assert waits.found == ["_local_scalar_dense", "index"]
+
+
+@pytest.mark.parametrize("options", [("trainer.keep_freed_memory=false",), ("trainer.channels_last=false",)])
+def test_memory_options_train_and_resume(coco_dir: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    assert run(*coco(coco_dir, tmp_path / "a", *options, "trainer.epochs=2", arm="bncn")) == 0
+    assert run(*coco(coco_dir, tmp_path / "b", *options, "trainer.epochs=1", arm="bncn")) == 0
+    assert run("-r", "auto", "--run-dir", tmp_path / "b", "trainer.epochs=2") == 0
+    assert same_tree(final_state(tmp_path / "a", 2), final_state(tmp_path / "b", 2)) == []
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_evaluates_and_resumes(coco_dir: Path, tmp_path: Path) -> None:
+    options = ("trainer.compile=true", "trainer.epochs=2")
+    assert run(*coco(coco_dir, tmp_path / "a", *options, arm="bncn")) == 0
+    assert run(*coco(coco_dir, tmp_path / "b", "trainer.compile=true", "trainer.epochs=1", arm="bncn")) == 0
+    assert run("-r", "auto", "--run-dir", tmp_path / "b", "trainer.epochs=2") == 0
+    assert same_tree(final_state(tmp_path / "a", 2), final_state(tmp_path / "b", 2)) == []
+    plain = read(tmp_path / "b" / "checkpoint-epoch2.pth")["model"].keys()
+    assert plain == make_trainer(coco_dir, tmp_path, arm="bncn").model.state_dict().keys()
+
+
+def test_compiling_without_a_compiler_is_an_error(
+    coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    fails(capsys, 2, "no C++ compiler", *coco(coco_dir, tmp_path / "run", "trainer.compile=true"))
+
+
+def test_freed_memory_is_kept() -> None:
+    """A block of 64 MB, freed and allocated again, is not faulted in again; without the setting it is."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("it is for glibc")
+    script = (
+        "import resource, sys; sys.path.insert(0, '.'); import torch; from utils.memory import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
+        "for _ in range(20): torch.ones(2**24)\n"  # glibc tries some places before it settles
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): torch.ones(2**24)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = {}
+    for how in ("keep", "free"):
+        command = [sys.executable, "-c", script, how]
+        faults[how] = int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
+    assert faults["keep"] < 100 < faults["free"]
 
 
 def test_deterministic_and_global_seeding(coco_dir: Path, tmp_path: Path) -> None:
