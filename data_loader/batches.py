@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader, Batch
@@ -56,13 +55,12 @@ class ImageBatches(BaseDataLoader):
         channels_last: bool = False,
     ) -> None:
         self._size = images.shape[-2:]
-        self._padding = 0 if augment is None else augment.crop_padding
-        self._images = F.pad(images.to(device), (self._padding,) * 4)
+        self._pixels = _packed(images.to(device), 0 if augment is None else augment.crop_padding)
         self._given, self._true = given.to(device), true.to(device)
         # A constant channel has no spread to divide by; one level of 255 keeps it finite.
         scale = 1.0 / (255.0 * stats.std.clamp(min=1.0 / 255.0))
-        self._scale = scale.float().view(3, 1, 1).to(device)
-        self._shift = (-stats.mean * 255.0 * scale).float().view(3, 1, 1).to(device)
+        self._scale = scale.float().to(device)
+        self._shift = (-stats.mean * 255.0 * scale).float().to(device)
         self._augment, self._seed = augment, seed
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._bounds = _batch_bounds(len(images), batch_size, merge_single=augment is not None)
@@ -77,30 +75,44 @@ class ImageBatches(BaseDataLoader):
     def batches(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
         if self._augment is None:
             for start, stop in self._bounds[first:]:
-                images = self._normalise(self._images[start:stop])
+                images = self._normalise(self._pixels[start:stop])
                 yield Batch(images, self._given[start:stop], self._true[start:stop])
             return
         order, top, left, flip = self._draw_epoch(self._augment, epoch)
-        height, width = self._size
-        # (N, 3, 2p+1, 2p+1, H, W), a view: every crop of every image
-        crops = self._images.unfold(2, height, 1).unfold(3, width, 1)
+        _, padded_height, padded_width = self._pixels.shape
+        down, across = (torch.arange(n, device=order.device) for n in self._size)
         for start, stop in self._bounds[first:]:
-            rows = order[start:stop]
-            images = crops[rows, :, top[start:stop], left[start:stop]]  # (B, 3, H, W)
-            images = torch.where(flip[start:stop], images.flip(3), images)
-            yield Batch(self._normalise(images), self._given[rows], self._true[rows])
+            chosen = order[start:stop]
+            rows = (chosen * padded_height + top[start:stop]).unsqueeze(1) + down  # (B, H)
+            columns = torch.where(flip[start:stop], across.flip(0), across) + left[start:stop].unsqueeze(1)  # (B, W)
+            places = (rows * padded_width).unsqueeze(2) + columns.unsqueeze(1)  # (B, H, W)
+            yield Batch(self._normalise(torch.take(self._pixels, places)), self._given[chosen], self._true[chosen])
 
     def _draw_epoch(self, augment: Augment, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """An epoch's order (N,), crop offsets (N,) twice and flips (N, 1, 1, 1), drawn on the CPU, then moved."""
-        count, device = self.sample_count, self._images.device
+        """An epoch's order (N,), crop offsets (N,) twice and flips (N, 1), drawn on the CPU, then moved."""
+        count, device = self.sample_count, self._pixels.device
         order = torch.randperm(count, generator=generator(self._seed, "order", epoch))
         stream = generator(self._seed, "augmentation", epoch)
         top, left = torch.randint(0, 2 * augment.crop_padding + 1, (2, count), generator=stream)
         flip = torch.rand(count, generator=stream) < (0.5 if augment.horizontal_flip else 0.0)
-        return order.to(device), top.to(device), left.to(device), flip.view(-1, 1, 1, 1).to(device)
+        return order.to(device), top.to(device), left.to(device), flip.unsqueeze(1).to(device)
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, images.float(), self._scale).contiguous(memory_format=self._format)
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        """int32 (B, H, W) -> float (B, 3, H, W)"""
+        channels = pixels.view(torch.uint8).unflatten(2, (-1, 4)).float()[..., :3]  # (B, H, W, 3)
+        images = torch.addcmul(self._shift, channels, self._scale).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=self._format)
+
+
+def _packed(images: Tensor, padding: int) -> Tensor:
+    """uint8 (N, 3, H, W) -> int32 (N, H + 2p, W + 2p), padded with black, a pixel's channels in one number.
+
+    A crop then moves one number for each pixel. The fourth byte is not used.
+    """
+    n, _, height, width = images.shape
+    pixels = images.new_zeros(n, height + 2 * padding, width + 2 * padding, 4)
+    pixels[:, padding : padding + height, padding : padding + width, :3] = images.permute(0, 2, 3, 1)
+    return pixels.view(torch.int32).squeeze(3)
 
 
 def _batch_bounds(count: int, batch_size: int, merge_single: bool) -> list[tuple[int, int]]:

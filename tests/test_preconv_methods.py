@@ -362,8 +362,8 @@ def test_a_compiled_network_is_one_graph_and_computes_the_same(norm: str, backen
             y = network(x)
             y.square().sum().backward()
             results.append([y, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
-        for got, want in zip(*results, strict=True):
-            assert relative_error(got, want) < 1e-3
+        for got, want in zip(*results, strict=True):  # a bias in front of BatchNorm has a gradient of rounding alone
+            assert (got - want).double().norm() <= 1e-3 * want.double().norm() + 1e-4
     plain.eval()
     compiled.eval()
     with torch.no_grad():

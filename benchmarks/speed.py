@@ -1,0 +1,284 @@
+"""What ConvNorm costs beside BatchNorm, and the trainer beside a bare loop: python -m benchmarks.speed [-o FOLDER]
+
+Every figure is a ratio of two things that took turns in one process (peak memory: of two processes). The table has the
+median of the turn-by-turn ratios, and their range. docs/performance.md explains them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.harness import forget_peak, interleaved, machine, medians, ratio, resident_megabytes, set_up
+from models.preconv import PreConv2d
+from models.resnet import resnet18
+
+ROOT = Path(__file__).resolve().parent.parent
+Row = dict[str, object]
+
+
+class Training:
+    """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
+
+    def __init__(self, arm: str, width: int, batch: int, size: int, *, bf16: bool = False) -> None:
+        norm, _, method = arm.partition(":")
+        torch.manual_seed(0)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = resnet18(norm, width=width).to(device, memory_format=torch.channels_last)
+        for module in self.model.modules():
+            if isinstance(module, PreConv2d) and method:
+                module.method = method
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        images = torch.randn(batch, 3, size, size)
+        self.images = images.to(device, memory_format=torch.channels_last)
+        self.targets = torch.randint(10, (batch,)).to(device)
+        self.autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
+
+    def step(self) -> None:
+        self.model.train()
+        with self.autocast:
+            logits = self.model(self.images)
+        loss = F.cross_entropy(logits.float(), self.targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        self.model.eval()
+        with self.autocast:
+            self.model(self.images)
+
+
+def steps(rounds: int, arms: list[str], width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False):
+    """Timings of a step and of an evaluation of each arm."""
+    trainings = {arm: Training(arm, width, batch, size, bf16=bf16) for arm in arms}
+    stepped = interleaved({arm: training.step for arm, training in trainings.items()}, rounds)
+    # two to warm up: the first evaluation makes the spectra that the others keep
+    evaluated = interleaved({arm: training.evaluate for arm, training in trainings.items()}, rounds, warm_up=2)
+    return stepped, evaluated
+
+
+def bar(what: str, figure: tuple[float, float, float], must: float, aim: float, **seconds: float) -> Row:
+    """A row of the table: lower is better, but for the pipeline's, which says so."""
+    low, high = figure[1:]
+    return {"figure": what, "value": figure[0], "low": low, "high": high, "must": must, "aim": aim, "seconds": seconds}
+
+
+def layer_rows(rounds: int) -> Iterator[Row]:
+    stepped, evaluated = steps(rounds, ["bn", "bncn", "bncn:fft"])
+    yield bar("training step, bncn / bn", ratio(stepped, "bncn", "bn"), 1.3, 1.0, **medians(stepped))
+    yield bar("training step, bncn / bncn by fft", ratio(stepped, "bncn", "bncn:fft"), 0.4, 0.3, **medians(stepped))
+    yield bar("evaluation, bncn / bn", ratio(evaluated, "bncn", "bn"), 1.5, 1.0, **medians(evaluated))
+    peaks = {arm: peak_of(arm) for arm in ("bn", "bncn")}
+    value = peaks["bncn"] / peaks["bn"]
+    yield bar("peak memory of a step above the idle process, bncn / bn", (value,) * 3, 1.5, 1.2) | {"megabytes": peaks}
+    narrow, _ = steps(rounds, ["bn", "bncn"], bf16=True)
+    gain = medians(narrow)["bn"] / medians(stepped)["bn"]
+    what = f"training step in bf16, bncn / bn (bn in bf16 takes {gain:.2f} of its float32 time)"
+    yield bar(what, ratio(narrow, "bncn", "bn"), 1.5, 1.0, **medians(narrow))
+    thin, _ = steps(2 * rounds, ["bn", "bncn"], width=16)
+    yield bar("training step at width 16, bncn / bn", ratio(thin, "bncn", "bn"), 2.5, 1.5, **medians(thin))
+    large, _ = steps(rounds, ["bn", "bncn"], batch=32, size=64)
+    yield bar(
+        "training step, 64x64 images, batch 32, bncn / bn", ratio(large, "bncn", "bn"), 2.0, 1.2, **medians(large)
+    )
+
+
+def peak_of(arm: str) -> float:
+    """MB that three steps take at their peak beyond a process that holds model, optimizer and batch."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--peak", arm]
+    return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
+
+
+def measure_peak(arm: str) -> float:
+    training = Training(arm, 64, 128, 32)
+    nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()  # libraries load before the idle process is weighed
+    forget_peak()
+    idle = resident_megabytes("VmRSS")
+    for _ in range(3):
+        training.step()
+    return resident_megabytes("VmHWM") - idle
+
+
+# --- the trainer ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_trainer(count: int, *overrides: str) -> Iterator:
+    """A trainer of the bn arm on `count` noise images in the TinyCOCO format."""
+    from data_loader.build import build_data
+    from models.build import build_model
+    from parse_config import load_config
+    from trainer.optim import build_optimizer
+    from trainer.trainer import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8).numpy()
+        import numpy as np
+
+        np.savez(Path(folder) / "tinycoco.npz", images=images, labels=np.arange(count) % 10)
+        options = [f"data_loader.args.data_dir={folder}", *overrides]
+        config = load_config(ROOT / "configs" / "coco_bn_0noise.json", options)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        data = build_data(config, device)
+        model = build_model(config, 10).to(device)
+        yield Trainer(config, model, *build_optimizer(config, model), data, device, Path(folder))
+
+
+def trainer_row(rounds: int) -> Row:
+    with quiet_trainer(2400, "arch.args.width=16") as trainer:
+        loader, model, optimizer = trainer.data.train, trainer.model, trainer.optimizer
+
+        def bare() -> None:
+            model.train()
+            for batch in loader.batches(1):
+                loss = F.cross_entropy(model(batch.images), batch.given)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+
+        def ours() -> None:
+            trainer.batch = 0
+            trainer._train(1)
+
+        seconds = interleaved({"trainer": ours, "bare": bare}, 2 * rounds)
+    return bar(
+        "trainer epoch / bare loop, bn, width 16", ratio(seconds, "trainer", "bare"), 1.03, 1.01, **medians(seconds)
+    )
+
+
+def pipeline_row(rounds: int) -> Row:
+    """Images per second of an epoch of crops and flips, ours against torchvision's transforms in a DataLoader."""
+    from PIL import Image
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+        ]
+    )
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self, images: Tensor) -> None:
+            self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: int) -> Tensor:
+            return transform(self.images[index])
+
+    with quiet_trainer(40000) as trainer:
+        loader = trainer.data.train
+        pictures = Pictures(trainer.data.dataset.images[:4000])
+        workers = {f"{n} workers": DataLoader(pictures, 128, shuffle=True, num_workers=n) for n in (0, 2)}
+        functions: dict[str, Callable[[], object]] = {"ours": lambda: [None for _ in loader.batches(1)]}
+        functions |= {name: lambda other=other: [None for _ in other] for name, other in workers.items()}
+        seconds = interleaved(functions, rounds)
+    counts = {"ours": loader.sample_count, **dict.fromkeys(workers, len(pictures))}
+    speed = {name: counts[name] / value for name, value in medians(seconds).items()}
+    best = max(speed[name] for name in workers)
+    row = bar(
+        "batch pipeline / torchvision DataLoader, images per second (higher is better)",
+        (speed["ours"] / best,) * 3,
+        15,
+        40,
+    )
+    return row | {"images_per_second": speed}
+
+
+def start_rows() -> Iterator[Row]:
+    """Seconds from the start of the program, of a whole process."""
+    demo = ["-c", "configs/demo.json"]
+    with tempfile.TemporaryDirectory() as folder:
+        one_step = ["trainer.epochs=1", "data_loader.args.subset=160", f"trainer.save_dir={folder}"]
+        for what, must, arguments in (
+            ("seconds to --help", 0.5, ["--help"]),
+            ("seconds to a config error", 1.0, [*demo, "optimizer.args.lrr=1"]),
+            ("seconds of a whole run of one step of the demo", 15.0, [*demo, *one_step]),
+        ):
+            taken = []
+            for _ in range(3):
+                start = time.perf_counter()
+                subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, check=False)
+                taken.append(time.perf_counter() - start)
+            taken.sort()
+            yield bar(what, (taken[1], taken[0], taken[-1]), must, must)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["| figure | measured | range | must | aim |", "|---|---|---|---|---|"]
+    for row in rows:
+        spread = f"{row['low']:.2f}-{row['high']:.2f}" if row["low"] != row["high"] else ""
+        lines.append(f"| {row['figure']} | {row['value']:.2f} | {spread} | {row['must']:g} | {row['aim']:g} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    shown = rows[::-1]
+    figure = Figure(figsize=(9, 0.45 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    shares = [_share(row) for row in shown]
+    axes.barh(range(len(shown)), shares, color=["#0072b2" if share <= 1 else "#d55e00" for share in shares])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(shown)), [str(row["figure"]).split(" (")[0] for row in shown], fontsize=8)
+    for place, row in enumerate(shown):
+        axes.text(shares[place], place, f" {row['value']:.2f}", va="center", fontsize=8)
+    axes.set_xlabel("share of what is allowed (left of the line is within it)")
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=120)
+
+
+def _share(row: Row) -> float:
+    value, must = float(str(row["value"])), float(str(row["must"]))
+    return must / value if "higher is better" in str(row["figure"]) else value / must
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("saved/bench"), help="folder for the JSON and the plot"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each comparison that are counted")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    set_up(args.threads)
+    if args.peak:
+        print(measure_peak(args.peak))
+        return
+    rows: list[Row] = []
+    for source in (layer_rows(args.rounds), [trainer_row(args.rounds), pipeline_row(args.rounds)], start_rows()):
+        for row in source:
+            rows.append(row)
+            print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    stem = args.output / time.strftime("speed_%Y%m%d_%H%M%S")
+    stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    plot(rows, stem.with_suffix(".png"))
+    print(table(rows))
+    print(f"wrote {stem}.json and {stem}.png")
+
+
+if __name__ == "__main__":
+    main()
