@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow coverage lint format schema clean
+.PHONY: help demo test test-slow coverage bench lint format schema clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test-slow: $(VENV)/dev.stamp  ## run the tests that take long
 
 coverage: $(VENV)/dev.stamp  ## run the test suite and show the lines it does not reach
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered
+
+bench: $(VENV)/run.stamp  ## measure layer, trainer and pipeline, in some minutes; figures and plots in saved/bench
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.scaling
 
 lint: $(VENV)/dev.stamp  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -38,9 +38,10 @@ def ratio(seconds: Timings, name: str, baseline: str) -> tuple[float, float, flo
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def set_up(threads: int) -> None:
-    """What train.py does before it trains: keep freed memory. Threads are given, so that runs can be compared."""
-    keep_freed_memory()
+def set_up(threads: int, *, keep: bool = True) -> None:
+    """Keep freed memory, as train.py does by default. Threads are given, so that runs can be compared."""
+    if keep:
+        keep_freed_memory()
     torch.set_num_threads(threads)
 
 

@@ -79,9 +79,7 @@ def layer_rows(rounds: int) -> Iterator[Row]:
     yield bar("training step, bncn / bn", ratio(stepped, "bncn", "bn"), 1.3, 1.0, **medians(stepped))
     yield bar("training step, bncn / bncn by fft", ratio(stepped, "bncn", "bncn:fft"), 0.4, 0.3, **medians(stepped))
     yield bar("evaluation, bncn / bn", ratio(evaluated, "bncn", "bn"), 1.5, 1.0, **medians(evaluated))
-    peaks = {arm: peak_of(arm) for arm in ("bn", "bncn")}
-    value = peaks["bncn"] / peaks["bn"]
-    yield bar("peak memory of a step above the idle process, bncn / bn", (value,) * 3, 1.5, 1.2) | {"megabytes": peaks}
+    yield from memory_rows(rounds)
     narrow, _ = steps(rounds, ["bn", "bncn"], bf16=True)
     gain = medians(narrow)["bn"] / medians(stepped)["bn"]
     what = f"training step in bf16, bncn / bn (bn in bf16 takes {gain:.2f} of its float32 time)"
@@ -94,20 +92,33 @@ def layer_rows(rounds: int) -> Iterator[Row]:
     )
 
 
-def peak_of(arm: str) -> float:
-    """MB that three steps take at their peak beyond a process that holds model, optimizer and batch."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--peak", arm]
-    return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
+def memory_rows(rounds: int) -> Iterator[Row]:
+    """Peak memory, and what keeping freed memory brings and costs: a process each, since it cannot be undone."""
+    alone = {
+        (arm, how): alone_in_a_process(arm, how, rounds) for arm in ("bn", "bncn") for how in ("keep", "give-back")
+    }
+    peaks = {f"{arm}, {how}": found["megabytes"] for (arm, how), found in alone.items()}
+    value = peaks["bncn, keep"] / peaks["bn, keep"]
+    yield bar("peak memory of a step above the idle process, bncn / bn", (value,) * 3, 1.5, 1.2) | {"megabytes": peaks}
+    for arm in ("bn", "bncn"):
+        kept, given_back = alone[arm, "keep"], alone[arm, "give-back"]
+        value = kept["seconds"] / given_back["seconds"]
+        yield bar(f"training step, freed memory kept / given back, {arm}", (value,) * 3, 1.0, 1.0)
 
 
-def measure_peak(arm: str) -> float:
+def alone_in_a_process(arm: str, how: str, rounds: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.speed", "--rounds", str(rounds), "--alone", arm, how]
+    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
+
+
+def measure_alone(arm: str, rounds: int) -> dict[str, float]:
+    """Median seconds of a step, and the MB that steps take at their peak beyond model, optimizer and batch."""
     training = Training(arm, 64, 128, 32)
     nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()  # libraries load before the idle process is weighed
     forget_peak()
     idle = resident_megabytes("VmRSS")
-    for _ in range(3):
-        training.step()
-    return resident_megabytes("VmHWM") - idle
+    seconds = medians(interleaved({"step": training.step}, rounds))["step"]
+    return {"megabytes": resident_megabytes("VmHWM") - idle, "seconds": seconds}
 
 
 # --- the trainer ---------------------------------------------------------------------------------------------------
@@ -261,12 +272,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each comparison that are counted")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    set_up(args.threads)
-    if args.peak:
-        print(measure_peak(args.peak))
+    if args.alone:
+        set_up(args.threads, keep=args.alone[1] == "keep")
+        print(json.dumps(measure_alone(args.alone[0], args.rounds)))
         return
+    set_up(args.threads)
     rows: list[Row] = []
     for source in (layer_rows(args.rounds), [trainer_row(args.rounds), pipeline_row(args.rounds)], start_rows()):
         for row in source:

@@ -28,7 +28,7 @@ Complex = NDArray[np.complex128]
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
 ToTensor = Callable[[Reals], Tensor]
-DENSE_PIXELS = 64  # up to 8 x 8, one dense matrix is faster than two stages (docs/performance.md)
+DENSE_PIXELS = 121  # up to 11 x 11, one dense matrix is faster than two stages (docs/performance.md)
 
 
 @dataclass(frozen=True)
