@@ -169,9 +169,7 @@ class TrainerConfig(_Block):
     channels_last: bool | None = Field(
         None, description="Keep images in NHWC memory order; null does so on the CPU, where it is much faster."
     )
-    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
-        False, description="torch.compile the model, in this mode if one is named; the first step then takes a minute."
-    )
+    compile: bool = Field(False, description="torch.compile the model; the first step then takes a minute.")
     keep_freed_memory: bool = Field(
         True,
         description="Keep the memory that is freed: faster steps, a higher peak. Linux with glibc only.",

@@ -27,6 +27,7 @@ SWEEPS: dict[str, tuple[list[int], dict[str, int]]] = {
     "batch": ([1, 2, 4, 8, 16, 32, 64, 128, 256, 512], {"size": 16, "channels": 64}),
 }
 DEFAULT = {"size": 16, "channels": 32, "batch": 16}
+TICKS = {"size": [8, 16, 32, 64, 128], "channels": SWEEPS["channels"][0], "batch": [1, 4, 16, 64, 256]}
 STYLE = {"fft": ("#d55e00", "s"), "matmul": ("#0072b2", "o")}
 
 
@@ -90,6 +91,8 @@ def draw(found: dict[str, dict[str, dict[str, list[tuple[int, float]]]]], path: 
                 axes.loglog(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
             fixed = ", ".join(f"{key} {value}" for key, value in {**DEFAULT, **SWEEPS[name][1]}.items() if key != name)
             axes.set(xlabel=f"{name} ({fixed})", ylabel="seconds" if what == "seconds" else "MB at the peak")
+            axes.set_xticks(TICKS[name], [str(tick) for tick in TICKS[name]])
+            axes.minorticks_off()
             axes.legend(fontsize=8)
             axes.grid(alpha=0.3)
     figure.suptitle("Forward and backward of one 3x3 ConvNorm layer", fontsize=11)

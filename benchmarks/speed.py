@@ -254,7 +254,8 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [str(row["figure"]).split(" (")[0] for row in shown], fontsize=8)
     for place, row in enumerate(shown):
-        axes.text(shares[place], place, f" {row['value']:.2f}", va="center", fontsize=8)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(shares[place] + 0.02, place, f"{row['value']:.2f}", va="center", fontsize=8, bbox=box)
     axes.set_xlabel("share of what is allowed (left of the line is within it)")
     axes.margins(x=0.12)
     figure.savefig(path, dpi=120)

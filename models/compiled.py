@@ -10,14 +10,14 @@ from torch import nn
 from utils.errors import ConfigError
 
 
-def compiled(model: nn.Module, mode: bool | str, device: torch.device) -> nn.Module:
-    """`model` itself for False, else what torch.compile makes of it; both share parameters and buffers.
+def compiled(model: nn.Module, wanted: bool, device: torch.device) -> nn.Module:
+    """`model` itself, or if `wanted` what torch.compile makes of it; both share parameters and buffers.
 
     Raises:
         ConfigError: on a CPU, where compiling needs a C++ compiler, and there is none.
     """
-    if mode is False:
+    if not wanted:
         return model
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise ConfigError("trainer.compile: there is no C++ compiler here; install g++ or set trainer.compile=false")
-    return cast(nn.Module, torch.compile(model, mode=None if mode is True else str(mode)))
+    return cast(nn.Module, torch.compile(model))

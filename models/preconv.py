@@ -12,7 +12,8 @@ On the (P1, P2) grid the linear convolution is the circular one, which is why th
 constant of the step: it is computed without a gradient from the current weights while training, and its running
 estimate is used in evaluation.
 
-This file is the straightforward torch.fft form.
+This file is the layer: its parameters, its running estimate, and which of two ways computes the steps above. "fft",
+preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one.
 """
 
 import math
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import preconv_fft, preconv_matmul
+from models.preconv_constants import under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
@@ -67,15 +69,19 @@ class _Prepared(NamedTuple):
         # On a CPU a copy to compare with, since a write through `.data` leaves no trace in the version counter; on a
         # device, where comparing would wait for it, the storage (kept alive, so that its address is not used again).
         kept = [source.detach().clone() if source.is_cpu else source.detach() for source in sources]
-        return cls(_key(x, method), [(k, s._version) for k, s in zip(kept, sources, strict=True)], run)
+        return cls(_key(x, method), [(k, _version(s)) for k, s in zip(kept, sources, strict=True)], run)
 
     def is_of(self, sources: Sequence[Tensor], x: Tensor, method: Method) -> bool:
         if self.key != _key(x, method) or len(sources) != len(self.sources):
             return False
         return all(
-            torch.equal(kept, now) if now.is_cpu else kept.data_ptr() == now.data_ptr() and version == now._version
+            torch.equal(kept, now) if now.is_cpu else kept.data_ptr() == now.data_ptr() and version == _version(now)
             for (kept, version), now in zip(self.sources, sources, strict=True)
         )
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _key(x: Tensor, method: Method) -> tuple[Any, ...]:
@@ -86,8 +92,8 @@ class PreConv2d(nn.Module):
     """ConvNorm, a drop-in for a bias-free Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
     H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
-    takes. float32 and float64 compute in their own precision; under autocast, and for narrower inputs, the layer
-    computes in float32. It holds no BatchNorm.
+    takes. float32 and float64 compute in their own precision, narrower types in float32; under bfloat16 autocast the
+    products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
 
     Args:
         kernel_size: one number (or two equal ones); odd, unless `affine` is off.
@@ -99,11 +105,16 @@ class PreConv2d(nn.Module):
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
         method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size.
+            Under torch.func and torch.jit.trace, which know no operators of ours, "auto" is "fft" and "matmul" fails.
 
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
     `running_preconditioner` (C_out, P1, P2 // 2 + 1), empty until the first training batch, and
     `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
     width from an odd one; without metadata the estimate goes with the first size that its shape allows.
+
+    Evaluation without gradients keeps the preconditioned spectra of "matmul" from batch to batch, until a weight or the
+    running estimate changes or `train()` or `eval()` is called. On a GPU a change is known by torch's version counters,
+    which writes through `.data` evade: call `eval()` after those.
 
     The running estimate belongs to one input size. At another size evaluation uses the preconditioner of the weights,
     and training starts the estimate anew from the preconditioner of that batch.
@@ -180,9 +191,16 @@ class PreConv2d(nn.Module):
         method = METHODS[self._pick_method(x)]
         dtype = torch.promote_types(self.weight.dtype, torch.float32)  # V spans orders of magnitude
         autocast = torch.is_autocast_enabled(x.device.type)
-        narrow = autocast and method.narrow and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
+        narrow = (
+            autocast
+            and method.narrow
+            and dtype is torch.float32
+            and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
+        )
         with torch.autocast(x.device.type, enabled=False):
             y = self._forward(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
+        if x.is_contiguous():
+            y = y.contiguous()  # as Conv2d would; the products work, and are fastest, on channels_last strides
         return y if autocast else y.to(self.weight.dtype)
 
     def _forward(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
@@ -205,8 +223,8 @@ class PreConv2d(nn.Module):
     def _pick_method(self, x: Tensor) -> str:
         if self.method != "auto":
             return self.method
-        if torch._C._are_functorch_transforms_active():
-            return "fft"  # torch.func has no rule for an operator of ours
+        if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+            return "fft"
         return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -225,10 +243,10 @@ class PreConv2d(nn.Module):
         return (
             method.prepare is not None
             and not self.training
-            and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())))
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
-            and type(x) is Tensor
+            and not under_a_mode()
         )
 
     def _evaluate_prepared(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor | None:
@@ -238,17 +256,20 @@ class PreConv2d(nn.Module):
         if self._is_estimated_at(grid):
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
-        if self._prepared is None or not self._prepared.is_of(sources, x, method):
+        prepared = self._prepared  # another thread may put another in its place
+        if prepared is None or not prepared.is_of(sources, x, method):
             v = self._current_preconditioner(method, weight, grid)
             run = method.prepare(x, weight, v, self.stride, self.padding)
-            self._prepared = _Prepared.of(sources, x, method, run)
-        run = self._prepared.run
-        return None if run is None else run(x)
+            prepared = self._prepared = _Prepared.of(sources, x, method, run)
+        return None if prepared.run is None else prepared.run(x)
 
     def train(self, mode: bool = True) -> "PreConv2d":
-        if mode:
-            self._prepared = None
+        self._prepared = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreConv2d":
+        self._prepared = None  # .to(), .double() and the like
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": None}  # copies and pickles make their own
@@ -274,7 +295,11 @@ class PreConv2d(nn.Module):
             running = torch.zeros_like(v) if running.numel() == 0 else v
             self._grid = key
         momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
-        self.running_preconditioner = momentum * v + (1 - momentum) * running.to(v)
+        newest = momentum * v + (1 - momentum) * running.to(v)
+        if running is self.running_preconditioner and running.dtype == newest.dtype:
+            running.copy_(newest)
+        else:
+            self.running_preconditioner = _ordinary(newest)
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -292,6 +317,7 @@ class PreConv2d(nn.Module):
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
         # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
+        self._prepared = None
         incoming = state_dict.get(prefix + "running_preconditioner")
         running = self.running_preconditioner
         if incoming is not None and running is not None and self._accepts(incoming):
@@ -312,6 +338,14 @@ class PreConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, momentum={self.momentum}, track_running_stats={self.track_running_stats}"
         )
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """`tensor`, or outside of inference mode a copy of it: a buffer made in that mode could not be used by autograd."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return tensor
+    with torch.inference_mode(mode=False):
+        return tensor.clone()
 
 
 def cosine_momentum(batches: Tensor) -> Tensor:

@@ -16,14 +16,17 @@ Cropping and striding are rows that the inverse leaves out. Where a grid is tiny
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+T = TypeVar("T")
 Complex = NDArray[np.complex128]
 Reals = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -55,8 +58,8 @@ class Geometry:
 
     @property
     def out(self) -> tuple[int, int]:
-        rows, columns = self.kept
-        return len(rows), len(columns)
+        height, width = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (self.height, self.width))
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,24 @@ class Constants:
         return self.source.dtype
 
 
-@functools.lru_cache(maxsize=64)  # a ResNet uses at most a dozen; the bound keeps changing input sizes from piling up
+def _kept(build: Callable[..., T]) -> Callable[..., T]:
+    """`build`, its newest results kept for all layers, but none that were made under a mode, such as fake tensors."""
+    kept = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
+
+    @functools.wraps(build)
+    def find(*key: Hashable) -> T:
+        return build(*key) if under_a_mode() else kept(*key)
+
+    find.cache_info, find.cache_clear = kept.cache_info, kept.cache_clear  # type: ignore[attr-defined]
+    return find
+
+
+def under_a_mode() -> bool:
+    """Whether something like FakeTensorMode stands between this code and torch's operators."""
+    return _get_current_dispatch_mode() is not None
+
+
+@_kept
 def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Constants:
     """Built in float64 and rounded once to `dtype`; shared by every layer of that geometry."""
     p1, p2 = geometry.grid
@@ -158,7 +178,7 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
     return Constants(source, side(*geometry.kept, inverse=True), tuple(bands))
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Two float64 matrices that take a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
 

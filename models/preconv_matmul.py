@@ -83,7 +83,7 @@ def forward(
     n, (c_out, c_in) = x.shape[0], weight.shape[:2]
     const = _constants(x, weight, stride, padding)
     taps = None if prepared is not None else _taps(weight, const.dtype)
-    by_frequency = v.flatten(1).T.contiguous()  # (P1 * (P2 // 2 + 1), C_out)
+    by_frequency = None if prepared is not None else v.flatten(1).T.contiguous()  # (P1 * (P2 // 2 + 1), C_out)
     rows = _along_height(const.source, x)
     y_rows = _new_rows(const.target, rows, c_out)
     for chunk in _chunks(const, x.device):
@@ -96,7 +96,7 @@ def forward(
             ]
             _bmm(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
         y_hat = y_hat.to(const.dtype)
-        if prepared is None:
+        if by_frequency is not None:
             y_hat *= by_frequency[chunk.gather(chunk.band.half_spectrum)].unsqueeze(1)
         _back_along_width(const.target, y_hat, chunk, y_rows)
     return _back_along_height(const.target, y_rows).to(x.dtype)

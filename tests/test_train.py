@@ -513,11 +513,20 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("amp", ["null", "bf16"])
 @pytest.mark.parametrize("arm", ["bn", "conv", "bncn"])
-def test_a_training_step_does_not_wait_for_the_device(coco_dir: Path, tmp_path: Path, arm: str) -> None:
-    trainer = make_trainer(coco_dir, tmp_path, arm=arm)
+def test_a_training_step_does_not_wait_for_the_device(
+    coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, amp: str
+) -> None:
+    trainer = make_trainer(coco_dir, tmp_path, f"trainer.amp={amp}", arm=arm)
     batches = trainer.data.train.batches(1)
     trainer.train_step(next(batches))
+
+    def forbidden(self: torch.Tensor, *_: object) -> None:
+        raise AssertionError("a step brought a tensor to the host")
+
+    for name in ("tolist", "cpu", "numpy"):  # on a CPU these call no operator
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
     with Waits() as waits:
         trainer.train_step(next(batches))
     assert waits.found == []
@@ -541,12 +550,29 @@ def test_reading_a_value_is_noticed() -> None:
     assert waits.found == ["_local_scalar_dense", "index"]
 
 
-@pytest.mark.parametrize("options", [("trainer.keep_freed_memory=false",), ("trainer.channels_last=false",)])
-def test_memory_options_train_and_resume(coco_dir: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    assert run(*coco(coco_dir, tmp_path / "a", *options, "trainer.epochs=2", arm="bncn")) == 0
-    assert run(*coco(coco_dir, tmp_path / "b", *options, "trainer.epochs=1", arm="bncn")) == 0
+@pytest.mark.parametrize(("value", "wanted"), [("null", True), ("true", True), ("false", False)])
+def test_channels_last_is_what_batches_have_and_resumes(
+    coco_dir: Path, tmp_path: Path, value: str, wanted: bool
+) -> None:
+    option = f"trainer.channels_last={value}"
+    images = next(make_trainer(coco_dir, tmp_path, option).data.train.batches(1)).images
+    assert images.is_contiguous(memory_format=torch.channels_last) == wanted
+    assert images.is_contiguous() != wanted
+    assert run(*coco(coco_dir, tmp_path / "a", option, "trainer.epochs=2", arm="bncn")) == 0
+    assert run(*coco(coco_dir, tmp_path / "b", option, "trainer.epochs=1", arm="bncn")) == 0
     assert run("-r", "auto", "--run-dir", tmp_path / "b", "trainer.epochs=2") == 0
     assert same_tree(final_state(tmp_path / "a", 2), final_state(tmp_path / "b", 2)) == []
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_keeping_freed_memory_can_be_switched_off(
+    coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("utils.memory.keep_freed_memory", lambda: calls.append("kept"))
+    option = f"trainer.keep_freed_memory={str(value).lower()}"
+    assert run(*coco(coco_dir, tmp_path / "run", option, "trainer.epochs=1")) == 0
+    assert calls == ["kept"] * value
 
 
 @pytest.mark.slow

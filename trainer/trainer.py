@@ -82,7 +82,7 @@ class Trainer(BaseTrainer):
         self._check_finite(epoch)
 
     def train_step(self, batch: Batch) -> None:
-        """One update from one batch. Nothing here waits for the device."""
+        """One update from one batch. Nothing here waits for the device, but fp16's scaler, which asks for overflows."""
         with self.evaluator.autocast():
             logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
