@@ -8,7 +8,8 @@ To add an arm, write such a function and give it a name in the dict.
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models.preconv import PreConv2d
 
@@ -28,7 +29,49 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, pad
 
 def conv_norm_batch_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """ConvNorm, then one BatchNorm."""
-    return nn.Sequential(PreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
+    return ConvNormBatchNorm(
+        PreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels)
+    )
+
+
+class ConvNormBatchNorm(nn.Sequential):
+    """PreConv2d, then BatchNorm2d, in less memory than one after the other.
+
+    ConvNorm's affine part keeps its input for the backward pass, and BatchNorm keeps its own, which is that part's
+    output. The second is made anew from the first when the backward pass asks for it: a depthwise convolution more, a
+    third less memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self
+        assert isinstance(conv, PreConv2d)
+        y, finish = conv.split(x)
+        z = finish(y)
+        if (
+            conv.kernel_size == 1
+            or conv.affine is None
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()  # the compiler decides itself what to make anew
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return norm(z)
+        source, affine = y.detach(), list(conv.affine.parameters())
+        versions = [parameter._version for parameter in affine]
+
+        def pack(saved: Tensor) -> Tensor | None:
+            return None if saved.dim() == z_dim else saved  # of all that BatchNorm saves, only its input is an image
+
+        def unpack(packed: Tensor | None) -> Tensor:
+            if packed is not None:
+                return packed
+            if versions != [parameter._version for parameter in affine]:
+                raise RuntimeError("the affine part of a ConvNorm was changed between the forward and backward pass")
+            with torch.no_grad():
+                return finish(source)
+
+        z_dim = z.dim()
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return norm(z)
 
 
 def group_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:

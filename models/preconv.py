@@ -19,6 +19,7 @@ preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_mat
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -187,6 +188,11 @@ class PreConv2d(nn.Module):
             nn.init.zeros_(self.affine.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        y, finish = self.split(x)
+        return finish(y)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Filter]:
+        """Steps 1 to 4, and the function that makes the output of them: the affine part, which is cheap to repeat."""
         self._check_input(x)
         method = METHODS[self._pick_method(x)]
         dtype = torch.promote_types(self.weight.dtype, torch.float32)  # V spans orders of magnitude
@@ -198,27 +204,36 @@ class PreConv2d(nn.Module):
             and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         )
         with torch.autocast(x.device.type, enabled=False):
-            y = self._forward(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
-        if x.is_contiguous():
-            y = y.contiguous()  # as Conv2d would; the products work, and are fastest, on channels_last strides
-        return y if autocast else y.to(self.weight.dtype)
+            y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
+        return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
 
-    def _forward(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
+    def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
         grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-        scale, bias = None, None
-        if self.affine is not None:
-            assert self.affine.bias is not None
-            scale, bias = self.affine.weight.to(x.dtype), self.affine.bias.to(x.dtype)
         if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
             weight = weight * self._current_preconditioner(method, weight, grid).unsqueeze(1)
-            weight = weight if scale is None else weight * scale
-            return F.conv2d(x, weight.to(x.dtype), bias, self.stride)
+            scale, bias = self._affine_like(x)
+            return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias, self.stride)
         y = self._evaluate_prepared(method, x, weight, grid) if self._can_prepare(method, x) else None
         if y is None:
             v = self._current_preconditioner(method, weight, grid)
             y = method.filtered_conv(x, weight, v, self.stride, self.padding)
-        return y if scale is None else F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
+        return y
+
+    def _finish(self, y: Tensor, *, dtype: torch.dtype, dense: bool) -> Tensor:
+        k = self.kernel_size
+        scale, bias = self._affine_like(y)
+        if scale is not None and k > 1:
+            with torch.autocast(y.device.type, enabled=False):
+                y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
+        # As Conv2d's would, the output lies as the input does; the products are made, and fastest, on channels_last.
+        return (y.contiguous() if dense else y).to(dtype)
+
+    def _affine_like(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.affine is None:
+            return None, None
+        assert self.affine.bias is not None
+        return self.affine.weight.to(x.dtype), self.affine.bias.to(x.dtype)
 
     def _pick_method(self, x: Tensor) -> str:
         if self.method != "auto":

@@ -1,9 +1,11 @@
+import copy
 from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 
 import parse_config
 from models.activations import ACTIVATIONS, SReLU
@@ -53,6 +55,48 @@ def test_deeper_networks(build) -> None:
 def test_resnet18_has_the_known_number_of_parameters() -> None:
     # the CIFAR form of ResNet18 with BatchNorm, e.g. github.com/kuangliu/pytorch-cifar: 11,173,962
     assert resnet18().parameter_count() == 11_173_962
+
+
+def held_bytes(run) -> tuple[int, torch.Tensor]:
+    """What `run` leaves allocated, and what it returns."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = run()
+    events = recorded.profiler.kineto_results.events()
+    return sum(event.nbytes() for event in events if event.name() == "[memory]"), result
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convnorm_with_batchnorm_is_the_two_in_less_memory(kernel: int, amp: bool) -> None:
+    torch.manual_seed(0)
+    joined = NORMS["bncn"](3, 8, kernel, 1, kernel // 2)
+    apart = nn.Sequential(*copy.deepcopy(list(joined)))
+    assert list(joined.state_dict()) == list(apart.state_dict())
+    images = torch.randn(4, 3, 16, 16).to(memory_format=torch.channels_last)
+    apart(images)  # what is made once is not counted
+    joined(images)
+    results, held = [], []
+    for layer in (joined, apart):
+        x = images.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+            size, y = held_bytes(lambda layer=layer, x=x: layer(x))
+        y.float().square().sum().backward()
+        held.append(size)
+        results.append([y, x.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+    image = 4 * 8 * 16 * 16 * (2 if amp else 4)
+    saved = held[1] - held[0]
+    assert abs(saved - (image if kernel > 1 else 0)) <= 256, "BatchNorm's input is kept"
+
+
+def test_an_affine_part_changed_before_the_backward_pass_is_noticed() -> None:
+    layer = NORMS["bncn"](3, 8, 3, 1, 1)
+    y = layer(torch.randn(2, 3, 8, 8))
+    with torch.no_grad():
+        layer[0].affine.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"changed between|modified by an inplace"):
+        y.sum().backward()
 
 
 def test_arms_hold_the_norms_they_name() -> None:
