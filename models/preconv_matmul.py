@@ -82,23 +82,23 @@ def forward(
     """The products of the module's docstring; `prepared` holds V(f) A(f) by band, (count, coefs, C_out, C_in)."""
     n, (c_out, c_in) = x.shape[0], weight.shape[:2]
     const = _constants(x, weight, stride, padding)
-    taps = None if prepared is not None else _taps(weight, const.dtype)
-    by_frequency = None if prepared is not None else v.flatten(1).T.contiguous()  # (P1 * (P2 // 2 + 1), C_out)
+    kernels = _Kernels(weight, const.dtype, x.dtype)
     rows = _along_height(const.source, x)
     y_rows = _new_rows(const.target, rows, c_out)
-    for chunk in _chunks(const, x.device):
-        x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
-        y_hat = x.new_empty(chunk.coefs, n, c_out)
-        kernels = chunk.gather(chunk.band.kernels if prepared is None else prepared[chunk.number])
-        for piece in chunk.pieces(c_in * c_out, x.device):
-            a_hat = [
-                kernels[part] if taps is None else _spectra(kernels[part], taps, weight, x.dtype) for part in piece
-            ]
-            _bmm(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
-        y_hat = y_hat.to(const.dtype)
-        if by_frequency is not None:
-            y_hat *= by_frequency[chunk.gather(chunk.band.half_spectrum)].unsqueeze(1)
-        _back_along_width(const.target, y_hat, chunk, y_rows)
+    for number, band in enumerate(const.bands):
+        scale = None if prepared is not None else _by_coefficient(v, band)
+        spectra = kernels.whole(band) if prepared is None else prepared[number]
+        for chunk in _chunks(number, band, x.device):
+            x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
+            y_hat = x.new_empty(chunk.coefs, n, c_out)
+            source = chunk.gather(band.kernels if spectra is None else spectra)
+            for piece in chunk.pieces(c_in * c_out, x.device):
+                a_hat = [kernels.spectra(source[part]) if spectra is None else source[part] for part in piece]
+                _bmm(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
+            y_hat = y_hat.to(const.dtype)
+            if scale is not None:
+                y_hat *= chunk.gather(scale)
+            _back_along_width(const.target, y_hat, chunk, y_rows)
     return _back_along_height(const.target, y_rows).to(x.dtype)
 
 
@@ -107,32 +107,64 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     n, (c_out, c_in) = x.shape[0], weight.shape[:2]
     const = _constants(x, weight, stride, padding)
-    taps = _taps(weight, const.dtype)
-    grad_taps = torch.zeros_like(taps)
-    by_frequency = v.flatten(1).T.contiguous()
+    kernels = _Kernels(weight, const.dtype, x.dtype)
     rows, grad_rows = _along_height(const.source, x), _along_height(const.target, grad)
     x_rows = _new_rows(const.source, rows, c_in if need_x else 0)
-    for chunk in _chunks(const, x.device):
-        x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
-        y_hat = _along_width(const.target, grad_rows, chunk)  # (coefs, N, C_out)
-        y_hat *= by_frequency[chunk.gather(chunk.band.half_spectrum)].unsqueeze(1)
-        y_hat = _narrowed(y_hat, x.dtype)
-        back = x.new_empty(chunk.coefs, n, c_in if need_x else 0)
-        kernels = chunk.gather(chunk.band.kernels)  # (coefs, k * k)
-        for piece in chunk.pieces(c_in * c_out, x.device):
-            y_piece = _at(y_hat, piece)
+    for number, band in enumerate(const.bands):
+        scale = _by_coefficient(v, band)
+        spectra = kernels.whole(band) if need_x else None
+        for chunk in _chunks(number, band, x.device):
+            x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
+            y_hat = _along_width(const.target, grad_rows, chunk)  # (coefs, N, C_out)
+            y_hat *= chunk.gather(scale)
+            y_hat = _narrowed(y_hat, x.dtype)
+            back = x.new_empty(chunk.coefs, n, c_in if need_x else 0)
+            dft = chunk.gather(band.kernels)  # (coefs, k * k)
+            source = dft if spectra is None else chunk.gather(spectra)
+            for piece in chunk.pieces(c_in * c_out, x.device):
+                y_piece = _at(y_hat, piece)
+                if need_x:
+                    a_hat = [kernels.spectra(source[part]) if spectra is None else source[part] for part in piece]
+                    _bmm(y_piece, a_hat, _at(back, piece), conjugate=True)
+                a_grad = [x.new_empty(len(y), c_out, c_in) for y in y_piece]
+                _bmm([y.mT for y in y_piece], _at(x_hat, piece), a_grad, conjugate=True)
+                for part, of_part in zip(piece, a_grad, strict=True):
+                    kernels.add_gradient(dft[part], of_part)
             if need_x:
-                a_hat = [_spectra(kernels[part], taps, weight, x.dtype) for part in piece]
-                _bmm(y_piece, a_hat, _at(back, piece), conjugate=True)
-            a_grad = [x.new_empty(len(y), c_out, c_in) for y in y_piece]
-            _bmm([y.mT for y in y_piece], _at(x_hat, piece), a_grad, conjugate=True)
-            for part, of_part in zip(piece, a_grad, strict=True):
-                grad_taps.addmm_(kernels[part].T, of_part.flatten(1).to(const.dtype))
-        if need_x:
-            _back_along_width(const.source, back.to(const.dtype), chunk, x_rows)
-    grad_weight = grad_taps.view(-1, c_out, c_in).permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
+                _back_along_width(const.source, back.to(const.dtype), chunk, x_rows)
     grad_x = _back_along_height(const.source, x_rows).to(x.dtype) if need_x else x.new_empty(0)
-    return grad_x, grad_weight
+    return grad_x, kernels.gradient()
+
+
+class _Kernels:
+    """The taps of all kernels; from them the spectra, in the products' dtype; and back to them the gradient."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, product_dtype: torch.dtype) -> None:
+        self.weight, self.product_dtype = weight, product_dtype
+        # (k * k, C_out * C_in), so that the spectra at any frequencies are one product
+        self.taps = weight.to(dtype).flatten(2).permute(2, 0, 1).flatten(1)
+        self.grad: Tensor | None = None
+
+    def spectra(self, dft: Tensor) -> Tensor:
+        """(coefs, k * k) -> (coefs, C_out, C_in)"""
+        return (dft @ self.taps).to(self.product_dtype).unflatten(1, self.weight.shape[:2])
+
+    def whole(self, band: Band) -> Tensor | None:
+        """All spectra of a band at once, (count, coefs, C_out, C_in), or None where that is too much at a time."""
+        count, coefs, _ = band.kernels.shape
+        if self.taps.is_cpu and count * coefs * self.taps.shape[1] > PIECE:
+            return None
+        return self.spectra(band.kernels.flatten(0, 1)).unflatten(0, (count, coefs))
+
+    def add_gradient(self, dft: Tensor, of_spectra: Tensor) -> None:
+        if self.grad is None:
+            self.grad = torch.zeros_like(self.taps)
+        self.grad.addmm_(dft.T, of_spectra.flatten(1).to(self.taps.dtype))
+
+    def gradient(self) -> Tensor:
+        assert self.grad is not None
+        c_out, c_in, k, _ = self.weight.shape
+        return self.grad.view(k * k, c_out, c_in).permute(1, 2, 0).reshape(self.weight.shape).to(self.weight.dtype)
 
 
 def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
@@ -141,13 +173,17 @@ def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> 
     coefs = sum(band.half_spectrum.numel() for band in const.bands)
     if coefs * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
         return None
-    taps, by_frequency = _taps(weight, const.dtype), v.flatten(1).T
-    prepared = []
+    kernels, prepared = _Kernels(weight, const.dtype, const.dtype), []
     for band in const.bands:
-        spectra = _spectra(band.kernels.flatten(0, 1), taps, weight, const.dtype)
-        spectra *= by_frequency[band.half_spectrum.flatten()].unsqueeze(2)
-        prepared.append(spectra.to(x.dtype).unflatten(0, (band.count, -1)))
+        spectra = kernels.spectra(band.kernels.flatten(0, 1)).unflatten(0, band.half_spectrum.shape)
+        spectra *= _by_coefficient(v, band).mT  # (count, coefs, C_out, 1)
+        prepared.append(spectra.to(x.dtype))
     return lambda x: forward(x, weight, v, stride, padding, prepared)
+
+
+def _by_coefficient(v: Tensor, band: Band) -> Tensor:
+    """V of a half spectrum (C_out, P1, P2 // 2 + 1) at a band's coefficients, (count, coefs, 1, C_out)."""
+    return v.flatten(1).T[band.half_spectrum].unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -182,11 +218,10 @@ class _Chunk:
             yield slice(low, high), slice(low + pairs, high + pairs)
 
 
-def _chunks(const: Constants, device: torch.device) -> Iterator[_Chunk]:
-    for number, band in enumerate(const.bands):
-        count = 1 if device.type == "cpu" else band.count
-        for start in range(0, band.count, count):
-            yield _Chunk(number, band, start, count)
+def _chunks(number: int, band: Band, device: torch.device) -> Iterator[_Chunk]:
+    count = 1 if device.type == "cpu" else band.count
+    for start in range(0, band.count, count):
+        yield _Chunk(number, band, start, count)
 
 
 def _along_height(side: Side, images: Tensor) -> Tensor:
@@ -248,16 +283,6 @@ def _parted(by_item: Tensor) -> Tensor:
 
 def _unparted(parted: Tensor, count: int) -> Tensor:
     return parted.unflatten(0, (2, count, -1)).transpose(0, 1).flatten(1, 2)
-
-
-def _taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(C_out, C_in, k, k) -> (k * k, C_out * C_in), so that the spectra at any frequencies are one product."""
-    return weight.to(dtype).flatten(2).permute(2, 0, 1).flatten(1)
-
-
-def _spectra(dft: Tensor, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(coefs, k * k) @ (k * k, C_out * C_in) -> (coefs, C_out, C_in)"""
-    return (dft @ taps).to(dtype).unflatten(1, weight.shape[:2])
 
 
 def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:

@@ -41,9 +41,8 @@ def pair(*arguments: int, **options: object) -> tuple[PreConv2d, PreConv2d]:
 def all_items_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU gets: chunks of all items of a band, and spectra in one piece."""
 
-    def chunks(const: preconv_constants.Constants, device: torch.device):
-        for number, band in enumerate(const.bands):
-            yield preconv_matmul._Chunk(number, band, 0, band.count)
+    def chunks(number: int, band: preconv_constants.Band, device: torch.device):
+        yield preconv_matmul._Chunk(number, band, 0, band.count)
 
     monkeypatch.setattr(preconv_matmul, "_chunks", chunks)
     monkeypatch.setattr(preconv_matmul, "PIECE", 2**62)
@@ -266,8 +265,8 @@ def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d],
 
 def test_spectra_are_kept_over_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, made = trained(), []
-    original = preconv_matmul._taps
-    monkeypatch.setattr(preconv_matmul, "_taps", lambda *arguments: made.append(1) or original(*arguments))
+    original = preconv_matmul._Kernels.spectra
+    monkeypatch.setattr(preconv_matmul._Kernels, "spectra", lambda *arguments: made.append(1) or original(*arguments))
     with torch.inference_mode():
         for batch in (2, 5, 1):
             layer(torch.randn(batch, 3, 9, 10))
