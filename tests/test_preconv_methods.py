@@ -109,6 +109,25 @@ def _grid(case: dict) -> tuple[int, int]:
     return case["size"][0] + case["kernel"] - 1, case["size"][1] + case["kernel"] - 1
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("size", [4, 9, 16, 33])
+def test_methods_agree_on_cuda(size: int) -> None:
+    torch.manual_seed(0)
+    fast, oracle = (layer.cuda() for layer in pair(8, 16, 3, 2, 1))
+    x = torch.randn(4, 8, size, size, device="cuda")
+    results = []
+    for layer in (fast, oracle):
+        images = x.clone().requires_grad_()
+        y = layer(images)
+        y.square().sum().backward()
+        with torch.no_grad():
+            again = layer.eval()(images)
+        results.append([y, again, images.grad, *(parameter.grad for parameter in layer.parameters())])
+    for got, want in zip(*results, strict=True):
+        assert relative_error(got, want) < 1e-4
+
+
 @pytest.mark.parametrize("size", [7, 8, 9, 13, 31, 32, 33])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_float32_is_as_accurate_as_the_oracle(size: int, stride: int) -> None:
