@@ -88,6 +88,9 @@ class DataLoaderArgs(_Block):
         None,
         description="Use so many (2000) or such a share (0.1; 1 is all) of those that train and validate; null is all.",
     )
+    allow_duplicates: bool = Field(
+        False, description="Go on where train, validation and test share an image, pixel for pixel."
+    )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
 
     @field_validator("subset")
@@ -154,6 +157,9 @@ class TrainerConfig(_Block):
     epochs: Positive = Field(100, description="Epochs to train in all, those before a resume included.")
     save_dir: str = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
     save_period: Positive = Field(1, description="Epochs between two checkpoints; the last epoch is always saved.")
+    save_every_minutes: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="Save within an epoch as well, when so many minutes have gone by since the last time."
+    )
     monitor: str = Field(
         "max val_accuracy",
         description="What model_best.pth is best by: 'max COLUMN' or 'min COLUMN' of metrics.csv, or 'off'.",

@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from utils.cli import OneLineParser, run_program
+from utils.cli import OneLineParser, leave, run_program
 
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(description="Evaluate a checkpoint on the test images it was not trained on.")
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
+    parser.add_argument("--allow-inexact", action="store_true", help="read one that could not be resumed exactly")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data_loader.args.data_dir=data/coco")
     return parser.parse_intermixed_args()
@@ -19,18 +20,18 @@ def test(args: argparse.Namespace) -> None:
     from data_loader.build import build_data
     from models.build import build_model
     from models.metric import METRICS
-    from parse_config import merge, parse_overrides, validate
     from trainer.checkpoint import read
     from trainer.evaluation import AMP_TYPES, Evaluator
     from trainer.restore import check_data, load_model
+    from trainer.resume import saved_config
     from trainer.test_report import TestReport, save_report
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory
 
     path = user_path(args.resume)
-    state = read(path)
-    config = validate(merge(state["config"], parse_overrides(args.overrides)), f"config of {path}")
+    state = read(path, args.allow_inexact)
+    config = saved_config(state, str(path), args.overrides)
     if config.trainer.keep_freed_memory:
         keep_freed_memory()
     device = choose_device(args.device or config.trainer.device)
@@ -48,4 +49,4 @@ def test(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(lambda: test(parse_args()), sys.argv[1:]))
+    leave(run_program(lambda: test(parse_args()), sys.argv[1:]))

@@ -4,8 +4,13 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.cli import OneLineParser, run_program
+from utils.cli import OneLineParser, leave, run_program
+from utils.lock import FolderLock
+
+if TYPE_CHECKING:
+    from utils.world import World
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -15,6 +20,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder, instead of a new one under save_dir")
     parser.add_argument("--check", action="store_true", help="show config, data, model and speed; train nothing")
+    parser.add_argument("--allow-inexact", action="store_true", help="resume even without what an exact resume needs")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes: optimizer.args.lr=0.05")
     return parser.parse_intermixed_args(argv)
@@ -26,6 +32,13 @@ def train(args: argparse.Namespace) -> None:
 
         load_config(args.config, args.overrides)
 
+    from utils.world import World
+
+    with FolderLock() as lock, World() as world:
+        _train(args, lock, world)
+
+
+def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from data_loader.build import build_data
     from logger.log import get_logger, set_up_logging
     from models.build import build_model
@@ -39,28 +52,32 @@ def train(args: argparse.Namespace) -> None:
     from utils.memory import keep_freed_memory
     from utils.seeding import seed_everything
 
-    set_up_logging()
-    start = find_start(args.config, args.resume, args.run_dir, args.overrides)
+    log = get_logger()
+    set_up_logging(quiet=not world.first)
+    request = (args.config, args.resume, args.run_dir, args.overrides, None if args.check else lock)
+    start = world.on_first(lambda: find_start(*request, args.allow_inexact))
     config = start.config
     if config.trainer.keep_freed_memory:
         keep_freed_memory()
-    device = choose_device(args.device or config.trainer.device)
+    device = choose_device(args.device or config.trainer.device, world.local_rank)
     seed_everything(config.seed, config.trainer.deterministic)
-    data = build_data(config, device)
+    data = world.first_then_others(lambda: build_data(config, device, world))
     model = build_model(config, len(data.dataset.classes)).to(device)
     optimizer, schedule = build_optimizer(config, model)
     if args.check:
-        print(report(Trainer(config, model, optimizer, schedule, data, device, Path())))
+        lines = report(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
+        if world.first:
+            print(lines)
         return
-    folder = make_run_folder(config, start.folder, start.in_place)
-    trainer = Trainer(config, model, optimizer, schedule, data, device, folder)
+    folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
+    trainer = Trainer(config, model, optimizer, schedule, data, device, folder, world)
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
-        for path in CheckpointStore(folder).set_aside_later_than(start.state):
-            get_logger().warning("going back to an earlier checkpoint; a later one is now %s", path)
-    write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
-    set_up_logging(folder)
-    log = get_logger()
+    if world.first:
+        if start.state is not None:
+            CheckpointStore(folder).set_aside_later_than(start.state)
+        write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
+        set_up_logging(folder)
     log.info("run folder: %s", folder)
     if trainer.finished:
         log.info("nothing to do: the run has had its %d epochs", trainer.epoch)
@@ -78,4 +95,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -31,3 +31,8 @@ class BaseDataLoader(ABC):
     def batches(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from the `first`-th on: a function of the loader and `epoch` alone, so that a run
         resumed within an epoch sees just the batches it has not seen."""
+
+    def weight(self, batch: int) -> float:
+        """What this process's mean loss over its share of batch number `batch` counts in the mean over all processes:
+        1, unless one process has more of its images than another."""
+        return 1.0

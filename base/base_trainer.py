@@ -1,53 +1,46 @@
 """The loop around the epochs: monitor, early stop, checkpoints, resume. What an epoch is, a subclass says."""
 
 import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from logger.log import get_logger
 from logger.recorder import TensorBoard, write_csv
 from parse_config import TrainerConfig
-from utils.errors import Stopped
+from utils.errors import FileSystemError, Stopped
+from utils.stopping import Handlers, exit_code
+from utils.world import World
 
 if TYPE_CHECKING:  # the trainer package stands above this one
     from trainer.checkpoint import CheckpointStore
 
+SAVE, STOP = 1, 2  # what a process wishes to do between two batches; to STOP the signal's number is added
 
-class StopRequest:
-    """Remembers a SIGTERM or SIGINT, so that a step or a save is never cut short; a context manager."""
+
+class StopRequest(Handlers):
+    """Remembers the first signal that asks to stop, so that a step or a save is never cut short; a context manager."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
+        super().__init__(self._remember)
+        self.signal = 0  # none
 
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int) -> None:
         self.signal = self.signal or number
 
 
 class BaseTrainer(ABC):
     """Trains from wherever it stands to `config.epochs` and keeps all that a resumed run needs.
 
-    Where it stands is `epoch`, the whole epochs done, and `batch`, the batches done of the one in progress.
+    Where it stands is `epoch`, the whole epochs done, and `batch`, the batches done of the one in progress. Where
+    several processes train together, the first of them writes the files.
     """
 
-    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Path) -> None:
-        self.config, self.store, self.folder = config, store, folder
+    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Path, world: World) -> None:
+        self.config, self.store, self.folder, self.world = config, store, folder, world
         self.log = get_logger()
         self.epoch = 0
         self.batch = 0
@@ -57,6 +50,8 @@ class BaseTrainer(ABC):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0  # spent on the epoch in progress before the last resume
         self._started = 0.0
+        self._saved = (-1, time.monotonic())  # the step of the newest save, and when it was
+        self._csv_is_whole = True
         self.stop = StopRequest()
         self.board: TensorBoard | None = None
         mode, _, column = config.monitor.partition(" ")
@@ -66,7 +61,11 @@ class BaseTrainer(ABC):
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Train and evaluate epoch number `epoch` (from 1) on from `self.batch`; return its row of metrics.csv but for
-        `epoch` and `seconds`. Calls `self.check_stop` after each batch. Raises NonFiniteLossError."""
+        `epoch` and `seconds`. Calls `self.between_batches` after each batch. Raises NonFiniteLossError."""
+
+    @abstractmethod
+    def check_finite(self) -> None:
+        """Raise NonFiniteLossError if a step so far had a loss that is NaN or infinite; nothing is saved then."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -95,28 +94,41 @@ class BaseTrainer(ABC):
             NonFiniteLossError: the loss is NaN or infinite; nothing of that epoch is saved.
             FileSystemError: a checkpoint cannot be written.
         """
-        self.store.collect_temporary()
-        write_csv(self.folder, self.history)
-        self.board = TensorBoard(self.folder, self.config.tensorboard, self.epoch + 1)
-        try:
-            with self.stop:
+        self._write_csv()
+        self.board = TensorBoard(self.folder, self.config.tensorboard and self.world.first, self.epoch + 1)
+        self._saved = (self.global_step, time.monotonic())
+        with self.stop:
+            try:
                 while not self.finished:
                     self._one_epoch()
                     if not self.finished:
-                        self._stop_if_asked(already_saved=self.epoch % self.config.save_period == 0)
+                        self.between_batches()
                 if self.stopped_early:
                     self.log.info("stopped early: no better %s in %d epochs", self.monitored, self.epochs_since_best)
                 self.finish()
-        finally:
-            self.board.close()
+            finally:
+                self.board.close()
+        if not self._csv_is_whole:  # nothing will mend it after this
+            write_csv(self.folder, self.history)
 
-    def check_stop(self) -> None:
-        """Save and raise Stopped if a signal has come; to be called between batches."""
-        if self.stop.signal is not None:
-            self._stop_if_asked(already_saved=False)
+    def between_batches(self) -> None:
+        """Save if `save_every_minutes` says so; save and raise Stopped if a signal has come, to any process."""
+        wish = self.world.largest(STOP + self.stop.signal if self.stop.signal else SAVE * self._save_is_due())
+        if wish:
+            self.check_finite()
+            if self._saved[0] != self.global_step:
+                self.seconds = self._elapsed() if self.batch else 0.0
+                self._started = time.perf_counter()
+                self.save(newest=True, best=False)
+            if wish > STOP:
+                self._stop(wish - STOP)
 
-    def save(self, *, newest: bool, best: bool) -> Path:
-        return self.store.save(self.state_dict(), newest=newest, best=best)
+    def save(self, *, newest: bool, best: bool) -> None:
+        state = self.state_dict()
+        if self.world.first:
+            self.store.save(state, newest=newest, best=best)
+        if newest:
+            self._saved = (self.global_step, time.monotonic())
 
     def _one_epoch(self) -> None:
         self._started = time.perf_counter()
@@ -131,7 +143,7 @@ class BaseTrainer(ABC):
         newest = self.epoch % self.config.save_period == 0 or self.finished
         if newest or improved:
             self.save(newest=newest, best=improved)
-        write_csv(self.folder, self.history)
+        self._write_csv()
         self.log.info(_line(row, self.config.epochs, improved))
 
     def _is_best(self, row: dict[str, float]) -> bool:
@@ -144,18 +156,30 @@ class BaseTrainer(ABC):
         self.epochs_since_best += 1
         return False
 
-    def _stop_if_asked(self, already_saved: bool) -> None:
-        if self.stop.signal is None:
-            return
-        if not already_saved:
-            self.seconds = self._elapsed() if self.batch else 0.0
-            self.save(newest=True, best=False)
-        name = signal.Signals(self.stop.signal).name
+    def _save_is_due(self) -> bool:
+        step, when = self._saved
+        minutes = self.config.save_every_minutes
+        return minutes is not None and step != self.global_step and time.monotonic() - when >= 60.0 * minutes
+
+    def _stop(self, number: int) -> NoReturn:
         where = f"after epoch {self.epoch}" + (f" and {self.batch} batches" if self.batch else "")
         raise Stopped(
-            128 + self.stop.signal,
-            f"stopped by {name} {where}; saved. Go on with: python train.py -r auto --run-dir {self.folder}",
+            exit_code(number),
+            f"stopped by {signal.Signals(number).name} {where}; saved. "
+            f"Go on with: python train.py -r auto --run-dir {self.folder}",
         )
+
+    def _write_csv(self) -> None:
+        """A failure is no reason to stop: the history is in the checkpoints, and the next epoch tries again."""
+        if not self.world.first:
+            return
+        try:
+            write_csv(self.folder, self.history)
+            self._csv_is_whole = True
+        except FileSystemError as error:
+            if self._csv_is_whole:
+                self.log.warning("%s; training goes on, and tries again after each epoch", error)
+            self._csv_is_whole = False
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -169,7 +193,8 @@ def _line(row: dict[str, float], epochs: int, improved: bool) -> str:
     return "  ".join(parts)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
     """What a bit-exact resume needs to be the same."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"torch": str(torch.__version__), "device": name, "threads": torch.get_num_threads(), "world_size": 1}
+    threads = torch.get_num_threads()
+    return {"torch": str(torch.__version__), "device": name, "threads": threads, "world_size": processes}

@@ -1,8 +1,5 @@
 """TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, with no test set of its own."""
 
-import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +8,10 @@ import numpy as np
 import torch
 
 from data_loader.dataset import ImageDataset
+from data_loader.npz import load_npz, read_bytes
 from data_loader.restricted_pickle import load_arrays
 from utils.errors import DataError
 
-#: What reading an .npz that is damaged or hostile can raise.
-NPZ_ERRORS = (
-    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError),
-    *(MemoryError, zipfile.BadZipFile, zlib.error),
-)
 SLACK = 1e-3  # how far resizing in floating point may overshoot [0, 1]
 
 
@@ -42,15 +35,13 @@ def load_array_file(path: Path, form: ArrayFormat) -> ImageDataset:
         DataError: the file is missing, malformed or hostile, or does not hold what `form` says.
     """
     file = _find(path, form)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    data = read_bytes(file)
     if not data:
         raise DataError(f"{file}: the file is empty; get or build it again")
-    values = _load_npz(data, str(file)) if data[:4] == b"PK\x03\x04" else load_arrays(data, str(file))
+    zipped = data[:4] == b"PK\x03\x04"
+    values = load_npz(data, ("images", "labels"), str(file)) if zipped else load_arrays(data, str(file))
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
-        found = f"keys {sorted(map(str, values))}" if isinstance(values, dict) else type(values).__name__
+        found = f"keys {[str(key)[:20] for key in values][:5]}" if isinstance(values, dict) else type(values).__name__
         raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
     images = _pixels(_array(values["images"], "images", file), form, file)
     labels = _labels(_array(values["labels"], "labels", file), len(images), file)
@@ -73,23 +64,13 @@ def _find(path: Path, form: ArrayFormat) -> Path:
     )
 
 
-def _load_npz(data: bytes, source: str) -> dict[str, Any]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("images", "labels") if name in archive.files}
-    except NPZ_ERRORS as error:
-        raise DataError(
-            f"{source}: malformed .npz ({' '.join(str(error).split()[:20])}); get or build it again"
-        ) from None
-
-
 def _array(value: Any, what: str, file: Path) -> np.ndarray:
     if isinstance(value, list) and what == "labels" and all(type(label) in (int, float) for label in value):
         value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "uif":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise DataError(f"{file}: {what} must be an array of numbers, found {found}")
-    return value
+    return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
 def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader, Batch
 from parse_config import Augment
+from utils.errors import ConfigError
 from utils.seeding import generator
+from utils.world import World
 
 
 class PixelStats(NamedTuple):
@@ -39,6 +41,8 @@ class ImageBatches(BaseDataLoader):
         stats: the training split's channel statistics.
         augment: shuffle each epoch and change images so; None serves them in order and as they are.
         seed: of the run; order, crops and flips of an epoch each derive a generator from it.
+        world: each process is served its share of every batch, so that a batch is the same images however many there
+            are. A share of a last batch may be empty, though not in training.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class ImageBatches(BaseDataLoader):
         augment: Augment | None = None,
         seed: int = 0,
         channels_last: bool = False,
+        world: World | None = None,
     ) -> None:
         self._size = images.shape[-2:]
         self._pixels = _packed(images.to(device), 0 if augment is None else augment.crop_padding)
@@ -63,7 +68,13 @@ class ImageBatches(BaseDataLoader):
         self._shift = (-stats.mean * 255.0 * scale).float().to(device)
         self._augment, self._seed = augment, seed
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._bounds = _batch_bounds(len(images), batch_size, merge_single=augment is not None)
+        self._world = world or World()
+        if augment is not None and batch_size < self._world.size:
+            raise ConfigError(
+                f"data_loader.args.batch_size: a batch of {batch_size} cannot be shared by {self._world.size} processes"
+            )
+        fewest = 2 * self._world.size if augment is not None else 1
+        self._bounds = _batch_bounds(len(images), batch_size, fewest)
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -74,19 +85,26 @@ class ImageBatches(BaseDataLoader):
 
     def batches(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
         if self._augment is None:
-            for start, stop in self._bounds[first:]:
+            for whole in self._bounds[first:]:
+                start, stop = self._world.share(*whole)
                 images = self._normalise(self._pixels[start:stop])
                 yield Batch(images, self._given[start:stop], self._true[start:stop])
             return
         order, top, left, flip = self._draw_epoch(self._augment, epoch)
         _, padded_height, padded_width = self._pixels.shape
         down, across = (torch.arange(n, device=order.device) for n in self._size)
-        for start, stop in self._bounds[first:]:
+        for whole in self._bounds[first:]:
+            start, stop = self._world.share(*whole)
             chosen = order[start:stop]
             rows = (chosen * padded_height + top[start:stop]).unsqueeze(1) + down  # (B, H)
             columns = torch.where(flip[start:stop], across.flip(0), across) + left[start:stop].unsqueeze(1)  # (B, W)
             places = (rows * padded_width).unsqueeze(2) + columns.unsqueeze(1)  # (B, H, W)
             yield Batch(self._normalise(torch.take(self._pixels, places)), self._given[chosen], self._true[chosen])
+
+    def weight(self, batch: int) -> float:
+        whole = self._bounds[batch]
+        start, stop = self._world.share(*whole)
+        return (stop - start) * self._world.size / (whole[1] - whole[0])
 
     def _draw_epoch(self, augment: Augment, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """An epoch's order (N,), crop offsets (N,) twice and flips (N, 1), drawn on the CPU, then moved."""
@@ -115,9 +133,10 @@ def _packed(images: Tensor, padding: int) -> Tensor:
     return pixels.view(torch.int32).squeeze(3)
 
 
-def _batch_bounds(count: int, batch_size: int, merge_single: bool) -> list[tuple[int, int]]:
-    """(start, stop) of each batch. A last one of one image joins the one before: BatchNorm of 1x1 maps needs two."""
+def _batch_bounds(count: int, batch_size: int, fewest: int) -> list[tuple[int, int]]:
+    """(start, stop) of each batch. A last one of less than `fewest` images joins the one before: BatchNorm of 1x1 maps
+    needs two of them, in every process."""
     starts = list(range(0, count, batch_size))
-    if merge_single and len(starts) > 1 and count - starts[-1] == 1:
+    if len(starts) > 1 and count - starts[-1] < fewest:
         starts.pop()
     return list(zip(starts, [*starts[1:], count], strict=True))

@@ -10,9 +10,10 @@ from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import DATASETS
 from data_loader.noise import given_labels
-from data_loader.splits import Splits, make_splits
+from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
 from utils.files import user_path
+from utils.world import World
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class RunData:
         return not torch.equal(self.given[train], self.dataset.labels[train])
 
 
-def build_data(config: Config, device: torch.device) -> RunData:
+def build_data(config: Config, device: torch.device, world: World | None = None) -> RunData:
     """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
     args = config.data_loader.args
     dataset = DATASETS[config.data_loader.type](user_path(args.data_dir))
     splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed)
+    if not args.allow_duplicates:
+        check_nothing_is_shared(dataset, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed)
     stats = pixel_stats(dataset.images[splits.train])
     asked = config.trainer.channels_last
@@ -56,6 +59,7 @@ def build_data(config: Config, device: torch.device) -> RunData:
             augment=args.augment if training else None,
             seed=config.seed,
             channels_last=channels_last,
+            world=world,
         )
 
     train, val, test = (loader(splits.train, True), loader(splits.val, False), loader(splits.test, False))

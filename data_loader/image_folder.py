@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -13,15 +14,18 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from data_loader.array_file import NPZ_ERRORS
 from data_loader.dataset import ImageDataset
+from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
 from logger.log import get_logger
 from utils.errors import DataError, FileSystemError
 from utils.files import sha256_of_file, write_atomically
 
 SIZE = 32
 _CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding below changes
-_SUFFIXES = frozenset(Image.registered_extensions())
+# Pillow knows dozens of formats, and has had holes in the rarer ones; these are what photographs come in.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS)
+_LARGEST_IMAGE = 256 << 20  # bytes of an encoded image
 
 
 def load_image_folder(data_dir: Path) -> ImageDataset:
@@ -80,18 +84,25 @@ def _decode_all(source: Path) -> ImageDataset:
 def _decode(data: bytes, where: str) -> np.ndarray:
     """uint8 (3, 32, 32) of one encoded image."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
-                image = Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode))
-            image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-            if image.size != (SIZE, SIZE):
-                image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
-            return np.asarray(image).transpose(2, 0, 1)
+        with warnings.catch_warnings(action="ignore"):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+                return _to_rgb(opened)
     except UnidentifiedImageError:
         raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*ZIP_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from None
+
+
+def _to_rgb(opened: Image.Image) -> np.ndarray:
+    """uint8 (3, 32, 32) of an image of any mode and size."""
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
+        image = Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode))
+    image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+    if image.size != (SIZE, SIZE):
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
@@ -135,8 +146,11 @@ class _Files:
 
     def read(self, name: str) -> bytes:
         try:
+            size = self._zip.getinfo(name).file_size if self._zip else (self._source / name).stat().st_size
+            if size > _LARGEST_IMAGE:
+                raise ValueError(f"{size:,} bytes are no image")
             return self._zip.read(name) if self._zip else (self._source / name).read_bytes()
-        except NPZ_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise DataError(f"{self._source}: cannot read {name} ({error})") from None
 
     def __enter__(self) -> "_Files":
@@ -184,10 +198,11 @@ def _cache_bytes(dataset: ImageDataset) -> memoryview:
 def _read_cache(cache: Path, source: Path) -> ImageDataset | None:
     """The cached dataset, or None where the cache is damaged, and is then made again."""
     try:
-        with np.load(cache, allow_pickle=False) as archive:
-            images, labels, own_test = (torch.from_numpy(archive[key]) for key in ("images", "labels", "own_test"))
-            classes, sha256 = tuple(map(str, archive["classes"])), str(archive["sha256"])
-            dataset = ImageDataset(images, labels, classes, f"images in {source}", own_test if len(own_test) else None)
-    except (*NPZ_ERRORS, AssertionError):
+        arrays = load_npz(read_bytes(cache), ("images", "labels", "classes", "own_test", "sha256"), str(cache))
+        images, labels, own_test = (torch.from_numpy(arrays[key]) for key in ("images", "labels", "own_test"))
+        classes = tuple(map(str, arrays["classes"]))
+        dataset = ImageDataset(images, labels, classes, f"images in {source}", own_test if len(own_test) else None)
+        sha256 = str(arrays["sha256"])
+    except (*ZIP_ERRORS, AssertionError):  # a DataError is a ValueError
         return None
     return dataset if dataset.sha256() == sha256 else None

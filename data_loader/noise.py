@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_loader.array_file import NPZ_ERRORS
 from data_loader.dataset import ImageDataset
+from data_loader.npz import load_npz, read_bytes
 from data_loader.splits import Splits
 from parse_config import LabelNoise
 from utils.errors import ConfigError, DataError
@@ -170,13 +170,9 @@ def noise_record(dataset: ImageDataset, splits: Splits, given: Tensor) -> bytes:
 
 
 def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("index", "given_label", "true_label") if key in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"there is no noise file {path}; name one with label_noise.path") from None
-    except NPZ_ERRORS as error:
-        raise DataError(f"{path}: not a readable .npz ({' '.join(str(error).split()[:15])})") from None
+    if not path.is_file():
+        raise DataError(f"there is no noise file {path}; name one with label_noise.path")
+    arrays = load_npz(read_bytes(path), ("index", "given_label", "true_label"), str(path))
     if not {"index", "given_label"} <= arrays.keys():
         raise DataError(f"{path}: expected the arrays 'index' and 'given_label', found {sorted(arrays)}")
     if any(a.ndim != 1 or a.dtype.kind not in "iu" or len(a) != len(arrays["index"]) for a in arrays.values()):

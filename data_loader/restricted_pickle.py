@@ -1,6 +1,5 @@
 """Reading a pickle of numpy arrays from a stranger: data comes out, and nothing runs."""
 
-import codecs
 import io
 import math
 import pickle
@@ -38,7 +37,7 @@ class _DataType:
     """numpy.dtype, of numbers only, whose byte order may be set once more."""
 
     def __init__(self, spec: Any, align: Any = False, copy: Any = False) -> None:
-        if not isinstance(spec, str):
+        if not isinstance(spec, str) or len(spec) > 16:
             _malformed("a data type that is no name")
         self.dtype = np.dtype(spec)
         if self.dtype.hasobject or self.dtype.fields or self.dtype.subdtype:
@@ -80,18 +79,27 @@ def _frombuffer(data: Any, data_type: Any, shape: Any, order: Any) -> np.ndarray
         _malformed("an array's shape")
     if math.prod(shape) * data_type.dtype.itemsize != len(data):
         _malformed(f"an array of shape {shape} with {len(data)} bytes")
-    array = np.frombuffer(data, dtype=data_type.dtype).reshape(shape, order="F" if order == "F" else "C")
-    return array.astype(data_type.dtype.newbyteorder("="), copy=False)
+    # A view: however many arrays a stream makes of its bytes, they take no more memory than it does.
+    return np.frombuffer(data, dtype=data_type.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _scalar(data_type: Any, data: Any) -> Any:
     return _frombuffer(data, data_type, (1,), "C")[0]
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if codecs.lookup(encoding).name != "iso8859-1":
-        _malformed(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
+class _Encode:
+    """_codecs.encode, which protocol 2 makes bytes with, for no more bytes in all than the stream can mean."""
+
+    def __init__(self, size: int) -> None:
+        self._left = 2 * size
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            _malformed("bytes that are not encoded as latin1")
+        self._left -= len(text)
+        if self._left < 0:
+            _malformed("the same bytes again and again")
+        return text.encode("latin1")
 
 
 #: The exact globals that a pickle of arrays names, across numpy 1 and 2, and what each stands for here.
@@ -101,7 +109,6 @@ _ALLOWED: dict[tuple[str, str], Callable] = {
     **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in ("numpy.core", "numpy._core")},
     ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): _DataType,
-    ("_codecs", "encode"): _encode,
 }
 
 
@@ -131,8 +138,11 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     def __init__(self, file: io.BytesIO, size: int) -> None:
         super().__init__(file)
         self._size = size
+        self._encode = _Encode(size)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         try:
             return _ALLOWED[module, name]
         except KeyError:

@@ -1,5 +1,6 @@
 """Plain log lines: progress on stdout, warnings and errors on stderr, both in the run folder's train.log."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -11,22 +12,39 @@ def get_logger() -> logging.Logger:
     return logging.getLogger(NAME)
 
 
-def set_up_logging(folder: Path | None = None) -> None:
-    """Log to the terminal and, given a folder, to its train.log as well; replaces what an earlier call set up."""
+class _LogFile(logging.FileHandler):
+    """The log in a file, for as long as it can be written: a full disk is no reason to stop a run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logger, error = get_logger(), sys.exc_info()[1]
+        logger.removeHandler(self)
+        logger.warning("cannot write %s (%s); the log goes on in the terminal only", self.baseFilename, error)
+
+
+def set_up_logging(folder: Path | None = None, quiet: bool = False) -> None:
+    """Log to the terminal and, given a folder, to its train.log as well; replaces what an earlier call set up.
+
+    `quiet` logs nothing: of several processes one speaks for all.
+    """
     logger = get_logger()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(logging.INFO)
+        with contextlib.suppress(OSError):
+            handler.close()
+    logger.setLevel(logging.CRITICAL if quiet else logging.INFO)
     logger.propagate = False
     out = logging.StreamHandler(sys.stdout)
     out.addFilter(lambda record: record.levelno < logging.WARNING)
     problems = logging.StreamHandler(sys.stderr)
     problems.setLevel(logging.WARNING)
     problems.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handlers: list[logging.Handler] = [out, problems]
+    logger.addHandler(out)
+    logger.addHandler(problems)
     if folder is not None:
-        handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for handler in handlers:
-        logger.addHandler(handler)
+        try:
+            file = _LogFile(folder / "train.log", encoding="utf-8")
+        except OSError as error:
+            logger.warning("cannot write %s (%s); the log is on the terminal only", folder / "train.log", error)
+            return
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)

@@ -1,15 +1,18 @@
 """What a run leaves for people to look at: metrics.csv and TensorBoard events."""
 
+import contextlib
 import csv
 import io
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from logger.log import get_logger
 from utils.files import write_atomically
 
 CSV_NAME = "metrics.csv"
@@ -41,58 +44,86 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
 class TensorBoard:
     """Scalars, images and hyper-parameters of one run folder; does nothing when switched off.
 
+    Curves are for looking at: what goes wrong with writing them is said once, and then they end while the run goes on.
+
     Args:
         first_epoch: the first epoch still to be written. Events from it on that an interrupted run left are purged.
     """
 
     def __init__(self, folder: Path, enabled: bool, first_epoch: int) -> None:
         self._writer: Any = None
+        self._folder = folder
+        # The writer's thread hands its errors on to whoever writes next; it need not print a traceback as well.
+        self._hook, threading.excepthook = threading.excepthook, _quiet_about_files
         if enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
-            _wait_to_be_last(folder)
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+            with self._one_warning():
+                self._writer = self._open(first_epoch)
 
     def epoch(self, row: Row) -> None:
         """One epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
-        if self._writer is None:
-            return
         epoch = int(row["epoch"])
-        for key, value in row.items():
-            if key not in ("epoch", "seconds"):
-                self._writer.add_scalar(tag(key), value, epoch)
-        self._writer.flush()
+        with self._one_warning():
+            if self._writer is None:
+                return
+            for key, value in row.items():
+                if key not in ("epoch", "seconds"):
+                    self._writer.add_scalar(tag(key), value, epoch)
+            self._writer.flush()
 
     def images(self, name: str, images: Tensor) -> None:
         """A grid of images, float (N, 3, H, W) in [0, 1]."""
-        if self._writer is not None:
-            from torchvision.utils import make_grid
+        from torchvision.utils import make_grid
 
-            self._writer.add_image(name, make_grid(images, nrow=8), 0)
+        with self._one_warning():
+            if self._writer is not None:
+                self._writer.add_image(name, make_grid(images, nrow=8), 0)
 
     def figure(self, name: str, figure: Any, epoch: int) -> None:
-        if self._writer is not None:
-            self._writer.add_figure(name, figure, epoch)
+        with self._one_warning():
+            if self._writer is not None:
+                self._writer.add_figure(name, figure, epoch)
 
     def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
         """The config and the last epoch's figures, in the HParams tab of this very run.
 
         SummaryWriter.add_hparams would open a second run in a folder below.
         """
-        if self._writer is None:
-            return
         from torch.utils.tensorboard.summary import hparams
 
         flat = dict(_flatten(config))
         metrics = {f"hparam/{key}": value for key, value in final.items() if key not in ("epoch", "seconds", "lr")}
-        for summary in hparams(flat, metrics):
-            self._writer.file_writer.add_summary(summary)
-        for key, value in metrics.items():
-            self._writer.add_scalar(key, value, int(final["epoch"]))
+        with self._one_warning():
+            if self._writer is None:
+                return
+            for summary in hparams(flat, metrics):
+                self._writer.file_writer.add_summary(summary)
+            for key, value in metrics.items():
+                self._writer.add_scalar(key, value, int(final["epoch"]))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        with self._one_warning():
+            if self._writer is not None:
+                self._writer.close()
+        threading.excepthook = self._hook
+
+    def _open(self, first_epoch: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        _wait_to_be_last(self._folder)
+        return SummaryWriter(str(self._folder), purge_step=first_epoch)
+
+    @contextlib.contextmanager
+    def _one_warning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            get_logger().warning("cannot write TensorBoard events in %s (%s); training goes on", self._folder, error)
+
+
+def _quiet_about_files(failure: threading.ExceptHookArgs) -> None:
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _wait_to_be_last(folder: Path) -> None:

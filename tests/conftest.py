@@ -87,7 +87,7 @@ def write_image_folder(folder: Path, classes: tuple[str, ...] = ("ant", "bee", "
     for split, count in (("train", each), ("test", 4)):
         for label, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-            pixels, _ = make_pixels(count * len(classes), len(classes), seed=label)
+            pixels, _ = make_pixels(count * len(classes), len(classes), seed=2 * label + (split == "test"))
             for row in range(count):
                 image = Image.fromarray(pixels[row * len(classes) + label])
                 image = image.resize((32 + 7 * (row % 3), 32 + 5 * (row % 2))).convert(modes[row % len(modes)])

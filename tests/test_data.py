@@ -214,8 +214,8 @@ def test_noise_of_a_run_can_be_given_to_another(tmp_path: Path) -> None:
         ({"index": [0, 1000], "given_label": [1, 1]}, "index 1000 at row 1 is outside 0 to 999"),
         ({"index": [0, 1], "given_label": [1, -1]}, "given_label -1 at row 1 is outside 0 to 9"),
         ({"index": [0, 1], "given_label": [1, 1], "true_label": [0, 2]}, "made for another dataset: image 1"),
-        ({"index": np.array([None]), "given_label": [1]}, "not a readable .npz"),
-        (np.zeros(3), "not a readable .npz"),
+        ({"index": np.array([None]), "given_label": [1]}, "malformed .npz"),
+        (np.zeros(3), "malformed .npz"),
     ],
 )
 def test_noise_files_of_the_wrong_form(tmp_path: Path, arrays: dict | np.ndarray | None, part: str) -> None:

@@ -80,7 +80,7 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
         *("config.json", "metrics.csv", "noise.npz", "noise_transition.csv", "train.log", "model_best.pth"),
-        *("checkpoint-epoch2.pth", "checkpoint-epoch3.pth"),
+        *("checkpoint-epoch2.pth", "checkpoint-epoch3.pth", ".lock"),
     }
     config = load_config(finished / "config.json")
     assert config.model_dump() == json.loads((finished / "config.json").read_text())
@@ -198,8 +198,8 @@ class StoppingTrainer:
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self.trainer, self.steps, self.original = trainer, steps, trainer.train_step
 
-    def __call__(self, batch) -> None:
-        self.original(batch)
+    def __call__(self, batch: object, weight: float) -> None:
+        self.original(batch, weight)
         if self.trainer.global_step + 1 == self.steps:
             self.trainer.stop.signal = signal.SIGTERM
 

@@ -7,16 +7,20 @@ torch.load also reads as it is. It holds tensors and plain values only: reading 
 import contextlib
 import hashlib
 import io
+import os
 import pickletools
 import re
 import struct
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from logger.log import get_logger
 from utils.errors import CheckpointError
 from utils.files import write_atomically
 
@@ -25,6 +29,8 @@ _LABEL = b"sha256:"
 _COMMENT_LENGTH = len(_LABEL) + 64
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth")
 BEST_NAME = "model_best.pth"
+LARGEST_FILE = 16 << 30  # bytes; a ResNet50 with AdamW's state takes 0.3 GiB
+LARGEST_PICKLE = 16 << 20  # bytes of names and numbers around the tensors, which lie beside it
 
 #: What every checkpoint holds, and the type of each.
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -68,17 +74,22 @@ def position(path: Path) -> tuple[int, int] | None:
 
 def pack(state: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint file: `state` as torch.save writes it, and the digest in the zip's comment."""
+    return b"".join(_pieces(state))
+
+
+def _pieces(state: dict[str, Any]) -> tuple[memoryview, bytes]:
+    """What `pack` joins; a checkpoint is large enough for a copy to be felt."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = bytearray(buffer.getvalue())
+    data = buffer.getbuffer()
     assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
-    comment = _LABEL + hashlib.sha256(data).hexdigest().encode()
-    data[-2:] = struct.pack("<H", len(comment))
-    return bytes(data + comment)
+    return data[:-2], struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
-def unpack(data: bytes, source: str) -> dict[str, Any]:
+def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, Any]:
     """What `pack` was given, on the CPU, once its digest and its form have been checked.
+
+    With `allow_inexact` it may lack the generators' states, or be of a newer format.
 
     Raises:
         CheckpointError: not a checkpoint of this program, damaged, of a newer format, or not of the expected form.
@@ -91,17 +102,43 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{source}: not a checkpoint of this program, or truncated ({len(data):,} bytes): {reason}"
         )
-    digest = hashlib.sha256(body[:-2] + b"\0\0").hexdigest().encode()
-    if comment != _LABEL + digest or body[-2:] != length:
+    digest = hashlib.sha256(memoryview(body)[:-2])
+    digest.update(b"\0\0")
+    if comment != _LABEL + digest.hexdigest().encode() or body[-2:] != length:
         raise CheckpointError(f"{source}: checksum mismatch: the file is damaged; resume from another checkpoint")
+    # Damage is ruled out; from here on a file that is wrong was made so.
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a file with a true digest and a hostile or foreign payload
+        problem, state = _unsafe(data), {}
+        if problem is None:
+            with warnings.catch_warnings(action="ignore"):  # torch's advice on what is refused below
+                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it names {unsafe[1]}, which was not run" if unsafe else type(error).__name__
-        raise CheckpointError(f"{source}: not a checkpoint of tensors and plain values ({reason})") from None
-    _check_form(state, source)
+        problem = f"it names {unsafe[1]}, which was not run" if unsafe else type(error).__name__
+    if problem:
+        raise CheckpointError(f"{source}: not a checkpoint of tensors and plain values ({problem})")
+    try:
+        _check_form(state, source, allow_inexact)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a kind of tensor that torch itself stumbles over
+        raise CheckpointError(f"{source}: malformed: {type(error).__name__}") from None
     return state
+
+
+def _unsafe(data: bytes) -> str | None:
+    """Why a zip is not to be given to torch.load: a few bytes of it may ask for any amount of memory."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            return "it is compressed, as torch.save never writes it"
+        if sum(entry.file_size for entry in entries) > len(data):
+            return "its parts overlap"
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > LARGEST_PICKLE:
+            return "it does not hold one pickle of sensible size"
+    found = foreign_global(data)
+    return f"it names {found}, which was not run" if found else None
 
 
 def foreign_global(data: bytes) -> str | None:
@@ -110,7 +147,9 @@ def foreign_global(data: bytes) -> str | None:
     try:
         if data.startswith(b"PK"):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+                entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
+                with archive.open(entry) as file:
+                    data = file.read(LARGEST_PICKLE)
         strings: list[str] = []
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STACK_GLOBAL":
@@ -128,29 +167,62 @@ def foreign_global(data: bytes) -> str | None:
     return None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """`unpack` of a file's bytes."""
+def read(path: Path, allow_inexact: bool = False) -> dict[str, Any]:
+    """`unpack` of a file's bytes, which are read once."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise CheckpointError(f"{path}: not a checkpoint: it is larger than {LARGEST_FILE >> 30} GiB")
+            data = file.read()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    return unpack(data, str(path))
+    return unpack(data, str(path), allow_inexact)
 
 
-def _check_form(state: Any, source: str) -> None:
-    if not isinstance(state, dict) or not isinstance(state.get("format_version"), int):
+def _check_form(state: Any, source: str, allow_inexact: bool) -> None:
+    if not isinstance(state, dict) or type(state.get("format_version")) is not int:
         raise CheckpointError(f"{source}: not a checkpoint of this program: it has no format_version")
-    if state["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{source}: format version {state['format_version']}, but this program reads version {FORMAT_VERSION}"
-        )
+    version = state["format_version"]
+    if version != FORMAT_VERSION and not (allow_inexact and version > FORMAT_VERSION):
+        way_out = "; --allow-inexact reads what it can of it" if version > FORMAT_VERSION else ""
+        raise CheckpointError(f"{source}: format version {version}, but this program reads {FORMAT_VERSION}{way_out}")
+    if not state.get("rng"):
+        if not allow_inexact:
+            raise CheckpointError(
+                f"{source}: it holds no state of the random generators (rng); --allow-inexact goes on without"
+            )
+        state["rng"] = {}
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(state.get(key, ...), kind)]
     if wrong:
         raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
+    for where, tensor in _tensors(state):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not _fits_its_storage(tensor):
+            raise CheckpointError(f"{source}: {where} is no plain tensor ({tensor.layout}, {tensor.device})")
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{source}: {where} has NaN or infinite values")
+
+
+def _tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor within, with its place, such as model.stem.0.0.weight; nothing is visited twice."""
+    seen: set[int] = set()
+    waiting = [(where, value)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield where, value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in items]
+
+
+def _fits_its_storage(tensor: Tensor) -> bool:
+    """False of a view that repeats a few numbers any number of times."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
-    """Refuse a model state whose keys, layouts, dtypes or values do not fit `wanted`; shapes are the model's to check.
+    """Refuse a model state whose keys, layouts or dtypes do not fit `wanted`; shapes are the model's to check.
 
     Raises:
         CheckpointError: it lists the keys.
@@ -164,8 +236,6 @@ def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str)
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != wanted[key].dtype:
             kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{source}: {key} is {kind}, expected {wanted[key].dtype}, torch.strided")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{source}: {key} has NaN or infinite values")
 
 
 def _some(keys: list[str]) -> str:
@@ -185,13 +255,13 @@ class CheckpointStore:
         Raises:
             FileSystemError: it could not be written; earlier checkpoints are as they were.
         """
-        data = pack(state)
+        pieces = _pieces(state)
         path = self.folder / BEST_NAME
         if best:
-            write_atomically(path, data)
+            write_atomically(path, *pieces)
         if newest:
             path = self.folder / checkpoint_name(state["epoch"], state["batch"])
-            write_atomically(path, data)
+            write_atomically(path, *pieces)
             self._prune(path)
         return path
 
@@ -200,21 +270,18 @@ class CheckpointStore:
         found = [(at, path) for path in self.folder.glob("checkpoint-epoch*.pth") if (at := position(path))]
         return [path for _, path in sorted(found, reverse=True)]
 
-    def set_aside_later_than(self, state: dict[str, Any]) -> list[Path]:
+    def set_aside_later_than(self, state: dict[str, Any]) -> None:
         """Rename the checkpoints of a branch that is abandoned by going on from `state`, so that none is taken for the
-        run's own later; returns their new paths."""
+        run's own later."""
         here = (state["epoch"], state["batch"])
         later = [path for path in self.newest_first() if (position(path) or here) > here]
         best = self.folder / BEST_NAME
         with contextlib.suppress(CheckpointError):  # not there, or damaged: the next best will replace it
             if read(best)["epoch"] > state["epoch"]:
                 later.append(best)
-        return [path.replace(path.with_name(path.name + ".abandoned")) for path in later]
-
-    def collect_temporary(self) -> None:
-        """Remove what a process killed within a save has left behind."""
-        for path in self.folder.glob(".*.pth.*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in later:
+            aside = path.replace(path.with_name(path.name + ".abandoned"))
+            get_logger().warning("going back to an earlier checkpoint; a later one is now %s", aside)
 
     def _prune(self, newest: Path) -> None:
         """Keep `newest` and the `keep - 1` whole epochs before it; a checkpoint within an epoch has served its turn."""

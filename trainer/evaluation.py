@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader, Batch
 from trainer.meter import Meter
+from utils.world import World
 
 AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
@@ -24,6 +25,7 @@ class Evaluator:
     metrics: Metrics
     device: torch.device
     amp: torch.dtype | None = None
+    world: World = field(default_factory=World)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
@@ -32,22 +34,27 @@ class Evaluator:
         self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
     ) -> dict[str, float]:
         """Cross-entropy ("loss") and metrics over a split, weighted by sample, against the labels it is given."""
-        meter = Meter(self.device)
+        meter = Meter(self.device, self.world)
         for batch, logits in self._logits(loader, name):
-            measure(meter, self.metrics, logits, F.cross_entropy(logits, batch.given), batch.given)
+            if len(batch.given):
+                measure(meter, self.metrics, logits, F.cross_entropy(logits, batch.given), batch.given)
             if after_batch is not None:
                 after_batch()
         return meter.means()
 
     def predictions(self, loader: BaseDataLoader, name: str) -> tuple[Tensor, Tensor]:
         """(predicted, true) classes of a split on the CPU, int64 (N,) each."""
-        pairs = [(logits.argmax(1), batch.true) for batch, logits in self._logits(loader, name)]
-        return torch.cat([p for p, _ in pairs]).cpu(), torch.cat([t for _, t in pairs]).cpu()
+        own = [torch.stack([logits.argmax(1), batch.true]) for batch, logits in self._logits(loader, name)]
+        predicted, true = torch.cat(self.world.gathered(torch.cat(own, 1).cpu()), 1)
+        return predicted, true
 
     @torch.no_grad()
     def _logits(self, loader: BaseDataLoader, name: str) -> Iterator[tuple[Batch, Tensor]]:
         self.model.eval()
         for batch in progress(loader.batches(), name, len(loader)):
+            if len(batch.given) == 0:  # the share of a last batch that is smaller than there are processes
+                yield batch, batch.images.new_zeros(0, 1)
+                continue
             with self.autocast():
                 logits = self.model(batch.images)
             yield batch, logits.float()

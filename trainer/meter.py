@@ -1,15 +1,21 @@
 """Sums of figures over an epoch, kept on the device until it ends, so that no step waits for them."""
 
-from collections.abc import Iterable
+import math
 
 import torch
 from torch import Tensor
 
+from utils.world import World
+
 
 class Meter:
-    """Means weighted by sample: add sums and counts batch by batch, read the ratios once."""
+    """Means weighted by sample: add sums and counts batch by batch, read the ratios once.
 
-    def __init__(self, device: torch.device) -> None:
+    The sums are this process's; what is read is over all processes, which must all ask.
+    """
+
+    def __init__(self, device: torch.device, world: World | None = None) -> None:
+        self._world = world or World()
         # Apple's GPUs have no float64
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
@@ -22,15 +28,29 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Name to mean; NaN where no sample counted. Waits for the device."""
-        return {name: (total / count).item() for name, (total, count) in self._sums.items()}
+        sums: dict[str, list[float]] = {}
+        for part in self._world.gathered(self._own()):
+            for name, (total, count) in part.items():
+                so_far = sums.setdefault(name, [0.0, 0.0])
+                sums[name] = [so_far[0] + total, so_far[1] + count]
+        return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
-    def state_dict(self) -> dict[str, list[float]]:
-        return {name: [total.item(), count.item()] for name, (total, count) in self._sums.items()}
+    def state_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Of each process by rank: name to [sum, count]. Waits for the device."""
+        parts = self._world.gathered(self._own())
+        return {str(rank): part for rank, part in enumerate(parts)} if any(parts) else {}
 
-    def load_state_dict(self, state: dict[str, Iterable[float]]) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, list[float]]]) -> None:
+        """Go on from what `state_dict` returned; where there are not as many processes now, the first takes it all."""
         self._sums = {}
-        for name, (total, count) in state.items():
-            self._sums[name] = (self._zero() + total, self._zero() + count)
+        alike = len(state) == self._world.size
+        for rank, part in state.items():
+            for name, (total, count) in part.items():
+                if rank == str(self._world.rank) if alike else self._world.first:
+                    self.add(name, self._zero() + total, self._zero() + count)
+
+    def _own(self) -> dict[str, list[float]]:
+        return {name: [total.item(), count.item()] for name, (total, count) in self._sums.items()}
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self._dtype, device=self._device)

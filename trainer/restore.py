@@ -73,10 +73,6 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> 
             f"{source}: saved with the optimizer {state['optimizer_type']}, but the config says {kind}; "
             "set optimizer.type back"
         )
-    for key, buffers in state["optimizer"]["state"].items():
-        for name, buffer in buffers.items():
-            if isinstance(buffer, torch.Tensor) and not bool(torch.isfinite(buffer).all()):
-                raise CheckpointError(f"{source}: the optimizer's {name} of parameter {key} has NaN or infinite values")
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])

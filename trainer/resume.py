@@ -11,6 +11,7 @@ from trainer.checkpoint import BEST_NAME, CheckpointStore, read
 from trainer.run_folder import CONFIG_NAME, folder_of, newest_run
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
+from utils.lock import FolderLock
 
 AUTO = "auto"
 
@@ -29,55 +30,102 @@ class Start:
     in_place: bool = False
 
 
-def find_start(config_path: str | None, resume: str | None, run_dir: Path | None, overrides: Sequence[str]) -> Start:
-    """Raises ConfigError, or CheckpointError where what is to be resumed is damaged or not there."""
+def find_start(
+    config_path: str | None,
+    resume: str | None,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    lock: FolderLock | None = None,
+    allow_inexact: bool = False,
+) -> Start:
+    """Take `lock` of the run that goes on, if one does, then read where it stands.
+
+    Raises:
+        ConfigError: the request or the config is wrong.
+        CheckpointError: what is to be resumed is damaged or not there.
+        FileSystemError: another process is writing that run.
+    """
     if resume is None:
         if config_path is None:
             raise ConfigError("give a config with -c, or a checkpoint to resume with -r")
         return Start(load_config(config_path, overrides), run_dir)
     if resume == AUTO:
-        return _auto(config_path, run_dir, overrides)
+        return _auto(config_path, run_dir, overrides, lock, allow_inexact)
     checkpoint = user_path(resume)
     folder = folder_of(checkpoint)
-    state = read(checkpoint)
-    config = _config(config_path, folder, state, overrides)
-    if run_dir is not None and run_dir.resolve() != folder:
-        return Start(config, run_dir, state, str(checkpoint))
     # A checkpoint that was copied away from its run goes on in a new run folder.
-    own = (folder / CONFIG_NAME).is_file()
-    return Start(config, folder if own else None, state, str(checkpoint), in_place=own)
+    own = (folder / CONFIG_NAME).is_file() and (run_dir is None or run_dir.resolve() == folder)
+    if own and lock is not None:
+        lock.acquire(folder)
+    state = read(checkpoint, allow_inexact)
+    config = _config(config_path, folder, state, str(checkpoint), overrides)
+    return Start(config, folder if own else run_dir, state, str(checkpoint), in_place=own)
 
 
-def _auto(config_path: str | None, run_dir: Path | None, overrides: Sequence[str]) -> Start:
+def _auto(
+    config_path: str | None,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    lock: FolderLock | None,
+    allow_inexact: bool,
+) -> Start:
     if config_path is None and run_dir is None:
         raise ConfigError("-r auto needs -c to know which runs to look among, or --run-dir")
     folder = run_dir or newest_run(load_config(str(config_path), overrides))
-    if folder is None or not (folder / CONFIG_NAME).is_file():
+    store = CheckpointStore(folder) if folder else None
+    candidates = store.newest_first() if store else []
+    if folder is None or not (candidates or (folder / CONFIG_NAME).is_file()):
         if config_path is None:
             raise ConfigError(f"-r auto: there is no run in {folder}; give -c to start one there")
         get_logger().info("nothing to resume; starting afresh")
         return Start(load_config(config_path, overrides), run_dir)
-    store = CheckpointStore(folder)
-    candidates = [*store.newest_first(), *(path for path in [folder / BEST_NAME] if path.is_file())]
+    if lock is not None:
+        lock.acquire(folder)
+    candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
         try:
-            state = read(candidate)
+            state = read(candidate, allow_inexact)
         except CheckpointError as error:
             get_logger().warning("%s; trying an older one", error)
             continue
-        return Start(_config(None, folder, state, overrides), folder, state, str(candidate), in_place=True)
+        config = _config(config_path, folder, state, str(candidate), overrides)
+        return Start(config, folder, state, str(candidate), in_place=True)
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
-    return Start(load_config(folder / CONFIG_NAME, overrides), folder, in_place=True)
+    return Start(_config(config_path, folder, None, "", overrides), folder, in_place=True)
 
 
-def _config(config_path: str | None, folder: Path, state: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """The run folder's config, else the one named with -c, else the one in the checkpoint; overrides on top."""
-    if (folder / CONFIG_NAME).is_file():
-        if config_path is not None:
-            get_logger().info("resuming with the config of %s, not with %s", folder, config_path)
-        return load_config(folder / CONFIG_NAME, overrides)
+def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str]) -> Config:
+    """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
+    latter."""
+    try:
+        validate(state["config"], f"the config in {source}")
+    except (ConfigError, RecursionError, TypeError) as error:
+        raise CheckpointError(f"{source}: malformed: {error}") from None
+    return validate(merge(state["config"], parse_overrides(overrides)), f"the config in {source}")
+
+
+def _config(
+    config_path: str | None, folder: Path, state: dict[str, Any] | None, source: str, overrides: Sequence[str]
+) -> Config:
+    """The run folder's own config; if that is damaged, the checkpoint's; if there is none, the one named with -c.
+    Overrides go on top."""
+    own = folder / CONFIG_NAME
+    if own.is_file():
+        try:
+            load_config(own)
+        except ConfigError as error:
+            if state is None and config_path is None:
+                raise
+            instead = config_path if state is None else source
+            get_logger().warning("%s; using the config of %s", error, instead)
+            config_path = None if state is not None else config_path
+        else:
+            if config_path is not None:
+                get_logger().info("resuming with the config of %s, not with %s", folder, config_path)
+            return load_config(own, overrides)
     if config_path is not None:
         return load_config(config_path, overrides)
-    return validate(merge(state["config"], parse_overrides(overrides)), "the checkpoint's config")
+    assert state is not None, "without a checkpoint there is a run's config, or one named"
+    return saved_config(state, source, overrides)

@@ -1,40 +1,55 @@
 """The folder of a run: where it is, what it holds from the start, and how a run to resume is found."""
 
+import contextlib
 import json
-import os
 import re
 from datetime import datetime
 from pathlib import Path
 
 from data_loader.build import RunData
 from data_loader.noise import noise_record, transition_table
+from logger.log import get_logger
+from logger.recorder import CSV_NAME
 from parse_config import Config
+from trainer.checkpoint import BEST_NAME, position
 from utils.errors import CheckpointError, FileSystemError
-from utils.files import user_path, write_atomically
+from utils.files import temporary_of, user_path, write_atomically
+from utils.lock import FolderLock
 
 CONFIG_NAME = "config.json"
 STAMP = "%Y%m%d_%H%M%S"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
+_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, CSV_NAME, BEST_NAME)
 
 
-def make_run_folder(config: Config, chosen: Path | None, in_place: bool) -> Path:
-    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None.
+def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
+    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None, and take its lock.
+
+    What a process killed within a save has left there is removed.
 
     Raises:
-        FileSystemError: it cannot be made or written to, or `chosen` holds the checkpoints of another run (it is the
-            run's own if `in_place`).
+        FileSystemError: it cannot be made or written to, another process has its lock, or `chosen` holds the
+            checkpoints of another run (it is the run's own if `in_place`).
     """
-    if chosen is not None:
-        if not in_place and any(chosen.glob("*.pth")):
-            raise FileSystemError(f"{chosen} already holds a run; resume it with -r auto --run-dir, or choose another")
-        return _make(chosen, exist_ok=True)
+    folder = _make(chosen, exist_ok=True) if chosen is not None else _make_new(config)
+    lock.acquire(folder)
+    if lock.left_by:
+        get_logger().info("taking over %s from %s, which ended without giving it back", folder, lock.left_by)
+    if not in_place and any(folder.glob("*.pth")):
+        raise FileSystemError(f"{folder} already holds a run; resume it with -r auto --run-dir, or choose another")
+    for path in folder.glob(".*.tmp"):
+        if temporary_of(path) in _OWN_NAMES or position(folder / str(temporary_of(path))):
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def _make_new(config: Config) -> Path:
     parent = user_path(config.trainer.save_dir) / config.name
     stamp = datetime.now().strftime(STAMP)
     for attempt in range(1000):
-        folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
-        if not folder.exists():
-            return _make(folder, exist_ok=False)
+        with contextlib.suppress(FileExistsError):
+            return _make(parent / (stamp if attempt == 0 else f"{stamp}-{attempt}"), exist_ok=False)
     raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
 
 
@@ -49,9 +64,9 @@ def _make(folder: Path, exist_ok: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok and folder.is_dir():
+            raise  # another run of this second
         raise FileSystemError(f"cannot make the run folder {folder}: {error.strerror}; see trainer.save_dir") from None
-    if not os.access(folder, os.W_OK):
-        raise FileSystemError(f"cannot write into the run folder {folder}; see trainer.save_dir")
     return folder
 
 

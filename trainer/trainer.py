@@ -24,6 +24,7 @@ from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from utils.errors import CheckpointError, NonFiniteLossError, UserError
 from utils.seeding import rng_state, set_rng_state
+from utils.world import World
 
 NONE_YET = -1
 
@@ -40,17 +41,19 @@ class Trainer(BaseTrainer):
         data: RunData,
         device: torch.device,
         folder: Path,
+        world: World | None = None,
     ) -> None:
-        super().__init__(config.trainer, CheckpointStore(folder), folder)
+        super().__init__(config.trainer, CheckpointStore(folder), folder, world or World())
         self.whole_config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
-        self.network = compiled(model, config.trainer.compile, device)
-        self.evaluator = Evaluator(self.network, self.metrics, device, AMP_TYPES[config.trainer.amp])
+        network = compiled(model, config.trainer.compile, device)
+        self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
+        self.network = self.world.wrapped(network)
         # Only float16 underflows; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.trainer.amp == "fp16")
-        self.meter = Meter(device)
+        self.meter = Meter(device, self.world)
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -60,10 +63,11 @@ class Trainer(BaseTrainer):
         if epoch == 1 and self.batch == 0:
             self._show_images()
         self._train(epoch)
+        self.world.take_buffers_of_first(self.model)
         figures = {"lr": rate, **_prefixed("train", self.meter.means())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
-            figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.check_stop))
-        self.meter = Meter(self.device)
+            figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
+        self.meter = Meter(self.device, self.world)
         if not all(math.isfinite(figures[f"{split}_loss"]) for split in ("train", "val", "test")):
             raise NonFiniteLossError(self._diverged(epoch, self.global_step))
         return figures
@@ -73,21 +77,22 @@ class Trainer(BaseTrainer):
         self.model.train()
         batches = loader.batches(epoch, first=self.batch)
         for batch in progress(batches, f"epoch {epoch}", len(loader), self.batch):
-            self.train_step(batch)
+            self.train_step(batch, loader.weight(self.batch))
             self.batch += 1
             self.global_step += 1
-            if self.stop.signal is not None:
-                self._check_finite(epoch)
-                self.check_stop()
-        self._check_finite(epoch)
+            self.between_batches()
+        self.check_finite()
 
-    def train_step(self, batch: Batch) -> None:
-        """One update from one batch. Nothing here waits for the device, but fp16's scaler, which asks for overflows."""
+    def train_step(self, batch: Batch, weight: float = 1.0) -> None:
+        """One update from one batch, whose loss counts `weight` among those of the processes.
+
+        Nothing here waits for the device, but fp16's scaler, which asks for overflows.
+        """
         with self.evaluator.autocast():
             logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * weight).backward()
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
@@ -105,6 +110,8 @@ class Trainer(BaseTrainer):
         if not self.history or not self.config.tensorboard:
             return
         predicted, true = self.evaluator.predictions(self.data.test, "confusion")
+        if not self.world.first:
+            return
         classes = self.data.dataset.classes
         counts = confusion(predicted, true, len(classes))
         self.board.figure("test/confusion", confusion_figure(counts, classes, f"Epoch {self.epoch}"), self.epoch)
@@ -114,7 +121,7 @@ class Trainer(BaseTrainer):
         data = self.data
         return {
             "format_version": FORMAT_VERSION,
-            "environment": environment(self.device),
+            "environment": environment(self.device, self.world.size),
             "config": self.whole_config.model_dump(),
             "dataset_sha256": data.sha256,
             "classes": list(data.dataset.classes),
@@ -156,16 +163,19 @@ class Trainer(BaseTrainer):
             self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
         self.meter.load_state_dict(state["partial_sums"])
-        set_rng_state(state["rng"])
-        saved, here = state["environment"], environment(self.device)
+        saved, here = state["environment"], environment(self.device, self.world.size)
         changed = [f"{key} was {saved.get(key)}, is {here[key]}" for key in here if saved.get(key) != here[key]]
+        if state["rng"]:
+            set_rng_state(state["rng"])
+        else:
+            changed.append("it holds no state of the generators")
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 
-    def _check_finite(self, epoch: int) -> None:
-        step = int(self.bad_step)
+    def check_finite(self) -> None:
+        step = self.world.largest(int(self.bad_step))
         if step != NONE_YET:
-            raise NonFiniteLossError(self._diverged(epoch, step + 1))
+            raise NonFiniteLossError(self._diverged(self.epoch + 1, step + 1))
 
     def _diverged(self, epoch: int, step: int) -> str:
         kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""

@@ -5,15 +5,17 @@ import torch
 from utils.errors import ConfigError
 
 
-def choose_device(name: str | None) -> torch.device:
+def choose_device(name: str | None, local_rank: int | None = None) -> torch.device:
     """The device called `name`, or the best there is (CUDA, then Apple's MPS, then the CPU) for None.
+
+    Of several processes on a machine, each takes the GPU of its `local_rank` unless `name` has a number.
 
     Raises:
         ConfigError: no such device here. An explicit wish never falls back silently.
     """
     if name is None:
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            return choose_device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -21,9 +23,12 @@ def choose_device(name: str | None) -> torch.device:
         raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ConfigError(f"device {name!r} was asked for, but this machine has {count} CUDA devices; use -d cpu")
-        return torch.device("cuda", device.index or 0)
+        index = (local_rank or 0) if device.index is None else device.index
+        if index >= count:
+            wanted = f"device {name!r}" + (f" for process {local_rank}" if local_rank else "")
+            raise ConfigError(f"{wanted} was asked for, but this machine has {count} CUDA devices; use -d cpu")
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' was asked for, but this machine has none; use -d cpu")
     if device.type not in ("cpu", "mps"):

@@ -4,7 +4,7 @@ A message is one line: what is wrong, where, and what to do about it.
 """
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_TERMINATED = 143  # 128 + SIGTERM
+EXIT_TERMINATED = 143  # 128 + SIGTERM, and for every other signal that asks a run to stop
 
 
 class UserError(ValueError):
@@ -33,8 +33,14 @@ class NonFiniteLossError(UserError):
     exit_code = 6
 
 
+class ProcessError(UserError):
+    """Another process of a run on several devices has gone; the work of this one cannot go on."""
+
+    exit_code = 7
+
+
 class Stopped(Exception):
-    """A run that was asked to stop and has saved its state; `exit_code` is 128 plus the signal's number."""
+    """A run that was asked to stop and has saved what there was to save."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

@@ -1,11 +1,17 @@
 """Writing files so that a crash leaves the old one or the new one, never half of one."""
 
+import contextlib
+import errno
 import hashlib
+import io
 import os
+import re
 import secrets
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def user_path(text: str) -> Path:
@@ -18,8 +24,10 @@ def user_path(text: str) -> Path:
         raise ConfigError(f"{text!r} is no path: {error}") from None
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path` through a synced temporary file in the same folder and os.replace.
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
+
+    What was written is read back and compared before it takes the place of what was there.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
@@ -27,16 +35,42 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+        with open(descriptor, "w+b", buffering=0) as file:
+            for piece in pieces:
+                _write_all(file, memoryview(piece))
             os.fsync(file.fileno())
+            file.seek(0)
+            for piece in pieces:
+                _check_written(file, memoryview(piece))
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FileSystemError(f"cannot write {path} ({len(data):,} bytes): {error.strerror or error}") from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        size = sum(len(piece) for piece in pieces)
+        raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+
+
+def temporary_of(path: Path) -> str | None:
+    """The name of the file that `path` is a temporary form of, if it is one that `write_atomically` made."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return match[1] if match else None
+
+
+def _write_all(file: io.RawIOBase, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) or 0 :]
+
+
+def _check_written(file: io.RawIOBase, data: memoryview) -> None:
+    while data:
+        found = file.read(min(len(data), 1 << 20))
+        if not found or found != data[: len(found)]:
+            raise OSError(errno.EIO, "what was read back is not what was written")
+        data = data[len(found) :]
 
 
 def _sync_folder(folder: Path) -> None:
