@@ -44,6 +44,16 @@ def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs; read only."""
+    from tests.runs import coco, run
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(*coco(coco_dir, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exdark_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exdark")
     images, labels = make_pixels(300, EXDARK_CLASSES)

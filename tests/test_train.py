@@ -1,6 +1,5 @@
 """Whole runs of the programs, at a size that takes seconds."""
 
-import csv
 import itertools
 import json
 import math
@@ -19,11 +18,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import train as train_program
 from models import preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, make_pixels, program, same_tree, write_image_folder, write_pickle
+from tests.runs import SMALL, coco, curves, final_state, rows, run, scalars
 from trainer.checkpoint import pack, read
 from trainer.meter import Meter
 from trainer.optim import build_optimizer
@@ -32,46 +31,6 @@ from utils.cli import run_program
 from utils.device import choose_device
 from utils.errors import ConfigError
 from utils.seeding import generator, rng_state, set_rng_state
-
-SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
-
-
-def run(*arguments: object) -> int:
-    """train.py in this process."""
-    return train_program.main([str(argument) for argument in arguments])
-
-
-def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int = 20) -> list[str]:
-    """Arguments for a small run of a shipped config."""
-    config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
-    options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
-    return ["-c", config, "--run-dir", str(folder), *options, *more]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def final_state(folder: Path, epoch: int) -> dict:
-    state = read(folder / f"checkpoint-epoch{epoch}.pth")
-    for row in state["history"]:
-        del row["seconds"]
-    return state
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-@pytest.fixture(scope="module")
-def finished(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three epochs; read only."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert run(*coco(coco_dir, folder)) == 0
-    return folder
-
 
 # --- what a run leaves ---------------------------------------------------------------------------------------------
 
@@ -188,8 +147,7 @@ def test_a_run_stopped_after_an_epoch_ends_as_one_never_stopped(
     assert rows(folder) == rows(finished)
     ended, straight = final_state(folder, 3), final_state(finished, 3)
     assert same_tree(ended, straight) == []
-    ours = {tag: values for tag, values in scalars(folder).items() if not tag.startswith("hparam/")}
-    assert ours == {tag: values for tag, values in scalars(finished).items() if not tag.startswith("hparam/")}
+    assert curves(folder) == curves(finished)
 
 
 class StoppingTrainer:

@@ -1,0 +1,123 @@
+"""Small runs of the programs, what they leave, and real processes to do things to."""
+
+import csv
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train as train_program
+from tests.conftest import ROOT
+from trainer.checkpoint import read
+
+SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
+
+
+def run(*arguments: object) -> int:
+    """train.py in this process."""
+    return train_program.main([str(argument) for argument in arguments])
+
+
+def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int = 20) -> list[str]:
+    """Arguments for a small run of a shipped config: 160 training images, five steps an epoch, three epochs."""
+    config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
+    options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
+    return ["-c", config, "--run-dir", str(folder), *options, *more]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv but for the seconds."""
+    with open(folder / "metrics.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def final_state(folder: Path, epoch: int) -> dict:
+    """All that the checkpoint after `epoch` holds but the seconds."""
+    state = read(folder / f"checkpoint-epoch{epoch}.pth")
+    for row in state["history"]:
+        del row["seconds"]
+    return state
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's curves, as TensorBoard reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """`scalars` without those of the HParams tab, which a run writes each time that it ends."""
+    return {tag: values for tag, values in scalars(folder).items() if not tag.startswith("hparam/")}
+
+
+def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+# Forked from a server that has imported torch: they are processes like any other, but start in no time.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int  # negative: the signal that killed it
+    out: str
+    err: str
+
+
+class Started:
+    """train.py in a process of its own."""
+
+    def __init__(self, arguments: Sequence[object], place: Path, prepare: Sequence[Callable[[], None]] = ()) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self._files = (place / "stdout.txt", place / "stderr.txt")
+        argv = [str(argument) for argument in arguments]
+        self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, tuple(prepare)), daemon=True)
+        self.process.start()
+
+    def send(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+        """Wait for `condition` while the process lives."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), self._files[1].read_text()
+            assert time.monotonic() < deadline, "it has not come to pass"
+            time.sleep(0.005)
+
+    def end(self, seconds: float = 120.0) -> Ended:
+        """Wait for the process, no longer than `seconds`."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.send(signal.SIGKILL)
+            raise AssertionError(f"it was still running after {seconds} s")
+        out, err = (file.read_text() for file in self._files)
+        return Ended(self.process.exitcode, out, err)
+
+
+def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+    """train.py from start to end in a process of its own, in which `prepare` is called first."""
+    return Started(arguments, place / "process", prepare).end()
+
+
+def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], None]]) -> None:
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream.fileno())
+    os.chdir(ROOT)
+    for function in prepare:
+        function()
+    code = train_program.main(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
