@@ -21,7 +21,9 @@ from utils.errors import ConfigError
 
 # The names that a config may use. A test holds each list against the registry that it names.
 ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
-NormName = Literal["bn", "conv", "bncn", "gn", "ln", "in", "none"]  # models.norms.NORMS
+NormName = Literal[
+    "bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none"
+]  # models.norms.NORMS
 ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
 DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
 NoiseName = Literal["symmetric", "asymmetric", "file"]  # data_loader.noise.NOISES

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.preconv import PreConv2d
+from models.preconv_published import PublishedPreConv2d
 
 #: (in_channels, out_channels, kernel_size, stride, padding) -> module from (N, C_in, H, W) to (N, C_out, H', W')
 ConvNorm = Callable[[int, int, int, int, int], nn.Module]
@@ -74,6 +75,20 @@ class ConvNormBatchNorm(nn.Sequential):
             return norm(z)
 
 
+def conv_norm_published(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    """What the published experiments ran as "conv": a broken ConvNorm, then a BatchNorm (models/preconv_published.py)."""
+    return PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding)
+
+
+def conv_norm_batch_norm_published(
+    in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+) -> nn.Module:
+    """What they ran as "bncn": the same with a second BatchNorm behind it."""
+    return nn.Sequential(
+        PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels)
+    )
+
+
 def group_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """Wu & He 2018, https://arxiv.org/abs/1803.08494, with 16 channels a group where the width divides so."""
     groups = out_channels // math.gcd(out_channels, 16)
@@ -109,6 +124,8 @@ NORMS: dict[str, ConvNorm] = {
     "bn": batch_norm,
     "conv": conv_norm,
     "bncn": conv_norm_batch_norm,
+    "conv_published": conv_norm_published,
+    "bncn_published": conv_norm_batch_norm_published,
     "gn": group_norm,
     "ln": layer_norm,
     "in": instance_norm,
