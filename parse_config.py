@@ -58,7 +58,9 @@ class _Block(BaseModel):
 
 class ArchArgs(_Block):
     norm: NormName = Field(
-        "bn", description="Arm: bn = BatchNorm, conv = ConvNorm alone, bncn = ConvNorm then BatchNorm."
+        "bn",
+        description="Arm: bn = BatchNorm, conv = ConvNorm alone, bncn = ConvNorm then BatchNorm; conv_published and "
+        "bncn_published are what the published experiments ran under those names.",
     )
     activation: ActivationName = Field("relu", description="relu, or srelu: max(x, b) with b learned per channel.")
     num_classes: Positive | None = Field(None, description="Outputs of the network; null takes the dataset's classes.")
@@ -90,12 +92,16 @@ class DataLoaderArgs(_Block):
         None,
         description="Use so many (2000) or such a share (0.1; 1 is all) of those that train and validate; null is all.",
     )
+    test_subset: float | None = Field(
+        None,
+        description="Use so many or such a share of the test images, for a faster look at each epoch; null is all.",
+    )
     allow_duplicates: bool = Field(
         False, description="Go on where train, validation and test share an image, pixel for pixel."
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
 
-    @field_validator("subset")
+    @field_validator("subset", "test_subset")
     @classmethod
     def _count_or_share(cls, subset: float | None) -> float | None:
         if subset is None or 0.0 < subset <= 1.0 or (subset > 1.0 and subset == int(subset)):

@@ -40,7 +40,7 @@ def build_data(config: Config, device: torch.device, world: World | None = None)
     """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
     args = config.data_loader.args
     dataset = DATASETS[config.data_loader.type](user_path(args.data_dir))
-    splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed)
+    splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed, args.test_subset)
     if not args.allow_duplicates:
         check_nothing_is_shared(dataset, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed)

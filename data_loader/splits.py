@@ -25,12 +25,17 @@ class Splits:
 
 
 def make_splits(
-    dataset: ImageDataset, validation_split: float, test_split: float, subset: float | None, seed: int
+    dataset: ImageDataset,
+    validation_split: float,
+    test_split: float,
+    subset: float | None,
+    seed: int,
+    test_subset: float | None = None,
 ) -> Splits:
     """Split `dataset`; shares are of all its images, or of those outside its own test set if it has one.
 
     `subset` limits training and validation together, to a number of images (above 1) or a share; the test set stays
-    whole, so that figures of different subsets compare.
+    whole, so that figures of different subsets compare, unless `test_subset` limits it in the same way.
 
     Raises:
         ConfigError: the shares leave nothing to train on, or the subset is larger than the dataset.
@@ -50,10 +55,12 @@ def make_splits(
             )
         pool, test = _take(everything, round(test_split * len(everything)), labels, seed, "test", dataset)
         validation = validation_split * len(everything)
+    if test_subset is not None:
+        count = _subset_size("test_subset", test_subset, len(test), "in the test set")
+        if count < len(test):
+            _, test = _take(test, count, labels, seed, "test subset", dataset)
     if subset is not None:
-        count = round(subset * len(pool)) if subset <= 1.0 else int(subset)
-        if count > len(pool):
-            raise ConfigError(f"data_loader.args.subset: {count} images of only {len(pool)} outside the test set")
+        count = _subset_size("subset", subset, len(pool), "outside the test set")
         validation *= count / len(pool)
         if count < len(pool):
             _, pool = _take(pool, count, labels, seed, "subset", dataset)
@@ -61,6 +68,14 @@ def make_splits(
     splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
     _check_classes(dataset, splits)
     return splits
+
+
+def _subset_size(key: str, asked: float, available: int, where: str) -> int:
+    """Of a number of images (above 1) or a share of those there are."""
+    count = round(asked * available) if asked <= 1.0 else int(asked)
+    if count > available:
+        raise ConfigError(f"data_loader.args.{key}: {count} images of only {available} {where}")
+    return count
 
 
 def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:

@@ -76,7 +76,7 @@ class ConvNormBatchNorm(nn.Sequential):
 
 
 def conv_norm_published(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
-    """What the published experiments ran as "conv": a broken ConvNorm, then a BatchNorm (models/preconv_published.py)."""
+    """What the published experiments ran as "conv" (models/preconv_published.py): broken, with a BatchNorm behind."""
     return PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding)
 
 

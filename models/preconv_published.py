@@ -4,10 +4,10 @@ Batra and Chatterjee's code carried ConvNorm (models/preconv.py) from torch.rfft
 trailing axis (re, im), to torch.fft.rfft2, which returns a complex tensor without one, and left the functions that read
 that axis as they were. They now read the last axis there is, that of the horizontal frequencies:
 
-- |A|^2, "the squares summed over (re, im)", became the *complex* squares summed over the horizontal frequencies, so that
-  V_o(f1) = (sum_j sum_f2 A_oj(f1, f2)^2)^(-1/2) is complex and does not depend on f2 at all: (C_out, P1);
-- the product with V takes columns 0 and 1 for re and im, so it keeps the two lowest horizontal frequencies and drops all
-  others, and irfft2 pads what is left with zeros.
+- |A|^2, "the squares summed over (re, im)", became the *complex* squares summed over the horizontal frequencies, so
+  that V_o(f1) = (sum_j sum_f2 A_oj(f1, f2)^2)^(-1/2) is complex and does not depend on f2 at all: (C_out, P1);
+- the product with V takes columns 0 and 1 for re and im, so it keeps the two lowest horizontal frequencies and drops
+  all others, and irfft2 pads what is left with zeros.
 
 So behind every such layer an image varies along its width as a constant and one cosine do, whatever came in. The layer
 also ends in a BatchNorm of its own, so that the arm "conv" is this layer with one BatchNorm and "bncn" with two. For

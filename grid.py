@@ -1,0 +1,73 @@
+"""Run a grid of arms, datasets, noise and seeds: python grid.py configs/grids/cpu.json [--jobs N] [--dry-run]
+
+What has finished is skipped, what was interrupted goes on, and what is missing is run; every cell is an ordinary run
+folder, and the command that made it is an ordinary train.py.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.cli import OneLineParser, leave, run_program
+from utils.errors import ConfigError
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(description="Run what is missing of a grid of configs, and go on with what was interrupted.")
+    parser.add_argument("grid", type=Path, metavar="GRID.json", help="such as configs/grids/cpu.json")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; the cores are shared out")
+    parser.add_argument("-d", "--device", help="for every run, or a list dealt out to the jobs: cuda:0,cuda:1")
+    parser.add_argument("--dry-run", action="store_true", help="show the table and the commands; run nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    from grids.plan import load_grid
+    from grids.progress import FINISHED, WAITING, standing, table
+    from grids.running import GridRun, command
+
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
+    devices = args.device.split(",") if args.device else [None]
+    grid = load_grid(args.grid)
+    if args.dry_run:
+        states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
+        print(table(grid, states, {}))
+        for cell in grid.cells:
+            if states[cell] == WAITING:
+                print(shlex.join(command(cell, devices[0])))
+        return
+    GridRun(grid, args.jobs, devices, _shower()).run()
+
+
+def _shower() -> Callable[[str], None]:
+    """On a terminal each table takes the place of the last; elsewhere, a table only where it has changed."""
+    if not sys.stdout.isatty():
+        seen: list[str] = []
+
+        def append(text: str) -> None:
+            if text not in seen[-1:]:
+                print(text + "\n", flush=True)
+            seen[:] = [text]
+
+        return append
+    height = [0]
+
+    def redraw(text: str) -> None:
+        up = f"\x1b[{height[0]}F\x1b[J" if height[0] else ""
+        print(up + text, flush=True)
+        height[0] = text.count("\n") + 1
+
+    return redraw
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    return run_program(lambda: run(parse_args(argv)), sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

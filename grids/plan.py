@@ -1,0 +1,135 @@
+"""From a grid file to the cells that it asks for: one training run for each dataset, arm, noise and seed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from parse_config import Config, load_config
+from utils import strict_json
+from utils.errors import ConfigError
+from utils.files import user_path
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
+Settings = dict[str, Any]
+
+
+class GridFile(BaseModel):
+    """What a grid file holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    name: Name = Field(description="Name of the grid; its runs lie in <save_dir>/<name>/.")
+    config: str = Field(
+        description="Path of the config to start from, relative to the grid file. {dataset}, {arm} and {noise} stand "
+        "for those of the cell."
+    )
+    datasets: list[Name] = Field(min_length=1, description="The datasets, as `config` and `by_dataset` name them.")
+    arms: list[Name] = Field(min_length=1, description="The arms, by the names of arch.args.norm.")
+    noise: list[Annotated[int, Field(ge=0, le=100)]] = Field(min_length=1, description="Label noise in percent.")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1, description="One run each.")
+    settings: Settings = Field(default_factory=dict, description="KEY: VALUE changes to the config, for every cell.")
+    by_dataset: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of a dataset.")
+    by_arm: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of an arm.")
+    save_dir: str = Field("saved", description="Where the grid's folder is made.")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of the grid: `train.py -c base --run-dir folder` with `overrides`, which amounts to `config`."""
+
+    dataset: str
+    arm: str
+    noise: int
+    seed: int
+    base: Path
+    overrides: tuple[str, ...]
+    config: Config
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    name: str
+    folder: Path
+    cells: tuple[Cell, ...]
+
+    def record(self) -> bytes:
+        """grid.json: which runs there are to be, for whoever reads the folder; paths are relative to it."""
+        cells = [
+            {
+                **{"dataset": cell.dataset, "arm": cell.arm, "noise": cell.noise, "seed": cell.seed},
+                "folder": cell.folder.relative_to(self.folder).as_posix(),
+            }
+            for cell in self.cells
+        ]
+        return (json.dumps({"name": self.name, "cells": cells}, indent=1) + "\n").encode()
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid file and validate the config of every cell, a seed's cells one after the other.
+
+    Raises:
+        ConfigError: the file or any of its cells is wrong; one line.
+    """
+    file = _read(path)
+    for what, listed in (("by_dataset", file.datasets), ("by_arm", file.arms)):
+        unknown = sorted(getattr(file, what).keys() - set(listed))
+        if unknown:
+            raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
+    folder = user_path(file.save_dir) / file.name
+    cells = tuple(_cells(file, path, folder))
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise ConfigError(f"{path}: datasets, arms, noise and seeds must each name nothing twice")
+    return Grid(file.name, folder, cells)
+
+
+def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
+    """Datasets in turn; within one all of a seed before the next seed, so that an unfinished grid compares arms."""
+    for dataset in file.datasets:
+        for seed in file.seeds:
+            for noise in file.noise:
+                for arm in file.arms:
+                    yield _cell(file, path, folder, dataset, arm, noise, seed)
+
+
+def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, noise: int, seed: int) -> Cell:
+    try:
+        base = path.parent / file.config.format(dataset=dataset, arm=arm, noise=noise)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces") from None
+    name = f"{dataset}_{arm}_{noise}noise"
+    changes = {
+        **file.settings,
+        **file.by_dataset.get(dataset, {}),
+        **file.by_arm.get(arm, {}),
+        **{"name": name, "seed": seed, "arch.args.norm": arm, "label_noise.rate": noise / 100},
+    }
+    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
+    config = load_config(base, overrides)
+    return Cell(dataset, arm, noise, seed, base, overrides, config, folder / name / f"seed{seed}")
+
+
+def _read(path: Path) -> GridFile:
+    try:
+        values = strict_json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(values, dict):
+            values.pop("$schema", None)
+        return GridFile.model_validate(values)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ConfigError(f"{path}: {problems}; keys: {', '.join(GridFile.model_fields)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise ConfigError(f"cannot read the grid {str(path)!r}: {reason}") from None
