@@ -145,7 +145,7 @@ class Trainer(BaseTrainer):
             "dataset_sha256": data.sha256,
             "classes": list(data.dataset.classes),
             "splits": data.splits.named(),
-            "given_labels": data.given,
+            "given_labels": data.all_given(),
             "epoch": self.epoch,
             "batch": self.batch,
             "global_step": self.global_step,
