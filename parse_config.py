@@ -200,6 +200,10 @@ class TrainerConfig(_Block):
     )
     deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+    diagnostics: bool = Field(
+        False,
+        description="After each epoch, write each layer's singular values, gradient and weight norm (diagnostics.csv).",
+    )
 
     @field_validator("monitor")
     @classmethod
