@@ -154,5 +154,10 @@ def prepare(args: argparse.Namespace) -> None:
         print(build(found, request))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    return run_program(lambda: prepare(parse_args(argv)), sys.argv[1:] if argv is None else argv)
+
+
 if __name__ == "__main__":
-    leave(run_program(lambda: prepare(parse_args(None)), sys.argv[1:]))
+    leave(main())

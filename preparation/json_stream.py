@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from utils.errors import DataError
 
 _PIECE = 1 << 20  # characters
+_OF_NUMBERS = "0123456789+-.eE"  # of which "", the end of what was read, is a part as well
 _LARGEST = 64 << 20  # characters of one value; COCO's largest outline has some hundred thousand
 
 
@@ -80,22 +81,27 @@ class _Reader:
         self._at += 1
 
     def _value(self) -> Any:
-        """The value at this place; it ends where something follows, for half a number looks like a whole one."""
+        """The value at this place, read on until something follows that does not belong to a number: half a number
+        looks like a whole one.
+        """
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                if end < len(self._text) or not self._more():
-                    self._at = end
+            except json.JSONDecodeError as error:
+                at, reason = self._dropped + error.pos, error.msg
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+                at, reason = self._dropped + self._at, str(error).split(";")[0]
+            else:
+                length = end - self._at
+                whole = self._text[end : end + 1] not in _OF_NUMBERS or len(self._text) - self._at > _LARGEST
+                if whole or not self._more():
+                    self._at += length
                     return value
-            except (ValueError, RecursionError) as error:
-                known = isinstance(error, json.JSONDecodeError)
-                at = self._dropped + (error.pos if known else self._at)
-                reason = error.msg if known else str(error).split(";")[0]
-                if len(self._text) - self._at > _LARGEST:
-                    self._fail(reason, at)
-                if not self._more():
-                    end = "" if isinstance(error, RecursionError) else ", or the file is cut off"
-                    self._fail(reason + end, at)
+                continue
+            if len(self._text) - self._at > _LARGEST:
+                self._fail(reason, at)
+            if not self._more():
+                self._fail(f"{reason}, or the file is cut off", at)
 
     def _peek(self) -> str:
         """The next character that is no space; nothing at the end of the file."""
