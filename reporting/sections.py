@@ -1,0 +1,244 @@
+"""The sections with figures: curves, robustness, stability, memorisation, diagnostics, the paper's own numbers."""
+
+from reporting import dots, layers, paper, robustness, scale
+from reporting import curves as curve_figures
+from reporting.blocks import Block, Figure, Heading, Paragraph, Table
+from reporting.measures import last_test, last_validation, mean, restlessness
+from reporting.memorisation import PARTS, TRUE, chance, share
+from reporting.results import Results, percent
+from reporting.runs import plain
+from reporting.statistics import paired, spread
+from reporting.text import NONE, listed, number, with_interval, with_std
+
+_BAND = "Lines are means over seeds, bands reach from the least to the greatest seed"
+
+
+def slug(text: str) -> str:
+    """`text` for a file's name."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
+    return "-".join(part for part in kept.split("-") if part)
+
+
+def curve_section(results: Results) -> list[Block]:
+    blocks: list[Block] = [
+        Heading(2, "Curves"),
+        Paragraph(
+            f"{_BAND}; dotted vertical lines are steps of the learning rate; thin lines are unfinished runs. Training "
+            "figures are those of the training pass itself, with augmentation. Validation and training labels hold the "
+            "noise, test labels are true. Losses far above all others leave their panel."
+        ),
+    ]
+    for dataset in results.datasets:
+        for noise in sorted({key.noise for key in (*results.cells, *results.unfinished) if key.dataset == dataset}):
+            ends = [f"{arm} {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
+            what = f"Loss and accuracy by epoch on training, validation and test images: {dataset}, {percent(noise)} noise."
+            alt = f"{what} Test accuracy at the end in percent: {', '.join(ends)}." if ends else what
+            blocks += [
+                Heading(3, f"{dataset}, {percent(noise)} label noise"),
+                Figure(
+                    f"curves-{slug(dataset)}-{slug(f'{100 * noise:g}')}noise",
+                    curve_figures.curves(results, dataset, noise),
+                    alt,
+                    f"{dataset}, {percent(noise)} label noise.",
+                ),
+            ]
+    return blocks
+
+
+def robustness_section(results: Results) -> list[Block]:
+    blocks: list[Block] = [Heading(2, "Robustness to label noise")]
+    drops, against = [], []
+    for dataset in results.datasets:
+        for noise in (noise for noise in results.noises(dataset) if noise):
+            for arm in results.arms(dataset, noise):
+                found = robustness.drop(results, dataset, noise, arm)
+                if found is None:
+                    continue
+                less = robustness.drop_less_than(results, dataset, noise, arm, "bn") if arm != "bn" else None
+                kept = number(robustness.kept(results, dataset, noise, arm), 1)
+                drops.append((dataset, arm, f"0 to {percent(noise)}", with_interval(found), kept, with_interval(less)))
+        for noise in results.noises(dataset):
+            for arm in results.arms(dataset, noise):
+                both = (results.by_seed(dataset, noise, name, last_test) for name in (arm, "bn"))
+                if arm != "bn" and (difference := paired(*both)):
+                    against.append((dataset, arm, percent(noise), with_interval(difference)))
+    if drops:
+        blocks += [
+            Paragraph(
+                "Points of test accuracy (last epoch) lost to noise, paired over seeds: mean [95 % confidence interval, "
+                "Student's t] (n). An arm that has learnt less has less to lose, so the share of its clean accuracy that is "
+                "left stands beside."
+            ),
+            Figure(
+                "robustness",
+                dots.robustness(results),
+                "Test accuracy by noise level, and the drop from the clean runs, of each arm on each dataset; the numbers "
+                "are in the table below.",
+                "Left: mean over seeds, bars from the least to the greatest. Right: seed-paired drop, bars are 95 % "
+                "confidence intervals.",
+            ),
+            Table(
+                "Drop of test accuracy, points",
+                ("dataset", "arm", "noise", "drop", "% kept", "less lost than bn by"),
+                tuple(drops),
+                text_columns=3,
+            ),
+        ]
+    else:
+        blocks.append(Paragraph("No arm has a clean and a noisy run of the same seed."))
+    if against:
+        header = ("dataset", "arm", "noise", "less bn")
+        caption = "Test accuracy of the last epoch less that of bn, points, paired over seeds"
+        blocks.append(Table(caption, header, tuple(against), text_columns=3))
+    return blocks
+
+
+def stability_section(results: Results) -> list[Block]:
+    if not results.finished:
+        return []
+    rows = []
+    for key, cell in results.cells.items():
+        half = [value for value in map(restlessness, cell.values()) if value is not None]
+        whole = [value for run in cell.values() if (value := restlessness(run, second_half=False)) is not None]
+        cells = (with_std(spread(values)) if values else NONE for values in (half, whole))
+        rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(len(cell))))
+    return [
+        Heading(2, "Stability"),
+        Paragraph(
+            "How much test accuracy changes from one epoch to the next, in points, whichever way. The table has the mean "
+            "over the second half of the epochs and over all, changes at a step of the learning rate left out; mean ± "
+            "sample standard deviation over seeds. Steady learning counts as change as well, which is why the second half "
+            "decides."
+        ),
+        Figure(
+            "stability",
+            curve_figures.stability(results),
+            "Absolute change of test accuracy since the epoch before, by epoch, a line an arm, a panel a dataset and noise "
+            "level; the means are in the table below.",
+            f"{_BAND}.",
+        ),
+        Table(
+            "Mean absolute change of test accuracy from epoch to epoch, points",
+            ("dataset", "arm", "noise", "second half", "all epochs", "seeds"),
+            tuple(rows),
+            text_columns=3,
+        ),
+    ]
+
+
+def memorisation_section(results: Results) -> list[Block]:
+    rows = []
+    for key, cell in results.cells.items():
+        parts = [list(results.by_seed(*key, share(column)).values()) for column, _ in PARTS]
+        if not key.noise or not any(parts):
+            continue
+        guesses = [value for value in map(chance, cell.values()) if value is not None]
+        figures = [with_std(spread(values)) if values else NONE for values in parts]
+        figures.insert(2, number(mean(guesses), 1) if guesses else NONE)
+        rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(len(cell))))
+    blocks: list[Block] = [Heading(2, "Clean and mislabelled training images")]
+    if not rows:
+        return [*blocks, Paragraph("No finished run has label noise.")]
+    titles = [title for _, title in PARTS]
+    titles.insert(2, "by chance")
+    return [
+        *blocks,
+        Paragraph(
+            "What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and "
+            "on mislabelled ones, against the wrong label that they were given (memorised) and against the true one "
+            "(resisted). By chance is how often the given label would be hit if what is not answered truly were spread "
+            "evenly over the wrong classes: 11.1 % of those answers with ten classes. Above it, labels are being memorised."
+        ),
+        Figure(
+            "memorisation",
+            dots.memorisation(results),
+            "Accuracy on clean, mislabelled-as-given and mislabelled-as-true training images of each arm; the numbers are "
+            "in the table below.",
+            "Means over seeds, bars from the least to the greatest.",
+        ),
+        Table(
+            "Accuracy on training images, last epoch, %",
+            ("dataset", "arm", "noise", *titles, "seeds"),
+            tuple(rows),
+            text_columns=3,
+        ),
+    ]
+
+
+def diagnostics_section(results: Results) -> list[Block]:
+    shown = [
+        (dataset, noise)
+        for dataset in results.datasets
+        for noise in results.noises(dataset)
+        if layers.has_diagnostics(results, dataset, noise)
+    ]
+    if not shown:
+        return []
+    columns = (layers.LARGEST, layers.SMALLEST, layers.GRADIENT, layers.WEIGHT)
+    rows = []
+    for key in results.cells:
+        found = [list(results.by_seed(*key, layers.last_of(column)).values()) for column in columns]
+        if any(found):
+            figures = [f"{mean(values):.4g}" if values else NONE for values in found]
+            rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(max(map(len, found)))))
+    blocks: list[Block] = [
+        Heading(2, "Diagnostics of the layers"),
+        Paragraph(
+            "Singular values are those of a layer's transfer matrices over the frequency grid; ConvNorm's own paper claims "
+            "that it bounds the largest (the layer's Lipschitz constant). The table takes the largest of the largest and the "
+            "smallest of the smallest over all layers, and the norm of all layers together for gradients and weights, at the "
+            "last epoch, means over seeds."
+        ),
+    ]
+    for dataset in dict.fromkeys(dataset for dataset, _ in shown):
+        noise = next(level for name, level in shown if name == dataset)  # one figure a dataset: its cleanest runs
+        blocks.append(
+            Figure(
+                f"diagnostics-{slug(dataset)}",
+                layers.diagnostics(results, dataset, noise),
+                f"Singular values by layer and by epoch, gradient norm and weight norm by epoch, of each arm: {dataset}, "
+                f"{percent(noise)} noise; the last epoch's are in the table below.",
+                f"{dataset}, {percent(noise)} label noise: means over seeds. Of each arm the upper line is the largest, the "
+                "lower the smallest singular value.",
+            )
+        )
+    header = ("dataset", "arm", "noise", "largest", "smallest", "gradient norm", "weight norm", "seeds")
+    return [*blocks, Table("Diagnostics after the last epoch", header, tuple(rows), text_columns=3)]
+
+
+def paper_section(results: Results) -> list[Block]:
+    rows = []
+    for key, cell in results.cells.items():
+        original = paper.dataset_of(next(iter(cell.values())))
+        theirs = paper.logged(original, key.arm, key.noise) if original else None
+        if original is None or theirs is None:
+            continue
+        stated = paper.stated(original, key.arm, key.noise)
+        about = "about " if key.arm != "bn" else ""
+        ours = [with_std(spread(list(results.by_seed(*key, m).values()))) for m in (last_test, last_validation)]
+        text = NONE if stated is None else f"{about}{stated:g}"
+        rows.append(
+            (key.dataset, key.arm, percent(key.noise), text, number(theirs.test, 1), number(theirs.val, 1), *ours)
+        )
+    if not rows:
+        return []
+    return [
+        Heading(2, "The paper's own numbers beside ours"),
+        Paragraph(
+            f"Source: {paper.source().replace('`', '')}. Both of our forms of an arm, the correct and the published, stand "
+            "beside the paper's one. The scale differs (see above), and with it what the numbers can be: compare how arms "
+            "stand to each other, not the values. The authors' validation and test images were not held out from "
+            "training (CIFAR10's validation images, nine tenths of TinyCOCO's test images); ours are, except where the "
+            "data are as published."
+        ),
+        Table(
+            "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)",
+            ("dataset", "arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val"),
+            tuple(rows),
+            text_columns=3,
+        ),
+    ]
+
+
+def arm_list(arms: list[str]) -> str:
+    return listed([f"`{plain(arm)}`" for arm in arms])
