@@ -1,11 +1,11 @@
 """Tables and figures from folders of runs: python report.py RUNS [RUNS ...] -o report/
 
-Writes results.md, results.html (one page that needs nothing else), results.csv, results.tex and the figures in results/.
+Writes results.md, results.html (one page that needs nothing else), results.csv, results.tex and, in results/,
+the figures.
 """
 
 import argparse
 import sys
-from pathlib import Path
 
 from utils.cli import OneLineParser, leave, run_program
 

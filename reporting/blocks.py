@@ -36,12 +36,14 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as wide as the header. Columns from `text_columns` on hold figures and are set to the right."""
+    """Rows as wide as the header. Columns from `text_columns` on hold figures: they are set to the right and their lines
+    are not broken, nor are those of the `unbroken` columns."""
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     text_columns: int = 1
+    unbroken: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows), self.caption

@@ -11,7 +11,8 @@ from reporting.style import look, name, svg
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
-CUT = 3.0  # losses above so many times the median of all that are drawn leave the panel
+CUT = 3.0  # losses above so many times the median of all that are drawn leave the panel,
+CHANCE = 3.0  # unless they are below this, somewhat above the loss of guessing among ten classes
 MARKS = 6
 
 
@@ -117,17 +118,24 @@ def _draw_arm(axes: Any, arm: str, number: int, seeds: list[dict[int, float]]) -
 
 
 def loss_limit(losses: Sequence[float]) -> float:
-    """The top of the loss panels: all that is drawn, unless a few losses are far above the others."""
-    return 1.05 * min(max(losses), CUT * statistics.median(losses))
+    """The top of the loss panels: the highest of all that are drawn, but for those far above the rest and chance."""
+    ceiling = max(CUT * statistics.median(losses), CHANCE)
+    return 1.05 * max(loss for loss in losses if loss <= ceiling)
 
 
 def legend(figure: Any, *panels: Any) -> None:
-    """One legend above all panels, of all the arms that any of them shows."""
+    """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
     shown: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
+    by_column = [label for first in range(columns) for label in list(shown)[first::columns]]  # as matplotlib fills it
     figure.legend(
-        shown.values(), shown.keys(), loc="outside upper center", ncols=columns, frameon=False, handlelength=3.6
+        [shown[label] for label in by_column],
+        by_column,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        handlelength=3.6,
     )

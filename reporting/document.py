@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from reporting import paper, scale, statements, summary
+from reporting import prose, scale, statements, summary
 from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
 from reporting.results import Results, percent
 from reporting.runs import plain
@@ -40,7 +40,7 @@ def document(results: Results) -> list[Block]:
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
-        *_again(results),
+        *_again(),
     ]
 
 
@@ -48,16 +48,13 @@ def _in_short(results: Results, found: list[Finding]) -> str:
     """One paragraph made from the figures."""
     runs = results.finished
     text = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'} on {listed(results.datasets)}. "
+    heights = []
     for dataset in results.datasets:
-        noises = results.noises(dataset)
-        if noises:
-            heights = [
-                f"`{plain(arm)}` {number(value, 1)}" for arm, value in scale.heights(results, dataset, noises[0])
-            ]
-            text += (
-                f"On {dataset} at {percent(noises[0])} label noise the last epoch's test accuracy, mean over seeds, is "
-                f"{listed(heights)} %. "
-            )
+        for noise in results.noises(dataset)[:1]:
+            arms = [f"`{plain(arm)}` {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
+            heights.append(f"{listed(arms)} on {dataset} with {percent(noise)} label noise")
+    if heights:
+        text += f"Test accuracy of the last epoch in percent, mean over seeds: {'; '.join(heights)}. "
     count = Counter(finding.verdict for finding in found)
     if found:
         text += (
@@ -76,8 +73,8 @@ def _warnings(results: Results) -> list[Block]:
     ]
     if few:
         notes.append(
-            f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which decide "
-            f"nothing: {', '.join(few[:6])}{f' and {len(few) - 6} more' if len(few) > 6 else ''}."
+            f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
+            f"decide nothing: {', '.join(few[:6])}{f' and {len(few) - 6} more' if len(few) > 6 else ''}."
         )
     lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
     if lacking:
@@ -99,7 +96,7 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     datasets = [dataset for dataset in results.datasets if any(finding.dataset == dataset for finding in found)]
     by_row: dict[tuple[str, str], dict[str, str]] = {}
     for finding in found:
-        by_row.setdefault((finding.statement, finding.measured), {})[finding.dataset] = finding.verdict
+        by_row.setdefault((finding.statement, finding.measured), {})[finding.dataset] = finding.in_short
     overview = tuple(
         (statement, measured, *(verdicts.get(dataset, "") for dataset in datasets))
         for (statement, measured), verdicts in by_row.items()
@@ -107,44 +104,34 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     in_full = tuple(
         (
             f"{finding.statement}\n{finding.measured}",
-            finding.dataset,
+            f"{finding.dataset}\n({scale.scale(results, finding.dataset).short})",
             finding.verdict,
             "\n".join(finding.numbers),
-            f"{scale.scale(results, finding.dataset).short}".replace(", ", "\n"),
         )
         for finding in found
     )
     columns = 2 + len(datasets)
+    compared = sum(len(finding.numbers) for finding in found)
     return [
-        Paragraph(_RULE),
-        Table("Verdicts", ("statement", "by", *datasets), overview, columns),
+        Paragraph(prose.RULE),
+        Table(
+            "Verdicts, and at how many of the noise levels the statement holds",
+            ("statement", "by", *datasets),
+            overview,
+            columns,
+        ),
         Paragraph(
-            f"With {len(found)} tests at 95 %, one in twenty of those without any true difference would be decided by "
-            "chance. `conv_published` and `bncn_published` are what the published code ran under the names conv and bncn. "
-            "Where data are as published, test accuracy is the published code's own, which for TinyCOCO is mostly "
-            "accuracy on training images."
+            f"Of {compared} intervals at 95 %, one in twenty of those without a true difference would decide by "
+            f"chance. {prose.ARMS}"
         ),
         Table(
             "The numbers: points, mean difference with its 95 % confidence interval (seeds paired)",
-            ("statement", "dataset", "verdict", "at each noise level", "scale"),
+            ("statement", "dataset (scale)", "verdict", "at each noise level"),
             in_full,
-            text_columns=5,
+            text_columns=4,
+            unbroken=(3,),
         ),
     ]
-
-
-_low, _high = paper.logged_validation(paper.COCO)
-_RULE = (
-    "The rule was fixed before the runs. At each noise level the difference of the last epoch's test accuracy, paired over "
-    "seeds, gets a 95 % confidence interval (Student's t, n - 1 degrees of freedom, n seeds). It decides if n is at least "
-    "3 and the interval excludes 0: the statement holds there, or does not. It holds for a dataset if it holds at every "
-    "noise level, and does not hold if it fails at one; all else is not decided. Robustness compares the drops from 0 to "
-    "20 % noise, steadiness the mean absolute change of test accuracy from epoch to epoch in the second half of the "
-    "epochs. Two arms do the same if the interval has 0 in it and lies within "
-    f"{statements.SAME_MARGIN:g} points of 0, and do not if it excludes 0. A validation accuracy is near the authors' "
-    f"({number(_low, 1)} to {number(_high, 1)} % at the end of their logs) if its interval over seeds lies within "
-    f'{statements.NEAR:g} points of that range, and "test" is far higher if it is by more than {statements.FAR:g} points.'
-)
 
 
 def _summary(results: Results) -> list[Block]:
@@ -154,10 +141,7 @@ def _summary(results: Results) -> list[Block]:
     )
     header = ("dataset", "arm", "noise", *(name for name, _ in summary.READINGS), "seeds", "epochs")
     return [
-        Paragraph(
-            "Test accuracy in percent, mean ± sample standard deviation over seeds. Best by validation is the test accuracy "
-            "of the epoch with the best validation accuracy, the first on ties. The same as `results.csv` and `results.tex`."
-        ),
+        Paragraph(prose.SUMMARY),
         Table("Test accuracy, %", header, rows, text_columns=2),
     ]
 
@@ -180,11 +164,8 @@ def _missing(results: Results) -> list[Block]:
     ]
 
 
-def _again(results: Results) -> list[Block]:
+def _again() -> list[Block]:
     return [
-        Paragraph(
-            "With the folder of the runs for RUNS. The same runs give the same bytes; `grid.py` runs what is missing of a "
-            "grid, and each run folder's `config.json` makes that run again with `train.py -c`."
-        ),
+        Paragraph(prose.AGAIN),
         Code("python report.py RUNS -o FOLDER"),
     ]

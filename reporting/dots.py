@@ -5,7 +5,7 @@ from typing import Any
 
 from reporting.curves import legend
 from reporting.measures import last_test, mean
-from reporting.memorisation import PARTS, share
+from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results
 from reporting.robustness import drop
 from reporting.style import look, name, svg
@@ -54,31 +54,40 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
 
 
 def memorisation(results: Results) -> str:
-    """Training accuracy of the last epoch as SVG on clean and mislabelled images: a row a dataset and noise level."""
+    """Training accuracy of the last epoch as SVG on clean and mislabelled images: a row a dataset, a column a level."""
     levels = [(d, n) for d in results.datasets for n in results.noises(d) if _has_parts(results, d, n)]
+    datasets, noises = sorted({dataset for dataset, _ in levels}), sorted({noise for _, noise in levels})
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(len(levels), 1, squeeze=False)[:, 0]
-        for axes, (dataset, noise) in zip(panels, levels, strict=True):
-            arms = results.arms(dataset, noise)
-            for number, arm in enumerate(arms):
-                found = [list(results.by_seed(dataset, noise, arm, share(column)).values()) for column, _ in PARTS]
-                points = [(x, values) for x, values in enumerate(found) if values]
-                _dots(axes, arm, _offset(number, len(arms)), points, joined=False)
-            axes.set_xticks(range(len(PARTS)), [title.replace(", ", ",\n") for _, title in PARTS])
-            axes.set_xlim(-0.5, len(PARTS) - 0.5)
-            axes.set_ylim(bottom=0.0)
-            axes.set_ylabel("accuracy, %")
-            axes.set_title(f"{dataset}, {100 * noise:g} % noise")
-        legend(figure, *panels)
+        panels = figure.subplots(len(datasets), len(noises), squeeze=False, sharey="row")
+        for row, dataset in enumerate(datasets):
+            for axes, noise in zip(panels[row], noises, strict=True):
+                _parts(axes, results, dataset, noise)
+            panels[row, 0].set_ylabel("training accuracy, %")
+        legend(figure, *panels.flat)
 
-    return svg(0.7 + 1.8 * len(levels), draw)
+    return svg(0.7 + 2.1 * len(datasets), draw)
+
+
+def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
+    arms = results.arms(dataset, noise)
+    for number, arm in enumerate(arms):
+        offset = _offset(number, len(arms))
+        found = [list(results.by_seed(dataset, noise, arm, share(column)).values()) for column, _ in PARTS]
+        _dots(axes, arm, offset, [(x, values) for x, values in enumerate(found) if values], joined=False)
+        guesses = list(results.by_seed(dataset, noise, arm, chance).values())
+        if guesses:
+            at, half = 1 + offset, SPACING / 2
+            axes.plot([at - half, at + half], [mean(guesses)] * 2, color="#777777", linewidth=1.2, zorder=1.5)
+    axes.set_xticks(range(len(PARTS)), ["clean", "mislabelled,\nas given", "mislabelled,\nas true"])
+    axes.set_xlim(-0.5, len(PARTS) - 0.5)
+    axes.set_ylim(bottom=0.0)
+    axes.set_title(f"{dataset}, {100 * noise:g} % noise")
 
 
 def _has_parts(results: Results, dataset: str, noise: float) -> bool:
-    return any(
-        results.by_seed(dataset, noise, arm, share(PARTS[0][0])) for arm in results.arms(dataset, noise)
-    ) and bool(noise)
+    arms = results.arms(dataset, noise) if noise else []
+    return any(results.by_seed(dataset, noise, arm, share(PARTS[0][0])) for arm in arms)
 
 
 def _dots(axes: Any, arm: str, offset: float, points: Sequence[tuple[int, list[float]]], joined: bool) -> None:

@@ -99,7 +99,7 @@ def _table(table: Table) -> str:
 
 
 def _cell(tag: str, column: int, text: str, table: Table) -> str:
-    kind = ' class="number"' if column >= table.text_columns else ' class="lines"' if "\n" in text else ""
+    kind = ' class="number"' if column >= table.text_columns else ' class="lines"' if column in table.unbroken else ""
     scope = ' scope="col"' if tag == "th" else ""
     return f"<{tag}{scope}{kind}>{_text(text)}</{tag}>"
 

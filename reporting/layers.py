@@ -43,7 +43,7 @@ def last_of(column: str) -> Any:
 
 
 def diagnostics(results: Results, dataset: str, noise: float) -> str:
-    """Four panels as SVG: singular values by layer and by epoch, gradient and weight norm by epoch; means over seeds."""
+    """Four panels as SVG, means over seeds: singular values by layer and by epoch, gradient and weight norm."""
 
     def draw(figure: Any) -> None:
         (layers, epochs), (gradients, weights) = figure.subplots(2, 2)
@@ -59,18 +59,25 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
                 _line(epochs, arm, _by_epoch(found, column))
             _line(gradients, arm, _by_epoch(found, GRADIENT))
             _line(weights, arm, _by_epoch(found, WEIGHT))
-        layers.set_title("singular values by layer, last epoch")
+        layers.set_title("by layer, last epoch")
         layers.set_xlabel("layer, in order")
-        epochs.set_title("extreme singular values, all layers")
+        epochs.set_title("singular values of all layers")
         gradients.set_title("gradient norm, all layers")
         weights.set_title("weight norm, all layers")
         for axes in (layers, epochs, gradients):
-            axes.set_yscale("log", nonpositive="mask")
+            _log_if_wide(axes)
         for axes in (epochs, gradients, weights):
             axes.set_xlabel("epoch")
         legend(figure, layers)
 
     return svg(5.0, draw)
+
+
+def _log_if_wide(axes: Any) -> None:
+    """A logarithmic axis where the values span more than a decade."""
+    values = [value for line in axes.get_lines() for value in line.get_ydata() if value > 0.0]
+    if values and max(values) > 10.0 * min(values):
+        axes.set_yscale("log", nonpositive="mask")
 
 
 def _by_epoch(found: list[Diagnostics], column: str) -> list[tuple[int, float | None]]:

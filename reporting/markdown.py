@@ -2,7 +2,7 @@
 
 from reporting.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
 
-_ESCAPED = {"<": "&lt;", ">": "&gt;", "*": r"\*", "[": r"\[", "]": r"\]"}
+_ESCAPED = {"<": "&lt;", ">": "&gt;", "*": r"\*"}
 
 
 def markdown(document: Document, figures: str) -> str:
@@ -41,4 +41,4 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_ESCAPED.get(char, char) for char in text)
+    return "".join(_ESCAPED.get(char, char) for char in text).replace("](", r"]\(")

@@ -15,10 +15,11 @@ from utils.errors import DataError
 ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
 GRID_NAME = "grid.json"
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
-_OWN = frozenset(
-    "name seed arch.args.norm label_noise.rate trainer.clip_grad_norm trainer.save_dir trainer.save_period "
-    "trainer.save_every_minutes trainer.tensorboard trainer.keep_freed_memory trainer.diagnostics".split()
-)
+_OWN = {
+    *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
+    *("trainer.save_period", "trainer.save_every_minutes", "trainer.tensorboard", "trainer.keep_freed_memory"),
+    *("trainer.diagnostics",),
+}
 _UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
 
 
@@ -93,10 +94,8 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[tuple
         for seed, found in sorted(by_cell[key].items()):
             chosen = max(found, key=_newest_complete)
             if len(found) > 1:
-                warnings.append(
-                    f"There are {len(found)} runs of {describe(key)}, seed {seed}; `{plain(chosen.folder)}` counts, the "
-                    f"newest{' complete' if chosen.finished else ''} one by its name."
-                )
+                which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
+                warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
             (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
     warnings += _differing_settings(cells, unfinished)
     have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}

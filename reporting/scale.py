@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reporting import paper
+from reporting import paper, prose
 from reporting.measures import last_test, mean
-from reporting.memorisation import GIVEN, TRUE, chance, share
+from reporting.memorisation import GIVEN, chance, share
 from reporting.results import Results, percent
 from reporting.runs import Run
 from reporting.text import listed, number
@@ -80,18 +80,8 @@ def smaller(results: Results) -> bool:
 def can_show(results: Results) -> list[str]:
     """What follows from the scale, in sentences."""
     if not smaller(results):
-        return [
-            "These runs have the paper's width and epochs. What differs from the paper is in the settings of each run."
-        ]
-    return [
-        "It can show which arm learns faster at an equal, small budget; what the faults of the published layer and of "
-        "the published data cost, since they act from the first step; and how far apart seeds lie, which says how "
-        "large a difference must be to mean anything.",
-        "It cannot show where the arms end after 100 or 200 epochs at width 64: an arm that is ahead while all still "
-        "learn fast need not be so when all have converged. No figure here is to be read as the paper's figure "
-        "reproduced or missed; only signs and orders of differences compare.",
-        _memorised(results),
-    ]
+        return [prose.FULL_SCALE]
+    return [prose.CAN, prose.CANNOT, _memorised(results)]
 
 
 def _memorised(results: Results) -> str:
@@ -104,13 +94,12 @@ def _memorised(results: Results) -> str:
             guess = [value for value in map(chance, cell.values()) if value is not None]
             by_chance = f", where chance alone would hit {number(mean(guess), 1)} %" if guess else ""
             at = f"{key.dataset}, `{key.arm}`, {percent(key.noise)} noise{by_chance}"
-    start = "The paper's networks had learnt the wrong labels of CIFAR10 by heart at the end (training accuracy 98 % and more under 20 % noise). "
     if most is None:
-        return start + "These runs hold no figures on mislabelled images, so how far they got is not known."
-    return (
-        f"{start}Here at most {number(most, 1)} % of them are answered as given ({at}). A drop of test accuracy before "
-        "wrong labels are learnt by heart says what noise does to learning, not what memorising it does."
-    )
+        return (
+            f"{prose.LEARNT_BY_HEART} How far these runs got is not known: they have no figures on mislabelled images."
+        )
+    here = f"Here at most {number(most, 1)} % of them are answered as given ({at})."
+    return f"{prose.LEARNT_BY_HEART} {here} {prose.NOT_BY_HEART}"
 
 
 def _images(run: Run) -> str:

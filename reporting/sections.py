@@ -1,16 +1,13 @@
 """The sections with figures: curves, robustness, stability, memorisation, diagnostics, the paper's own numbers."""
 
-from reporting import dots, layers, paper, robustness, scale
 from reporting import curves as curve_figures
+from reporting import dots, layers, paper, prose, robustness, scale
 from reporting.blocks import Block, Figure, Heading, Paragraph, Table
 from reporting.measures import last_test, last_validation, mean, restlessness
-from reporting.memorisation import PARTS, TRUE, chance, share
+from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results, percent
-from reporting.runs import plain
 from reporting.statistics import paired, spread
-from reporting.text import NONE, listed, number, with_interval, with_std
-
-_BAND = "Lines are means over seeds, bands reach from the least to the greatest seed"
+from reporting.text import NONE, number, with_interval, with_std
 
 
 def slug(text: str) -> str:
@@ -22,24 +19,21 @@ def slug(text: str) -> str:
 def curve_section(results: Results) -> list[Block]:
     blocks: list[Block] = [
         Heading(2, "Curves"),
-        Paragraph(
-            f"{_BAND}; dotted vertical lines are steps of the learning rate; thin lines are unfinished runs. Training "
-            "figures are those of the training pass itself, with augmentation. Validation and training labels hold the "
-            "noise, test labels are true. Losses far above all others leave their panel."
-        ),
+        Paragraph(prose.CURVES),
     ]
     for dataset in results.datasets:
         for noise in sorted({key.noise for key in (*results.cells, *results.unfinished) if key.dataset == dataset}):
             ends = [f"{arm} {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
-            what = f"Loss and accuracy by epoch on training, validation and test images: {dataset}, {percent(noise)} noise."
+            here = f"{dataset}, {percent(noise)} label noise"
+            what = f"Loss and accuracy by epoch on training, validation and test images: {here}."
             alt = f"{what} Test accuracy at the end in percent: {', '.join(ends)}." if ends else what
             blocks += [
-                Heading(3, f"{dataset}, {percent(noise)} label noise"),
+                Heading(3, here),
                 Figure(
                     f"curves-{slug(dataset)}-{slug(f'{100 * noise:g}')}noise",
                     curve_figures.curves(results, dataset, noise),
                     alt,
-                    f"{dataset}, {percent(noise)} label noise.",
+                    f"{here}.",
                 ),
             ]
     return blocks
@@ -64,18 +58,12 @@ def robustness_section(results: Results) -> list[Block]:
                     against.append((dataset, arm, percent(noise), with_interval(difference)))
     if drops:
         blocks += [
-            Paragraph(
-                "Points of test accuracy (last epoch) lost to noise, paired over seeds: mean [95 % confidence interval, "
-                "Student's t] (n). An arm that has learnt less has less to lose, so the share of its clean accuracy that is "
-                "left stands beside."
-            ),
+            Paragraph(prose.ROBUSTNESS),
             Figure(
                 "robustness",
                 dots.robustness(results),
-                "Test accuracy by noise level, and the drop from the clean runs, of each arm on each dataset; the numbers "
-                "are in the table below.",
-                "Left: mean over seeds, bars from the least to the greatest. Right: seed-paired drop, bars are 95 % "
-                "confidence intervals.",
+                prose.ROBUSTNESS_ALT,
+                prose.ROBUSTNESS_CAPTION,
             ),
             Table(
                 "Drop of test accuracy, points",
@@ -104,18 +92,12 @@ def stability_section(results: Results) -> list[Block]:
         rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(len(cell))))
     return [
         Heading(2, "Stability"),
-        Paragraph(
-            "How much test accuracy changes from one epoch to the next, in points, whichever way. The table has the mean "
-            "over the second half of the epochs and over all, changes at a step of the learning rate left out; mean ± "
-            "sample standard deviation over seeds. Steady learning counts as change as well, which is why the second half "
-            "decides."
-        ),
+        Paragraph(prose.STABILITY),
         Figure(
             "stability",
             curve_figures.stability(results),
-            "Absolute change of test accuracy since the epoch before, by epoch, a line an arm, a panel a dataset and noise "
-            "level; the means are in the table below.",
-            f"{_BAND}.",
+            prose.STABILITY_ALT,
+            f"{prose.BAND}.",
         ),
         Table(
             "Mean absolute change of test accuracy from epoch to epoch, points",
@@ -143,18 +125,12 @@ def memorisation_section(results: Results) -> list[Block]:
     titles.insert(2, "by chance")
     return [
         *blocks,
-        Paragraph(
-            "What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and "
-            "on mislabelled ones, against the wrong label that they were given (memorised) and against the true one "
-            "(resisted). By chance is how often the given label would be hit if what is not answered truly were spread "
-            "evenly over the wrong classes: 11.1 % of those answers with ten classes. Above it, labels are being memorised."
-        ),
+        Paragraph(prose.MEMORISATION),
         Figure(
             "memorisation",
             dots.memorisation(results),
-            "Accuracy on clean, mislabelled-as-given and mislabelled-as-true training images of each arm; the numbers are "
-            "in the table below.",
-            "Means over seeds, bars from the least to the greatest.",
+            prose.MEMORISATION_ALT,
+            prose.MEMORISATION_CAPTION,
         ),
         Table(
             "Accuracy on training images, last epoch, %",
@@ -183,12 +159,7 @@ def diagnostics_section(results: Results) -> list[Block]:
             rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(max(map(len, found)))))
     blocks: list[Block] = [
         Heading(2, "Diagnostics of the layers"),
-        Paragraph(
-            "Singular values are those of a layer's transfer matrices over the frequency grid; ConvNorm's own paper claims "
-            "that it bounds the largest (the layer's Lipschitz constant). The table takes the largest of the largest and the "
-            "smallest of the smallest over all layers, and the norm of all layers together for gradients and weights, at the "
-            "last epoch, means over seeds."
-        ),
+        Paragraph(prose.DIAGNOSTICS),
     ]
     for dataset in dict.fromkeys(dataset for dataset, _ in shown):
         noise = next(level for name, level in shown if name == dataset)  # one figure a dataset: its cleanest runs
@@ -196,10 +167,10 @@ def diagnostics_section(results: Results) -> list[Block]:
             Figure(
                 f"diagnostics-{slug(dataset)}",
                 layers.diagnostics(results, dataset, noise),
-                f"Singular values by layer and by epoch, gradient norm and weight norm by epoch, of each arm: {dataset}, "
-                f"{percent(noise)} noise; the last epoch's are in the table below.",
-                f"{dataset}, {percent(noise)} label noise: means over seeds. Of each arm the upper line is the largest, the "
-                "lower the smallest singular value.",
+                "Singular values by layer and by epoch, gradient norm and weight norm by epoch, of each arm: "
+                f"{dataset}, {percent(noise)} noise; the last epoch's are in the table below.",
+                f"{dataset}, {percent(noise)} label noise: means over seeds. Of an arm's two lines of singular values "
+                "the upper is the largest, the lower the smallest.",
             )
         )
     header = ("dataset", "arm", "noise", "largest", "smallest", "gradient norm", "weight norm", "seeds")
@@ -224,13 +195,7 @@ def paper_section(results: Results) -> list[Block]:
         return []
     return [
         Heading(2, "The paper's own numbers beside ours"),
-        Paragraph(
-            f"Source: {paper.source().replace('`', '')}. Both of our forms of an arm, the correct and the published, stand "
-            "beside the paper's one. The scale differs (see above), and with it what the numbers can be: compare how arms "
-            "stand to each other, not the values. The authors' validation and test images were not held out from "
-            "training (CIFAR10's validation images, nine tenths of TinyCOCO's test images); ours are, except where the "
-            "data are as published."
-        ),
+        Paragraph(prose.PAPER),
         Table(
             "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)",
             ("dataset", "arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val"),
@@ -238,7 +203,3 @@ def paper_section(results: Results) -> list[Block]:
             text_columns=3,
         ),
     ]
-
-
-def arm_list(arms: list[str]) -> str:
-    return listed([f"`{plain(arm)}`" for arm in arms])

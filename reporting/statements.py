@@ -2,8 +2,8 @@
 
 A statement is about every noise level of a dataset. At one level it is decided by the 95 % confidence interval of a
 difference, paired over seeds: wholly on the statement's side of 0, it holds there; wholly on the other, it does not;
-otherwise, or with fewer than three seeds, it is not decided. For a dataset it holds if it holds at every level, and does
-not if it does not hold at some level.
+otherwise, or with fewer than three seeds, it is not decided. For a dataset it holds if it holds at every level, and
+does not if it does not hold at some level.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,14 +27,27 @@ Decision = Callable[[Interval], str]
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement on one dataset: the verdict, and the numbers, a line a noise level (and arm)."""
+    """A statement on one dataset: the verdict at each noise level (and arm), and the numbers behind it."""
 
     statement: str
     measured: str
     dataset: str
-    verdict: str
+    verdicts: tuple[str, ...]
     numbers: tuple[str, ...]
-    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """Of all levels together."""
+        if FAILS in self.verdicts:
+            return FAILS
+        return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
+
+    @property
+    def in_short(self) -> str:
+        """The verdict, and at how many of the levels the statement holds."""
+        if len(self.verdicts) == 1:
+            return self.verdict
+        return f"{self.verdict} ({self.verdicts.count(HOLDS)} of {len(self.verdicts)})"
 
 
 @dataclass(frozen=True)
@@ -52,21 +65,13 @@ class Statement:
         for dataset in results.datasets:
             levels = list(self.levels(results, dataset))
             if levels:
-                verdicts = [self.decide(value) for _, value in levels]
+                verdicts = tuple(self.decide(value) for _, value in levels)
                 numbers = tuple(
                     f"{name}: {with_interval(value)}, {verdict}"
                     for (name, value), verdict in zip(levels, verdicts, strict=True)
                 )
-                seeds = min(value.n for _, value in levels)
-                found.append(Finding(self.text, self.measured, dataset, overall(verdicts), numbers, seeds))
+                found.append(Finding(self.text, self.measured, dataset, verdicts, numbers))
         return found
-
-
-def overall(verdicts: list[str]) -> str:
-    """Of a statement about all of several levels."""
-    if FAILS in verdicts:
-        return FAILS
-    return HOLDS if set(verdicts) == {HOLDS} else OPEN
 
 
 def positive(value: Interval) -> str:
@@ -151,7 +156,7 @@ def _less_lost(first: str, second: str) -> str:
 
 
 def _less_change(first: str, second: str) -> str:
-    return f"mean change a epoch, `{second}` less `{first}`".replace("a epoch", "an epoch")
+    return f"mean change an epoch, `{second}` less `{first}`"
 
 
 _BN_WINS = "BatchNorm outperforms ConvNorm"
@@ -172,20 +177,20 @@ STATEMENTS = (
         for arm in ("conv", "conv_published")
     ),
     Statement(
-        "ConvNorm, and ConvNorm with BatchNorm, do the same (as published)",
+        "As published, conv and bncn do the same",
         _difference("conv_published", "bncn_published"),
         more_accurate("conv_published", "bncn_published"),
         the_same,
     ),
     *(Statement(_STEADY, _less_change(arm, "bn"), steadier(arm, "bn"), positive) for arm in ("conv", "conv_published")),
     Statement(
-        "Held out, TinyCOCO as published is recognised no better than in the authors' logs",
+        "TinyCOCO as published: held-out accuracy is near that of the authors' logs",
         "validation accuracy, %",
         of_published_coco(last_validation),
         near_the_authors,
     ),
     Statement(
-        'Its "test" accuracy is far higher, since most of that set was trained on',
+        'TinyCOCO as published: "test" accuracy, mostly of training images, is far higher',
         "test less validation accuracy",
         of_published_coco(test_above_validation),
         far_above,

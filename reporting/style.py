@@ -64,7 +64,7 @@ def name(arm: str) -> str:
 
 
 def svg(height: float, draw: Callable[[Any], None]) -> str:
-    """What `draw` draws on a matplotlib figure as SVG, the same bytes each time, with nothing of the user's own style."""
+    """What `draw` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
     import io
 
     import matplotlib.style

@@ -26,7 +26,13 @@ def config(
         "data_loader": {"type": kind, "args": {"data_dir": "data/x", "batch_size": 128, "subset": 5000.0}},
         "label_noise": {"type": "symmetric", "rate": noise, "include_true_class": False},
         "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
-        "trainer": {"epochs": epochs, "early_stop": None, "monitor": "max val_accuracy", "save_dir": "saved", **trainer},
+        "trainer": {
+            "epochs": epochs,
+            "early_stop": None,
+            "monitor": "max val_accuracy",
+            "save_dir": "saved",
+            **trainer,
+        },
     }
 
 
