@@ -36,8 +36,11 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as wide as the header. Columns from `text_columns` on hold figures: they are set to the right and their lines
-    are not broken, nor are those of the `unbroken` columns."""
+    """Rows as wide as the header.
+
+    Columns from `text_columns` on hold figures: they are set to the right and their lines are not broken, nor are those
+    of the `unbroken` columns.
+    """
 
     caption: str
     header: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 from reporting.measures import changes, mean, rate_steps
 from reporting.results import Key, Results
 from reporting.runs import Run
-from reporting.style import look, name, svg
+from reporting.style import look, svg
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
@@ -33,7 +33,7 @@ def curves(results: Results, dataset: str, noise: float) -> str:
             axes.set_xlabel("epoch")
         legend(figure, panels[0, 0])
 
-    return svg(6.6, draw)
+    return svg(5.6, draw)
 
 
 def stability(results: Results) -> str:
@@ -47,14 +47,14 @@ def stability(results: Results) -> str:
             for column, noise in enumerate(noises):
                 axes = panels[row, column]
                 draw_arms(axes, results, dataset, noise, changes, unfinished=False)
-                axes.set_title(f"{dataset}\n{100 * noise:g} % noise", fontsize=7.5)
+                axes.set_title(f"{dataset}\n{100 * noise:g} % noise", fontsize=7.0)
                 axes.set_ylim(bottom=0.0)
             panels[row, 0].set_ylabel("change, points")
         for axes in panels[-1]:
             axes.set_xlabel("epoch")
         legend(figure, *panels.flat)
 
-    return svg(0.9 + 1.9 * len(datasets), draw)
+    return svg(0.6 + 1.55 * len(datasets), draw)
 
 
 def by_epoch(column: str, scale: float) -> Callable[[Run], Points]:
@@ -83,7 +83,7 @@ def draw_arms(
     for key, run in begun if unfinished else ():
         if key == Key(dataset, noise, key.arm):
             style = look(key.arm)
-            label = None if results.runs(*key) else name(key.arm)
+            label = None if results.runs(*key) else key.arm
             axes.plot(
                 *zip(*points(run), strict=True), color=style.colour, ls=style.dashes, lw=0.6, alpha=0.6, label=label
             )
@@ -107,7 +107,7 @@ def _draw_arm(axes: Any, arm: str, number: int, seeds: list[dict[int, float]]) -
         linestyle=style.dashes,
         marker=style.mark,
         markevery=(number % spacing, spacing),
-        label=name(arm),
+        label=arm,
         zorder=3 - 0.01 * number,
     )
     if len(seeds) > 1:

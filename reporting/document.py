@@ -13,10 +13,11 @@ from reporting.sections import (
     paper_section,
     robustness_section,
     stability_section,
+    tables,
 )
 from reporting.statements import FAILS, HOLDS, OPEN, Finding
 from reporting.statistics import ENOUGH_SEEDS
-from reporting.text import listed, number, with_std
+from reporting.text import NONE, listed, number, with_std
 
 
 def document(results: Results) -> list[Block]:
@@ -98,17 +99,8 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     for finding in found:
         by_row.setdefault((finding.statement, finding.measured), {})[finding.dataset] = finding.in_short
     overview = tuple(
-        (statement, measured, *(verdicts.get(dataset, "") for dataset in datasets))
+        (statement, measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
         for (statement, measured), verdicts in by_row.items()
-    )
-    in_full = tuple(
-        (
-            f"{finding.statement}\n{finding.measured}",
-            f"{finding.dataset}\n({scale.scale(results, finding.dataset).short})",
-            finding.verdict,
-            "\n".join(finding.numbers),
-        )
-        for finding in found
     )
     columns = 2 + len(datasets)
     compared = sum(len(finding.numbers) for finding in found)
@@ -124,26 +116,30 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
             f"Of {compared} intervals at 95 %, one in twenty of those without a true difference would decide by "
             f"chance. {prose.ARMS}"
         ),
-        Table(
-            "The numbers: points, mean difference with its 95 % confidence interval (seeds paired)",
-            ("statement", "dataset (scale)", "verdict", "at each noise level"),
-            in_full,
-            text_columns=4,
-            unbroken=(3,),
-        ),
+        *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
     ]
+
+
+def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
+    return Table(
+        f"{dataset} ({scale.scale(results, dataset).short}): mean and 95 % confidence interval, points, seeds paired",
+        ("statement", "verdict", "at each noise level"),
+        tuple(
+            (f"{finding.statement}\n{finding.measured}", finding.verdict, "\n".join(finding.numbers))
+            for finding in found
+        ),
+        text_columns=3,
+        unbroken=(2,),
+    )
 
 
 def _summary(results: Results) -> list[Block]:
-    rows = tuple(
+    rows = [
         (row.dataset, row.arm, percent(row.noise), *map(with_std, row.readings), _seeds(row.seeds), row.epochs)
         for row in summary.rows(results)
-    )
-    header = ("dataset", "arm", "noise", *(name for name, _ in summary.READINGS), "seeds", "epochs")
-    return [
-        Paragraph(prose.SUMMARY),
-        Table("Test accuracy, %", header, rows, text_columns=2),
     ]
+    header = ("arm", "noise", *(name for name, _ in summary.READINGS), "seeds", "epochs")
+    return [Paragraph(prose.SUMMARY), *tables("Test accuracy, %", header, rows)]
 
 
 def _seeds(count: int) -> str:

@@ -8,7 +8,7 @@ from reporting.measures import last_test, mean
 from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results
 from reporting.robustness import drop
-from reporting.style import look, name, svg
+from reporting.style import look, svg
 
 SPACING = 0.13  # between the dots of two arms in one group, a group being 1 wide
 
@@ -24,7 +24,7 @@ def robustness(results: Results) -> str:
             _drops(right, results, dataset)
         legend(figure, *panels.flat)
 
-    return svg(0.9 + 2.3 * len(datasets), draw)
+    return svg(0.4 + 2.1 * len(datasets), draw)
 
 
 def _accuracies(axes: Any, results: Results, dataset: str) -> None:
@@ -34,7 +34,7 @@ def _accuracies(axes: Any, results: Results, dataset: str) -> None:
         points = [(x, list(by_level[noise].values())) for x, noise in enumerate(noises) if by_level[noise]]
         _dots(axes, arm, _offset(number, len(arms)), points, joined=True)
     _levels(axes, noises)
-    axes.set_title(f"{dataset}: test accuracy, %")
+    axes.set_title(f"{dataset}\ntest accuracy, %")
 
 
 def _drops(axes: Any, results: Results, dataset: str) -> None:
@@ -50,7 +50,7 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
                 axes.plot([at, at], [found.low, found.high], color=style.colour, linewidth=1.2)
     axes.axhline(0.0, color="#777777", linewidth=0.7, zorder=0.5)
     _levels(axes, noises)
-    axes.set_title("drop from clean, points, 95 % CI")
+    axes.set_title(f"{dataset}\ndrop, points, and 95 % CI")
 
 
 def memorisation(results: Results) -> str:
@@ -66,7 +66,7 @@ def memorisation(results: Results) -> str:
             panels[row, 0].set_ylabel("training accuracy, %")
         legend(figure, *panels.flat)
 
-    return svg(0.7 + 2.1 * len(datasets), draw)
+    return svg(0.4 + 1.9 * len(datasets), draw)
 
 
 def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
@@ -79,10 +79,10 @@ def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
         if guesses:
             at, half = 1 + offset, SPACING / 2
             axes.plot([at - half, at + half], [mean(guesses)] * 2, color="#777777", linewidth=1.2, zorder=1.5)
-    axes.set_xticks(range(len(PARTS)), ["clean", "mislabelled,\nas given", "mislabelled,\nas true"])
+    axes.set_xticks(range(len(PARTS)), ["clean", "wrong,\nas given", "wrong,\nas true"])
     axes.set_xlim(-0.5, len(PARTS) - 0.5)
     axes.set_ylim(bottom=0.0)
-    axes.set_title(f"{dataset}, {100 * noise:g} % noise")
+    axes.set_title(f"{dataset}\n{100 * noise:g} % noise")
 
 
 def _has_parts(results: Results, dataset: str, noise: float) -> bool:
@@ -96,7 +96,7 @@ def _dots(axes: Any, arm: str, offset: float, points: Sequence[tuple[int, list[f
     line = {"linestyle": style.dashes if joined else "none", "linewidth": 0.7}
     at = [x + offset for x, _ in points]
     means = [mean(values) for _, values in points]
-    axes.plot(at, means, color=style.colour, marker=style.mark, markersize=4.5, label=name(arm), **line)
+    axes.plot(at, means, color=style.colour, marker=style.mark, markersize=4.5, label=arm, **line)
     for x, values in points:
         axes.plot([x + offset] * 2, [min(values), max(values)], color=style.colour, linewidth=1.2)
 

@@ -33,11 +33,12 @@ th { background: var(--soft); }
 .number { text-align: right; white-space: nowrap; }
 .lines { white-space: nowrap; }
 figure { margin: 1.5rem 0; }
-figure img { display: block; width: 100%; max-width: 44rem; height: auto; background: #fff; border-radius: 4px; }
+figure img { display: block; width: 100%; max-width: 36rem; height: auto; background: #fff; border-radius: 4px; }
 figcaption { max-width: 46rem; margin-top: 0.4rem; font-size: 0.92rem; }
 @media (max-width: 40rem) {
   nav ul { columns: 1; }
   th, td { padding: 0.3rem 0.45rem; }
+  .figures th:first-child, .figures td:first-child { position: sticky; left: 0; background: var(--page); }
 }
 """
 
@@ -85,6 +86,8 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
+    # The first column of figures stays in sight while the others scroll.
+    figures = " figures" if table.text_columns < len(table.header) else ""
     head = "".join(_cell("th", column, text, table) for column, text in enumerate(table.header))
     rows = [
         "<tr>" + "".join(_cell("td", column, text, table) for column, text in enumerate(row)) + "</tr>"
@@ -93,7 +96,7 @@ def _table(table: Table) -> str:
     # The caption stands outside of the box that scrolls, or a wide table would carry it off a phone's screen.
     return (
         f'<p class="caption">{_text(table.caption)}</p>\n'
-        f'<div class="table" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n<table>\n'
+        f'<div class="table{figures}" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n<table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>\n</div>"
     )
 

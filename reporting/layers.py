@@ -8,7 +8,7 @@ from reporting.curves import MARKS, legend
 from reporting.measures import mean
 from reporting.results import Results
 from reporting.runs import Diagnostics, Run
-from reporting.style import look, name, svg
+from reporting.style import look, svg
 
 LARGEST, SMALLEST, GRADIENT, WEIGHT = (
     *("largest_singular_value", "smallest_singular_value"),
@@ -59,18 +59,18 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
                 _line(epochs, arm, _by_epoch(found, column))
             _line(gradients, arm, _by_epoch(found, GRADIENT))
             _line(weights, arm, _by_epoch(found, WEIGHT))
-        layers.set_title("by layer, last epoch")
+        layers.set_title("singular values\nby layer, last epoch")
         layers.set_xlabel("layer, in order")
-        epochs.set_title("singular values of all layers")
-        gradients.set_title("gradient norm, all layers")
-        weights.set_title("weight norm, all layers")
+        epochs.set_title("singular values\nof all layers")
+        gradients.set_title("gradient norm")
+        weights.set_title("weight norm")
         for axes in (layers, epochs, gradients):
             _log_if_wide(axes)
         for axes in (epochs, gradients, weights):
             axes.set_xlabel("epoch")
         legend(figure, layers)
 
-    return svg(5.0, draw)
+    return svg(4.4, draw)
 
 
 def _log_if_wide(axes: Any) -> None:
@@ -102,5 +102,5 @@ def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], label: bo
         marker=style.mark,
         markevery=max(1, len(known) // MARKS),
         linewidth=1.1,
-        label=name(arm) if label else None,
+        label=arm if label else None,
     )

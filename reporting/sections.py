@@ -1,5 +1,7 @@
 """The sections with figures: curves, robustness, stability, memorisation, diagnostics, the paper's own numbers."""
 
+from collections.abc import Sequence
+
 from reporting import curves as curve_figures
 from reporting import dots, layers, paper, prose, robustness, scale
 from reporting.blocks import Block, Figure, Heading, Paragraph, Table
@@ -14,6 +16,16 @@ def slug(text: str) -> str:
     """`text` for a file's name."""
     kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
     return "-".join(part for part in kept.split("-") if part)
+
+
+def tables(
+    caption: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], text_columns: int = 2
+) -> list[Block]:
+    """A table for each dataset, which `rows` start with and the tables do not: on a phone every column counts."""
+    return [
+        Table(f"{caption}: {dataset}", header, tuple(row[1:] for row in rows if row[0] == dataset), text_columns)
+        for dataset in dict.fromkeys(row[0] for row in rows)
+    ]
 
 
 def curve_section(results: Results) -> list[Block]:
@@ -50,7 +62,7 @@ def robustness_section(results: Results) -> list[Block]:
                     continue
                 less = robustness.drop_less_than(results, dataset, noise, arm, "bn") if arm != "bn" else None
                 kept = number(robustness.kept(results, dataset, noise, arm), 1)
-                drops.append((dataset, arm, f"0 to {percent(noise)}", with_interval(found), kept, with_interval(less)))
+                drops.append((dataset, arm, percent(noise), with_interval(found), kept, with_interval(less)))
         for noise in results.noises(dataset):
             for arm in results.arms(dataset, noise):
                 both = (results.by_seed(dataset, noise, name, last_test) for name in (arm, "bn"))
@@ -65,19 +77,17 @@ def robustness_section(results: Results) -> list[Block]:
                 prose.ROBUSTNESS_ALT,
                 prose.ROBUSTNESS_CAPTION,
             ),
-            Table(
-                "Drop of test accuracy, points",
-                ("dataset", "arm", "noise", "drop", "% kept", "less lost than bn by"),
-                tuple(drops),
-                text_columns=3,
+            *tables(
+                "Drop of test accuracy from clean labels, points",
+                ("arm", "noise", "drop", "% kept", "less lost than bn by"),
+                drops,
             ),
         ]
     else:
         blocks.append(Paragraph("No arm has a clean and a noisy run of the same seed."))
     if against:
-        header = ("dataset", "arm", "noise", "less bn")
         caption = "Test accuracy of the last epoch less that of bn, points, paired over seeds"
-        blocks.append(Table(caption, header, tuple(against), text_columns=3))
+        blocks += tables(caption, ("arm", "noise", "less bn"), against)
     return blocks
 
 
@@ -99,11 +109,10 @@ def stability_section(results: Results) -> list[Block]:
             prose.STABILITY_ALT,
             f"{prose.BAND}.",
         ),
-        Table(
+        *tables(
             "Mean absolute change of test accuracy from epoch to epoch, points",
-            ("dataset", "arm", "noise", "second half", "all epochs", "seeds"),
-            tuple(rows),
-            text_columns=3,
+            ("arm", "noise", "second half", "all epochs", "seeds"),
+            rows,
         ),
     ]
 
@@ -132,12 +141,7 @@ def memorisation_section(results: Results) -> list[Block]:
             prose.MEMORISATION_ALT,
             prose.MEMORISATION_CAPTION,
         ),
-        Table(
-            "Accuracy on training images, last epoch, %",
-            ("dataset", "arm", "noise", *titles, "seeds"),
-            tuple(rows),
-            text_columns=3,
-        ),
+        *tables("Accuracy on training images, last epoch, %", ("arm", "noise", *titles, "seeds"), rows),
     ]
 
 
@@ -173,8 +177,8 @@ def diagnostics_section(results: Results) -> list[Block]:
                 "the upper is the largest, the lower the smallest.",
             )
         )
-    header = ("dataset", "arm", "noise", "largest", "smallest", "gradient norm", "weight norm", "seeds")
-    return [*blocks, Table("Diagnostics after the last epoch", header, tuple(rows), text_columns=3)]
+    header = ("arm", "noise", "largest", "smallest", "gradient norm", "weight norm", "seeds")
+    return [*blocks, *tables("Diagnostics after the last epoch", header, rows)]
 
 
 def paper_section(results: Results) -> list[Block]:
@@ -196,10 +200,9 @@ def paper_section(results: Results) -> list[Block]:
     return [
         Heading(2, "The paper's own numbers beside ours"),
         Paragraph(prose.PAPER),
-        Table(
+        *tables(
             "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)",
-            ("dataset", "arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val"),
-            tuple(rows),
-            text_columns=3,
+            ("arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val"),
+            rows,
         ),
     ]

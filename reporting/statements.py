@@ -47,7 +47,7 @@ class Finding:
         """The verdict, and at how many of the levels the statement holds."""
         if len(self.verdicts) == 1:
             return self.verdict
-        return f"{self.verdict} ({self.verdicts.count(HOLDS)} of {len(self.verdicts)})"
+        return f"{self.verdict}\n({self.verdicts.count(HOLDS)} of {len(self.verdicts)})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Statement:
     measured: str
     levels: Callable[[Results, str], Iterator[tuple[str, Interval]]]
     decide: Decision
+    signed: bool = True
 
     def findings(self, results: Results) -> list[Finding]:
         """One for each dataset that has the runs for it."""
@@ -67,7 +68,7 @@ class Statement:
             if levels:
                 verdicts = tuple(self.decide(value) for _, value in levels)
                 numbers = tuple(
-                    f"{name}: {with_interval(value)}, {verdict}"
+                    f"{name}: {with_interval(value, self.signed)}, {verdict}"
                     for (name, value), verdict in zip(levels, verdicts, strict=True)
                 )
                 found.append(Finding(self.text, self.measured, dataset, verdicts, numbers))
@@ -188,6 +189,7 @@ STATEMENTS = (
         "validation accuracy, %",
         of_published_coco(last_validation),
         near_the_authors,
+        signed=False,
     ),
     Statement(
         'TinyCOCO as published: "test" accuracy, mostly of training images, is far higher',

@@ -27,21 +27,13 @@ _LOOKS = {
 }
 _OTHER = Look("#777777", "solid", "*")
 
-NAMES = {
-    "bn": "bn: BatchNorm",
-    "conv": "conv: ConvNorm",
-    "bncn": "bncn: ConvNorm + BatchNorm",
-    "conv_published": "conv_published",
-    "bncn_published": "bncn_published",
-}
-
 _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "report",  # ids by content, not at random
     "svg.fonttype": "none",  # text as text: small, and the reader's machine can search it
     "font.family": "DejaVu Sans",
-    "font.size": 8.0,
-    "axes.titlesize": 9.0,
-    "axes.labelsize": 8.0,
+    "font.size": 7.5,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 7.5,
     "legend.fontsize": 7.5,
     "axes.grid": True,
     "grid.alpha": 0.25,
@@ -52,15 +44,11 @@ _SETTINGS: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 #: Inches. Two panels side by side in it are still readable on a phone.
-WIDTH = 5.2
+WIDTH = 4.3
 
 
 def look(arm: str) -> Look:
     return _LOOKS.get(arm, _OTHER)
-
-
-def name(arm: str) -> str:
-    return NAMES.get(arm, arm)
 
 
 def svg(height: float, draw: Callable[[Any], None]) -> str:
