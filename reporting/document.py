@@ -4,7 +4,7 @@ from collections import Counter
 
 from reporting import prose, scale, statements, summary
 from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
-from reporting.results import Results, percent
+from reporting.results import Key, Results, cell_order, percent
 from reporting.runs import plain
 from reporting.sections import (
     curve_section,
@@ -147,16 +147,21 @@ def _seeds(count: int) -> str:
 
 
 def _missing(results: Results) -> list[Block]:
-    rows = [(want.key, want.seed, "missing") for want in results.missing]
+    states: dict[Key, list[str]] = {}
     for key, cell in results.unfinished.items():
-        rows += [(key, seed, f"{run.epochs} of {run.planned} epochs") for seed, run in cell.items()]
-    if not rows:
+        states.setdefault(key, []).extend(
+            f"seed {seed}: {run.epochs} of {run.planned} epochs" for seed, run in cell.items()
+        )
+    for want in results.missing:
+        states.setdefault(want.key, []).append(f"seed {want.seed}: missing")
+    if not states:
         return [Paragraph(f"None: all {len(results.finished)} runs have finished.")]
-    rows.sort(key=lambda row: (row[0].dataset, row[0].noise, row[0].arm, row[1]))
-    cells = tuple((key.dataset, key.arm, percent(key.noise), str(seed), state) for key, seed, state in rows)
+    rows = [
+        (key.dataset, key.arm, percent(key.noise), "\n".join(states[key])) for key in sorted(states, key=cell_order)
+    ]
     return [
         Paragraph("They count in no mean. Unfinished runs are thin lines in the curves."),
-        Table("Runs that these tables lack", ("dataset", "arm", "noise", "seed", "state"), cells, text_columns=5),
+        *tables("Runs that are missing or unfinished", ("arm", "noise", "runs"), rows, text_columns=3),
     ]
 
 

@@ -96,7 +96,8 @@ def _table(table: Table) -> str:
     # The caption stands outside of the box that scrolls, or a wide table would carry it off a phone's screen.
     return (
         f'<p class="caption">{_text(table.caption)}</p>\n'
-        f'<div class="table{figures}" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n<table>\n'
+        f'<div class="table{figures}" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n'
+        "<table>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>\n</div>"
     )
 

@@ -30,10 +30,13 @@ class Key(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A run that there should be, and its folder where grid.json names it."""
+    """A run that there should be."""
 
     key: Key
     seed: int
+
+
+Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def arm_order(arm: str) -> tuple[int, str]:
     return (ARMS.index(arm) if arm in ARMS else len(ARMS), arm)
 
 
-def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[tuple[Wanted, str]] | None) -> Results:
+def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
     """`wanted` are the runs that there should be with their folders; None takes every hole in what was found."""
     warnings = list(warnings)
     by_cell: dict[Key, dict[int, list[Run]]] = {}
@@ -90,7 +93,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[tuple
         by_cell.setdefault(Key(run.dataset, run.noise, run.arm), {}).setdefault(run.seed, []).append(run)
     cells: dict[Key, dict[int, Run]] = {}
     unfinished: dict[Key, dict[int, Run]] = {}
-    for key in sorted(by_cell, key=_key_order):
+    for key in sorted(by_cell, key=cell_order):
         for seed, found in sorted(by_cell[key].items()):
             chosen = max(found, key=_newest_complete)
             if len(found) > 1:
@@ -101,7 +104,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[tuple
     have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
     missing = _holes(have) if wanted is None else _absent(list(wanted), runs, have)
     return Results(
-        cells, unfinished, tuple(sorted(missing, key=lambda w: (_key_order(w.key), w.seed))), tuple(warnings)
+        cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
     )
 
 
@@ -113,7 +116,7 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def _key_order(key: Key) -> tuple[str, float, tuple[int, str]]:
+def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
     return key.dataset, key.noise, arm_order(key.arm)
 
 
@@ -136,12 +139,12 @@ def _holes(have: set[tuple[Key, int]]) -> list[Wanted]:
     return missing
 
 
-def _absent(wanted: list[tuple[Wanted, str]], runs: list[Run], have: set[tuple[Key, int]]) -> list[Wanted]:
+def _absent(wanted: list[Place], runs: list[Run], have: set[tuple[Key, int]]) -> list[Wanted]:
     """Those of `wanted` that are neither in their folder nor anywhere else.
 
     A grid's names of datasets are taken for the runs' own where a run lies in the folder that the grid says.
     """
-    folders = {run.folder: run for run in runs}
+    folders = {(run.root, run.folder): run for run in runs}
     labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}
     missing = []
     for want, folder in wanted:
@@ -151,20 +154,18 @@ def _absent(wanted: list[tuple[Wanted, str]], runs: list[Run], have: set[tuple[K
     return missing
 
 
-def read_grid(folders: list[Path]) -> list[tuple[Wanted, str]] | None:
-    """The runs that the grid.json of each folder asks for, with their folders; None if there is no grid.json.
+def read_grid(folders: list[Path]) -> list[Place] | None:
+    """The runs that every grid.json in and below the folders asks for; None if there is no grid.json.
 
     Raises:
         DataError: one is damaged.
     """
-    wanted: list[tuple[Wanted, str]] | None = None
-    for folder in folders:
-        path = folder / GRID_NAME
-        if not path.is_file():
-            continue
+    wanted: list[Place] | None = None
+    for number, path in ((n, path) for n, folder in enumerate(folders) for path in sorted(folder.rglob(GRID_NAME))):
+        below = path.parent.relative_to(folders[number])
         try:
             cells = strict_json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
-            found = [_wanted(cell) for cell in cells]
+            found = [(_wanted(cell), (number, (below / cell["folder"]).as_posix())) for cell in cells]
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from None
@@ -172,10 +173,9 @@ def read_grid(folders: list[Path]) -> list[tuple[Wanted, str]] | None:
     return wanted
 
 
-def _wanted(cell: dict[str, Any]) -> tuple[Wanted, str]:
+def _wanted(cell: dict[str, Any]) -> Wanted:
     """Noise is in percent there."""
-    key = Key(str(cell["dataset"]), cell["noise"] / 100, str(cell["arm"]))
-    return Wanted(key, int(cell["seed"])), str(cell["folder"])
+    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), int(cell["seed"]))
 
 
 def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:

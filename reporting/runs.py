@@ -40,8 +40,9 @@ class Diagnostics:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run folder. `folder` is relative to the folder that was searched, with forward slashes."""
+    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes."""
 
+    root: int
     folder: str
     config: Mapping[str, Any]
     metrics: Mapping[str, Column]
@@ -50,8 +51,9 @@ class Run:
     @cached_property
     def dataset(self) -> str:
         """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending."""
-        match = re.fullmatch(rf"(.+)_{re.escape(self.arm)}_[0-9.]+noise", self.config["name"])
-        label = match[1] if match else self.config["data_loader"]["type"]
+        arm = re.escape(self.config["arch"]["args"]["norm"])
+        match = re.fullmatch(rf"(.+)_{arm}_[0-9.]+noise", self.config["name"])
+        label = plain(match[1] if match else self.config["data_loader"]["type"])
         said = "as_published" in label.lower().replace("-", "_").replace(" ", "_")
         return label if said or not self.as_published else f"{label} (as published)"
 
@@ -61,7 +63,7 @@ class Run:
 
     @property
     def arm(self) -> str:
-        return self.config["arch"]["args"]["norm"]
+        return plain(self.config["arch"]["args"]["norm"])
 
     @property
     def noise(self) -> float:
@@ -112,7 +114,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
         DataError: a folder is not there, holds no run, or a config.json is damaged.
     """
     runs, warnings, seen = [], [], set()
-    for root in folders:
+    for number, root in enumerate(folders):
         if not root.is_dir():
             raise DataError(f"there is no folder {root} to look for runs in")
         for folder in _run_folders(root):
@@ -131,7 +133,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
                 diagnostics = read_diagnostics(folder / DIAGNOSTICS_NAME)
             except DamagedRun as error:
                 warnings.append(f"The diagnostics of `{plain(relative)}` are left out: {plain(str(error))}.")
-            runs.append(Run(relative, config, metrics, diagnostics))
+            runs.append(Run(number, relative, config, metrics, diagnostics))
     if not runs:
         where = ", ".join(str(folder) for folder in folders)
         why = f"; {len(warnings)} damaged" if warnings else ""
@@ -257,5 +259,5 @@ def _number(text: str, name: str, line: int) -> float | None:
 
 
 def plain(text: str) -> str:
-    """`text` for use inside a sentence: one line, printable, without the marks of inline code."""
-    return " ".join("".join(char if char.isprintable() and char != "`" else " " for char in text).split())
+    """`text` for use inside a sentence or a figure: one line, printable, without the marks of inline code or of math."""
+    return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())

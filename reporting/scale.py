@@ -67,7 +67,7 @@ def lines(results: Results, dataset: str) -> str:
 
 def smaller(results: Results) -> bool:
     """Whether any dataset's runs are at less than the paper's width or epochs."""
-    for run in results.finished:
+    for run in (run for dataset in results.datasets for run in results.of(dataset)):
         original = paper.dataset_of(run)
         if original is None:
             return True

@@ -17,9 +17,7 @@ from reporting.statistics import Interval, interval, paired
 from reporting.text import with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
-SAME_MARGIN = (
-    3.0  # points within which two arms are the same for practical purposes; the paper's BN is 20 and more away
-)
+SAME_MARGIN = 3.0  # points within which two arms do the same; the paper's BatchNorm is 20 and more away from both
 NEAR = 5.0  # points from the authors' logged range within which a validation accuracy is near it
 FAR = 10.0  # points by which "test" is far above validation
 Decision = Callable[[Interval], str]
