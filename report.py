@@ -1,0 +1,46 @@
+"""Tables and figures from folders of runs: python report.py RUNS [RUNS ...] -o report/
+
+Writes results.md, results.html (one page that needs nothing else), results.csv, results.tex and, in results/,
+the figures.
+"""
+
+import argparse
+import sys
+
+from utils.cli import OneLineParser, leave, run_program
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(description="Make a report of finished runs: Markdown, HTML, CSV and LaTeX, with figures.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder to search for run folders, such as saved/cpu")
+    parser.add_argument(
+        "-o", "--output", default="report", metavar="DIR", help="folder to write to, 'report' by default"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def report(args: argparse.Namespace) -> None:
+    from utils.files import user_path
+
+    folders, output = [user_path(text) for text in args.runs], user_path(args.output)
+    from reporting.writing import read_results, write_report
+
+    results = read_results(folders)
+    for warning in results.warnings:
+        print(f"warning: {warning}")
+    written = write_report(results, output)
+    lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
+    print(f"runs: {len(results.finished)} finished, {lacking} missing or unfinished")
+    for path in written:
+        if path.parent == output:
+            print(f"wrote {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    return run_program(lambda: report(parse_args(argv)), sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

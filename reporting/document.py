@@ -1,0 +1,172 @@
+"""The report from first to last block."""
+
+from collections import Counter
+
+from reporting import prose, scale, statements, summary
+from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
+from reporting.results import Key, Results, cell_order, percent
+from reporting.runs import plain
+from reporting.sections import (
+    curve_section,
+    diagnostics_section,
+    memorisation_section,
+    paper_section,
+    robustness_section,
+    stability_section,
+    tables,
+)
+from reporting.statements import FAILS, HOLDS, OPEN, Finding
+from reporting.statistics import ENOUGH_SEEDS
+from reporting.text import NONE, listed, number, with_std
+
+
+def document(results: Results) -> list[Block]:
+    found = statements.examine(results)
+    return [
+        Heading(1, "Results: the paper's experiments, reproduced and re-examined"),
+        Paragraph(_in_short(results, found)),
+        *_warnings(results),
+        Heading(2, "Scale"),
+        *_scale(results),
+        Heading(2, "The paper's statements"),
+        *_statements(results, found),
+        Heading(2, "Summary"),
+        *_summary(results),
+        *curve_section(results),
+        *robustness_section(results),
+        *stability_section(results),
+        *memorisation_section(results),
+        *diagnostics_section(results),
+        *paper_section(results),
+        Heading(2, "Missing and unfinished runs"),
+        *_missing(results),
+        Heading(2, "How to make this page again"),
+        *_again(),
+    ]
+
+
+def _in_short(results: Results, found: list[Finding]) -> str:
+    """One paragraph made from the figures."""
+    runs = results.finished
+    text = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'} on {listed(results.datasets)}. "
+    heights = []
+    for dataset in results.datasets:
+        for noise in results.noises(dataset)[:1]:
+            arms = [f"`{plain(arm)}` {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
+            heights.append(f"{listed(arms)} on {dataset} with {percent(noise)} label noise")
+    if heights:
+        text += f"Test accuracy of the last epoch in percent, mean over seeds: {'; '.join(heights)}. "
+    count = Counter(finding.verdict for finding in found)
+    if found:
+        text += (
+            f"Of {len(found)} tests of the paper's statements (a statement on a dataset each), {count[HOLDS]} hold, "
+            f"{count[FAILS]} do not hold, and {count[OPEN]} are not decided by these runs."
+        )
+    return text.strip()
+
+
+def _warnings(results: Results) -> list[Block]:
+    notes = list(results.warnings)
+    few = [
+        f"{key.dataset} {percent(key.noise)} `{plain(key.arm)}` ({len(cell)})"
+        for key, cell in results.cells.items()
+        if len(cell) < ENOUGH_SEEDS
+    ]
+    if few:
+        notes.append(
+            f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
+            f"decide nothing: {', '.join(few[:6])}{f' and {len(few) - 6} more' if len(few) > 6 else ''}."
+        )
+    lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
+    if lacking:
+        notes.append(f"{lacking} run{' is' if lacking == 1 else 's are'} missing or unfinished, listed near the end.")
+    return [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
+
+
+def _scale(results: Results) -> list[Block]:
+    return [
+        Bullets(tuple(scale.lines(results, dataset) for dataset in results.datasets)),
+        Paragraph("What such a scale can and cannot show:"),
+        Bullets(tuple(scale.can_show(results))),
+    ]
+
+
+def _statements(results: Results, found: list[Finding]) -> list[Block]:
+    if not found:
+        return [Paragraph("None of them can be held against these runs: no two of the arms it takes are there.")]
+    datasets = [dataset for dataset in results.datasets if any(finding.dataset == dataset for finding in found)]
+    by_row: dict[tuple[str, str], dict[str, str]] = {}
+    for finding in found:
+        by_row.setdefault((finding.statement, finding.measured), {})[finding.dataset] = finding.in_short
+    overview = tuple(
+        (statement, measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
+        for (statement, measured), verdicts in by_row.items()
+    )
+    columns = 2 + len(datasets)
+    compared = sum(len(finding.numbers) for finding in found)
+    return [
+        Paragraph(prose.RULE),
+        Table(
+            "Verdicts, and at how many of the noise levels the statement holds",
+            ("statement", "by", *datasets),
+            overview,
+            columns,
+        ),
+        Paragraph(
+            f"Of {compared} intervals at 95 %, one in twenty of those without a true difference would decide by "
+            f"chance. {prose.ARMS}"
+        ),
+        *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
+    ]
+
+
+def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
+    return Table(
+        f"{dataset} ({scale.scale(results, dataset).short}): mean and 95 % confidence interval, points, seeds paired",
+        ("statement", "verdict", "at each noise level"),
+        tuple(
+            (f"{finding.statement}\n{finding.measured}", finding.verdict, "\n".join(finding.numbers))
+            for finding in found
+        ),
+        text_columns=3,
+        unbroken=(2,),
+    )
+
+
+def _summary(results: Results) -> list[Block]:
+    rows = [
+        (row.dataset, row.arm, percent(row.noise), *map(with_std, row.readings), _seeds(row.seeds), row.epochs)
+        for row in summary.rows(results)
+    ]
+    header = ("arm", "noise", *(name for name, _ in summary.READINGS), "seeds", "epochs")
+    return [Paragraph(prose.SUMMARY), *tables("Test accuracy, %", header, rows)]
+
+
+def _seeds(count: int) -> str:
+    return f"{count}, too few" if count < ENOUGH_SEEDS else str(count)
+
+
+def _missing(results: Results) -> list[Block]:
+    states: dict[Key, list[str]] = {}
+    for key, cell in results.unfinished.items():
+        states.setdefault(key, []).extend(
+            f"seed {seed}: {run.epochs} of {run.planned} epochs" for seed, run in cell.items()
+        )
+    for want in results.missing:
+        states.setdefault(want.key, []).append(f"seed {want.seed}: missing")
+    if not states:
+        return [Paragraph(f"None: all {len(results.finished)} runs have finished.")]
+    rows = [
+        (key.dataset, key.arm, percent(key.noise), "\n".join(states[key])) for key in sorted(states, key=cell_order)
+    ]
+    return [
+        Paragraph("They count in no mean. Unfinished runs are thin lines in the curves."),
+        *tables("Runs that are missing or unfinished", ("arm", "noise", "runs"), rows, text_columns=3),
+    ]
+
+
+def _again() -> list[Block]:
+    return [
+        Paragraph(prose.AGAIN),
+        Code("python report.py RUNS -o FOLDER"),
+    ]

@@ -1,0 +1,106 @@
+"""What diagnostics.csv says: singular values of the layers' transfer matrices, gradient and weight norms."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from reporting.curves import MARKS, legend
+from reporting.measures import mean
+from reporting.results import Results
+from reporting.runs import Diagnostics, Run
+from reporting.style import look, svg
+
+LARGEST, SMALLEST, GRADIENT, WEIGHT = (
+    *("largest_singular_value", "smallest_singular_value"),
+    *("gradient_norm", "weight_norm"),
+)
+
+
+def has_diagnostics(results: Results, dataset: str, noise: float) -> bool:
+    return any(run.diagnostics for arm in results.arms(dataset, noise) for run in results.runs(dataset, noise, arm))
+
+
+def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
+    """One figure of an epoch: the largest of the largest, the smallest of the smallest singular values, and the norm
+    of all layers together (the root of the sum of squares) of gradients and weights. None without any value."""
+    cells = (found.values[column].get((epoch, layer)) for layer in found.layers)
+    values = [value for value in cells if value is not None]
+    if not values:
+        return None
+    if column in (LARGEST, SMALLEST):
+        return max(values) if column == LARGEST else min(values)
+    return math.sqrt(math.fsum(value * value for value in values))
+
+
+def last_of(column: str) -> Any:
+    """The measure of a run that is `over_layers` of its last epoch with diagnostics."""
+
+    def of_run(run: Run) -> float | None:
+        found = run.diagnostics
+        return over_layers(found, column, found.epochs[-1]) if found else None
+
+    return of_run
+
+
+def diagnostics(results: Results, dataset: str, noise: float) -> str:
+    """Four panels as SVG, means over seeds: singular values by layer and by epoch, gradient and weight norm."""
+
+    def draw(figure: Any) -> None:
+        (layers, epochs), (gradients, weights) = figure.subplots(2, 2)
+        for arm in results.arms(dataset, noise):
+            found = [run.diagnostics for run in results.runs(dataset, noise, arm) if run.diagnostics]
+            if not found:
+                continue
+            for column in (LARGEST, SMALLEST):
+                values = [
+                    _seeds_mean(d.values[column].get((d.epochs[-1], layer)) for d in found) for layer in found[0].layers
+                ]
+                _line(layers, arm, list(enumerate(values, 1)), label=column == LARGEST)
+                _line(epochs, arm, _by_epoch(found, column))
+            _line(gradients, arm, _by_epoch(found, GRADIENT))
+            _line(weights, arm, _by_epoch(found, WEIGHT))
+        layers.set_title("singular values\nby layer, last epoch")
+        layers.set_xlabel("layer, in order")
+        epochs.set_title("singular values\nof all layers")
+        gradients.set_title("gradient norm")
+        weights.set_title("weight norm")
+        for axes in (layers, epochs, gradients):
+            _log_if_wide(axes)
+        for axes in (epochs, gradients, weights):
+            axes.set_xlabel("epoch")
+        legend(figure, layers)
+
+    return svg(4.4, draw)
+
+
+def _log_if_wide(axes: Any) -> None:
+    """A logarithmic axis where the values span more than a decade."""
+    values = [value for line in axes.get_lines() for value in line.get_ydata() if value > 0.0]
+    if values and max(values) > 10.0 * min(values):
+        axes.set_yscale("log", nonpositive="mask")
+
+
+def _by_epoch(found: list[Diagnostics], column: str) -> list[tuple[int, float | None]]:
+    epochs = sorted(set.intersection(*(set(d.epochs) for d in found)))
+    return [(epoch, _seeds_mean(over_layers(d, column, epoch) for d in found)) for epoch in epochs]
+
+
+def _seeds_mean(cells: Iterable[float | None]) -> float | None:
+    values = [value for value in cells if value is not None]
+    return mean(values) if values else None
+
+
+def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], label: bool = False) -> None:
+    known = [(x, value) for x, value in points if value is not None]
+    if not known:
+        return
+    style = look(arm)
+    axes.plot(
+        *zip(*known, strict=True),
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.mark,
+        markevery=max(1, len(known) // MARKS),
+        linewidth=1.1,
+        label=arm if label else None,
+    )

@@ -1,0 +1,215 @@
+"""The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reporting.runs import Run, plain
+from utils import strict_json
+from utils.errors import DataError
+
+ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
+GRID_NAME = "grid.json"
+#: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
+_OWN = {
+    *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
+    *("trainer.save_period", "trainer.save_every_minutes", "trainer.tensorboard", "trainer.keep_freed_memory"),
+    *("trainer.diagnostics",),
+}
+_UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
+
+
+class Key(NamedTuple):
+    dataset: str
+    noise: float
+    arm: str
+
+
+class Wanted(NamedTuple):
+    """A run that there should be."""
+
+    key: Key
+    seed: int
+
+
+Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished runs by cell and seed; unfinished ones; runs not there at all; warnings, a sentence each."""
+
+    cells: Mapping[Key, Mapping[int, Run]]
+    unfinished: Mapping[Key, Mapping[int, Run]]
+    missing: tuple[Wanted, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        return sorted({key.dataset for key in (*self.cells, *self.unfinished)})
+
+    def noises(self, dataset: str) -> list[float]:
+        """Of cells with a finished run."""
+        return sorted({key.noise for key in self.cells if key.dataset == dataset})
+
+    def arms(self, dataset: str, noise: float | None = None) -> list[str]:
+        """Of cells with a finished run, at `noise` or at any."""
+        found = {key.arm for key in self.cells if key.dataset == dataset and noise in (None, key.noise)}
+        return sorted(found, key=arm_order)
+
+    def runs(self, dataset: str, noise: float, arm: str) -> list[Run]:
+        """The finished runs of a cell, by seed."""
+        return list(self.cells.get(Key(dataset, noise, arm), {}).values())
+
+    def by_seed(self, dataset: str, noise: float, arm: str, measure: Callable[[Run], float | None]) -> dict[int, float]:
+        """A measure of the finished runs of a cell by seed, those left out that it is not defined for."""
+        found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
+        return {seed: value for seed, value in found if value is not None}
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for cell in self.cells.values() for run in cell.values()]
+
+    def of(self, dataset: str) -> list[Run]:
+        """All finished runs of a dataset, or the unfinished ones if none has finished."""
+        runs = [run for key, cell in self.cells.items() if key.dataset == dataset for run in cell.values()]
+        begun = [run for key, cell in self.unfinished.items() if key.dataset == dataset for run in cell.values()]
+        return runs or begun
+
+
+def arm_order(arm: str) -> tuple[int, str]:
+    return (ARMS.index(arm) if arm in ARMS else len(ARMS), arm)
+
+
+def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
+    """`wanted` are the runs that there should be with their folders; None takes every hole in what was found."""
+    warnings = list(warnings)
+    by_cell: dict[Key, dict[int, list[Run]]] = {}
+    for run in runs:
+        by_cell.setdefault(Key(run.dataset, run.noise, run.arm), {}).setdefault(run.seed, []).append(run)
+    cells: dict[Key, dict[int, Run]] = {}
+    unfinished: dict[Key, dict[int, Run]] = {}
+    for key in sorted(by_cell, key=cell_order):
+        for seed, found in sorted(by_cell[key].items()):
+            chosen = max(found, key=_newest_complete)
+            if len(found) > 1:
+                which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
+                warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
+            (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
+    warnings += _differing_settings(cells, unfinished)
+    have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
+    missing = _holes(have) if wanted is None else _absent(list(wanted), runs, have)
+    return Results(
+        cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
+    )
+
+
+def describe(key: Key) -> str:
+    return f"{key.dataset}, `{plain(key.arm)}`, {percent(key.noise)} noise"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
+    return key.dataset, key.noise, arm_order(key.arm)
+
+
+def _newest_complete(run: Run) -> tuple[bool, str, str]:
+    """Finished before unfinished, then by the time in the folder's name, as train.py names them, then by the path."""
+    stamp = re.search(r"\d{8}_\d{6}(-\d+)?$", run.folder)
+    return run.finished, stamp[0] if stamp else "", run.folder
+
+
+def _holes(have: set[tuple[Key, int]]) -> list[Wanted]:
+    """What lacks in each dataset to every arm with every noise and seed."""
+    missing = []
+    for dataset in {key.dataset for key, _ in have}:
+        here = [(key, seed) for key, seed in have if key.dataset == dataset]
+        for noise in {key.noise for key, _ in here}:
+            for arm in {key.arm for key, _ in here}:
+                seeds = {seed for _, seed in here}
+                key = Key(dataset, noise, arm)
+                missing += [Wanted(key, seed) for seed in seeds if (key, seed) not in have]
+    return missing
+
+
+def _absent(wanted: list[Place], runs: list[Run], have: set[tuple[Key, int]]) -> list[Wanted]:
+    """Those of `wanted` that are neither in their folder nor anywhere else.
+
+    A grid's names of datasets are taken for the runs' own where a run lies in the folder that the grid says.
+    """
+    folders = {(run.root, run.folder): run for run in runs}
+    labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}
+    missing = []
+    for want, folder in wanted:
+        key = want.key._replace(dataset=labels.get(want.key.dataset, want.key.dataset))
+        if folder not in folders and (key, want.seed) not in have:
+            missing.append(Wanted(key, want.seed))
+    return missing
+
+
+def read_grid(folders: list[Path]) -> list[Place] | None:
+    """The runs that every grid.json in and below the folders asks for; None if there is no grid.json.
+
+    Raises:
+        DataError: one is damaged.
+    """
+    wanted: list[Place] | None = None
+    for number, path in ((n, path) for n, folder in enumerate(folders) for path in sorted(folder.rglob(GRID_NAME))):
+        below = path.parent.relative_to(folders[number])
+        try:
+            cells = strict_json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
+            found = [(_wanted(cell), (number, (below / cell["folder"]).as_posix())) for cell in cells]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from None
+        wanted = (wanted or []) + found
+    return wanted
+
+
+def _wanted(cell: dict[str, Any]) -> Wanted:
+    """Noise is in percent there."""
+    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), int(cell["seed"]))
+
+
+def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
+    """A warning for each setting in which runs of one dataset differ though neither arm, noise nor seed is meant to."""
+    by_dataset: dict[str, list[tuple[Key, Run]]] = {}
+    for group in groups:
+        for key, cell in group.items():
+            by_dataset.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
+    warnings = []
+    for dataset, runs in sorted(by_dataset.items()):
+        settings = [(key, _settings(run.config)) for key, run in runs]
+        for name in sorted({name for _, values in settings for name in values} - _OWN):
+            arms: dict[str, set[str]] = {}
+            for key, values in settings:
+                value = json.dumps(values.get(name, _UNSET.get(name)))
+                arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
+            if len(arms) > 1:
+                said = "; ".join(f"{plain(value)} in {_few(sorted(cells))}" for value, cells in sorted(arms.items()))
+                warnings.append(f"Runs of {dataset} differ in `{plain(name)}`, so they do not quite compare: {said}.")
+    return warnings
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more cells" if len(names) > 3 else "")
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted key. Of data_dir the last part only: the same data lie elsewhere on another machine."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _settings(value, f"{prefix}{key}.")
+        elif key == "data_dir":
+            flat[prefix + key] = re.split(r"[/\\]", str(value).rstrip("/\\"))[-1]
+        else:
+            flat[prefix + key] = value
+    return flat

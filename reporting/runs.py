@@ -1,0 +1,263 @@
+"""Reading run folders: config.json, metrics.csv and, where there is one, diagnostics.csv."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from utils import strict_json
+from utils.errors import DataError
+
+CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME = "config.json", "metrics.csv", "diagnostics.csv"
+REQUIRED = (
+    *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("test_loss", "test_accuracy"),
+)
+DIAGNOSTIC_COLUMNS = ("largest_singular_value", "smallest_singular_value", "gradient_norm", "weight_norm")
+AS_PUBLISHED = "as_published"
+Column = tuple[float | None, ...]  # None where the cell is empty or not finite
+
+
+class DamagedRun(Exception):
+    """metrics.csv or diagnostics.csv cannot be read; the message says what is wrong, not where."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """diagnostics.csv, in its order: the epochs, the layers, and a column of each figure by (epoch, layer)."""
+
+    epochs: tuple[int, ...]
+    layers: tuple[str, ...]
+    values: Mapping[str, Mapping[tuple[int, str], float | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes."""
+
+    root: int
+    folder: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Column]
+    diagnostics: Diagnostics | None
+
+    @cached_property
+    def dataset(self) -> str:
+        """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending."""
+        arm = re.escape(self.config["arch"]["args"]["norm"])
+        match = re.fullmatch(rf"(.+)_{arm}_[0-9.]+noise", self.config["name"])
+        label = plain(match[1] if match else self.config["data_loader"]["type"])
+        said = "as_published" in label.lower().replace("-", "_").replace(" ", "_")
+        return label if said or not self.as_published else f"{label} (as published)"
+
+    @property
+    def as_published(self) -> bool:
+        return self.config.get("protocol") == AS_PUBLISHED
+
+    @property
+    def arm(self) -> str:
+        return plain(self.config["arch"]["args"]["norm"])
+
+    @property
+    def noise(self) -> float:
+        """Share of labels redrawn, from 0 to 1."""
+        return self.config["label_noise"]["rate"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run has had."""
+        return len(self.metrics["epoch"])
+
+    @property
+    def planned(self) -> int:
+        return self.config["trainer"]["epochs"]
+
+    @cached_property
+    def finished(self) -> bool:
+        return self.epochs >= self.planned or self._stopped_early()
+
+    def column(self, name: str) -> list[float]:
+        """A column that every run has, without gaps."""
+        values = self.metrics[name]
+        assert name in REQUIRED
+        return [value for value in values if value is not None]
+
+    def last(self, name: str) -> float | None:
+        """The last epoch's figure; None if the run has no such column or the cell is empty."""
+        return self.metrics[name][-1] if name in self.metrics else None
+
+    def _stopped_early(self) -> bool:
+        patience = self.config["trainer"].get("early_stop")
+        mode, _, column = str(self.config["trainer"].get("monitor", "")).partition(" ")
+        scores = [value for value in self.metrics.get(column, ()) if value is not None]
+        if not patience or not scores:
+            return False
+        best = min(scores) if mode == "min" else max(scores)
+        return len(scores) - 1 - scores.index(best) >= patience
+
+
+def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
+    """All run folders in and below `folders`, by path, and warnings about those that had to be left out.
+
+    Raises:
+        DataError: a folder is not there, holds no run, or a config.json is damaged.
+    """
+    runs, warnings, seen = [], [], set()
+    for number, root in enumerate(folders):
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root} to look for runs in")
+        for folder in _run_folders(root):
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
+            relative = folder.relative_to(root).as_posix()
+            config = read_config(folder / CONFIG_NAME)
+            try:
+                metrics = read_metrics(folder / METRICS_NAME)
+            except DamagedRun as error:
+                warnings.append(f"`{plain(relative)}` is left out: its metrics.csv is damaged: {plain(str(error))}.")
+                continue
+            diagnostics = None
+            try:
+                diagnostics = read_diagnostics(folder / DIAGNOSTICS_NAME)
+            except DamagedRun as error:
+                warnings.append(f"The diagnostics of `{plain(relative)}` are left out: {plain(str(error))}.")
+            runs.append(Run(number, relative, config, metrics, diagnostics))
+    if not runs:
+        where = ", ".join(str(folder) for folder in folders)
+        why = f"; {len(warnings)} damaged" if warnings else ""
+        raise DataError(f"no run in {where}: a run is a folder with {CONFIG_NAME} and {METRICS_NAME}{why}")
+    return runs, warnings
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(root):
+        below.sort()
+        if CONFIG_NAME in files and METRICS_NAME in files:
+            yield Path(folder)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config as plain values, with the few that the report cannot do without checked.
+
+    Older and newer configs than this code's are welcome, so it is not validated as a whole.
+
+    Raises:
+        DataError: unreadable, not JSON, or one of those values is missing or of the wrong kind.
+    """
+    try:
+        config = strict_json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+        raise DataError(f"{path}: {why}; mend it or take the folder away") from None
+    for keys, kind, what in _NEEDED:
+        value: Any = config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(
+                f"{path}: {'.'.join(keys)} must be {what}, is {json.dumps(value)[:60]}; it is no run's config"
+            )
+    return config
+
+
+_NEEDED: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
+    (("name",), str, "a name"),
+    (("seed",), int, "a whole number"),
+    (("arch", "args", "norm"), str, "the name of an arm"),
+    (("data_loader", "type"), str, "the name of a dataset"),
+    (("label_noise", "rate"), (int, float), "a share"),
+    (("trainer", "epochs"), int, "a number of epochs"),
+)
+
+
+def read_metrics(path: Path) -> dict[str, Column]:
+    """Columns by name, `seconds` left out: the report must not depend on the machine.
+
+    Raises:
+        DamagedRun: a column is missing, a row is cut short, an epoch is missing, a figure is none.
+    """
+    rows, names = _read_csv(path, REQUIRED)
+    columns: dict[str, Column] = {}
+    for name in names:
+        if name != "seconds":
+            columns[name] = tuple(_number(row[name], name, line) for line, row in enumerate(rows, 2))
+    for name in REQUIRED:
+        if None in columns[name]:
+            raise DamagedRun(f"{name} is empty or not finite in line {columns[name].index(None) + 2}")
+    if columns["epoch"] != tuple(range(1, len(rows) + 1)):
+        raise DamagedRun("the epochs are not 1, 2, 3 and so on")
+    for name, values in columns.items():
+        if name.endswith("_accuracy") and any(value is not None and not 0.0 <= value <= 1.0 for value in values):
+            raise DamagedRun(f"{name} is not a share between 0 and 1 everywhere")
+    return columns
+
+
+def read_diagnostics(path: Path) -> Diagnostics | None:
+    """None if the run has none.
+
+    Raises:
+        DamagedRun: as for `read_metrics`.
+    """
+    if not path.is_file():
+        return None
+    rows, _ = _read_csv(path, ("epoch", "layer", *DIAGNOSTIC_COLUMNS))
+    values: dict[str, dict[tuple[int, str], float | None]] = {name: {} for name in DIAGNOSTIC_COLUMNS}
+    for line, row in enumerate(rows, 2):
+        epoch = _number(row["epoch"], "epoch", line)
+        if epoch is None or epoch != int(epoch):
+            raise DamagedRun(f"{path.name}: no epoch in line {line}")
+        for name in DIAGNOSTIC_COLUMNS:
+            values[name][int(epoch), row["layer"]] = _number(row[name], name, line)
+    keys = values[DIAGNOSTIC_COLUMNS[0]]
+    epochs = tuple(sorted({epoch for epoch, _ in keys}))
+    return Diagnostics(epochs, tuple(dict.fromkeys(layer for _, layer in keys)), values)
+
+
+def _read_csv(path: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DamagedRun(error.strerror or str(error)) from None
+    except ValueError:
+        raise DamagedRun("it is no UTF-8 text") from None
+    try:
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        rows, names = list(reader), list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise DamagedRun(str(error)) from None
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise DamagedRun(f"it has no column {missing[0]}")
+    if not rows:
+        raise DamagedRun("it has no row")
+    for line, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DamagedRun(f"line {line} has not as many cells as the header")
+    return rows, names
+
+
+def _number(text: str, name: str, line: int) -> float | None:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise DamagedRun(f"{name} in line {line} is {text[:20]!r}, not a number") from None
+    return value if math.isfinite(value) else None
+
+
+def plain(text: str) -> str:
+    """`text` for use inside a sentence or a figure: one line, printable, without the marks of inline code or of math."""
+    return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())

@@ -1,0 +1,156 @@
+"""At what scale the runs were made, beside the paper's, and what such a scale can and cannot show."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from reporting import paper, prose
+from reporting.measures import last_test, mean
+from reporting.memorisation import GIVEN, chance, share
+from reporting.results import Results, percent
+from reporting.runs import Run
+from reporting.text import listed, number
+
+_ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of the runs of one dataset: sets of values, since they may differ. `steps` are of a run; None if not known."""
+
+    images: str
+    network: str
+    epochs: str
+    batch: str
+    steps: int | None
+    seeds: int
+
+    @property
+    def short(self) -> str:
+        return f"{self.images}, {self.network}, {self.epochs} epochs"
+
+
+def scale(results: Results, dataset: str) -> Scale:
+    runs = results.of(dataset)
+    args = [run.config["data_loader"].get("args", {}) for run in runs]
+    arch = [run.config["arch"] for run in runs]
+    steps = {_steps(run) for run in runs}
+    return Scale(
+        images=_both([_images(run) for run in runs]),
+        network=_both([f"{a.get('type', 'network')} of width {a['args'].get('width', '?')}" for a in arch]),
+        epochs=_both([str(run.planned) for run in runs]),
+        batch=_both([str(a.get("batch_size", "?")) for a in args]),
+        steps=steps.pop() if len(steps) == 1 else None,
+        seeds=len({run.seed for run in runs}),
+    )
+
+
+def lines(results: Results, dataset: str) -> str:
+    """One dataset's scale in a sentence or two, with the paper's where it has that dataset."""
+    found, runs = scale(results, dataset), results.of(dataset)
+    text = f"{dataset}: {found.images} to train and validate, {_tests(runs)}; {found.network}, {found.epochs} epochs, "
+    text += f"batches of {found.batch}"
+    text += f", about {found.steps:,} steps" if found.steps else ""
+    text += f"; {found.seeds} seed{'' if found.seeds == 1 else 's'}."
+    if runs[0].as_published:
+        text += " Data, splits and noise as published, faults included."
+    clips = _clips(runs)
+    text += f" {clips}" if clips else ""
+    original = paper.dataset_of(runs[0])
+    if original:
+        theirs = paper.SCALES[original]
+        text += (
+            f" The paper: {theirs.images:,} images, width {theirs.width}, {theirs.epochs} epochs, about "
+            f"{theirs.steps:,} steps."
+        )
+    return text
+
+
+def smaller(results: Results) -> bool:
+    """Whether any dataset's runs are at less than the paper's width or epochs."""
+    for run in (run for dataset in results.datasets for run in results.of(dataset)):
+        original = paper.dataset_of(run)
+        if original is None:
+            return True
+        theirs = paper.SCALES[original]
+        if run.planned < theirs.epochs or run.config["arch"]["args"].get("width", 64) < theirs.width:
+            return True
+    return False
+
+
+def can_show(results: Results) -> list[str]:
+    """What follows from the scale, in sentences."""
+    if not smaller(results):
+        return [prose.FULL_SCALE]
+    return [prose.CAN, prose.CANNOT, _memorised(results)]
+
+
+def _memorised(results: Results) -> str:
+    """Whether the runs have got to where robustness to label noise is decided."""
+    most, at = None, ""
+    for key, cell in results.cells.items():
+        values = results.by_seed(*key, share(GIVEN))
+        if values and key.noise and (most is None or mean(list(values.values())) > most):
+            most = mean(list(values.values()))
+            guess = [value for value in map(chance, cell.values()) if value is not None]
+            by_chance = f", where chance alone would hit {number(mean(guess), 1)} %" if guess else ""
+            at = f"{key.dataset}, `{key.arm}`, {percent(key.noise)} noise{by_chance}"
+    if most is None:
+        return (
+            f"{prose.LEARNT_BY_HEART} How far these runs got is not known: they have no figures on mislabelled images."
+        )
+    here = f"Here at most {number(most, 1)} % of them are answered as given ({at})."
+    return f"{prose.LEARNT_BY_HEART} {here} {prose.NOT_BY_HEART}"
+
+
+def _images(run: Run) -> str:
+    subset = run.config["data_loader"].get("args", {}).get("subset")
+    kind = run.config["data_loader"]["type"]
+    count = _count(run)
+    if count is not None:
+        return f"{count:,} images"
+    return f"{percent(subset)} of the images" if subset else f"all images of its {kind} files"
+
+
+def _count(run: Run) -> int | None:
+    subset = run.config["data_loader"].get("args", {}).get("subset")
+    if subset is not None and subset > 1.0:
+        return int(subset)
+    everything = _ALL_IMAGES.get(run.config["data_loader"]["type"])
+    return None if everything is None else round(everything * (subset or 1.0))
+
+
+def _steps(run: Run) -> int | None:
+    args, count = run.config["data_loader"].get("args", {}), _count(run)
+    if count is None or "batch_size" not in args:
+        return None
+    images = count if run.as_published else count * (1 - args.get("validation_split", 0.1))
+    return -(-round(images) // args["batch_size"]) * run.planned
+
+
+def _tests(runs: list[Run]) -> str:
+    subsets = {run.config["data_loader"].get("args", {}).get("test_subset") for run in runs}
+    some = [f"{int(s):,} test images" if s > 1 else f"{percent(s)} of the test images" for s in subsets if s]
+    return listed(sorted(some), "or") if some else "all test images"
+
+
+def _clips(runs: list[Run]) -> str:
+    """Which arms clip gradients, if some do and others do not."""
+    by_arm: dict[str, set[Any]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, set()).add(run.config["trainer"].get("clip_grad_norm"))
+    clipped = [(arm, norm) for arm, norms in sorted(by_arm.items()) for norm in sorted(norms - {None})]
+    if not clipped or all(None not in norms for norms in by_arm.values()):
+        return ""
+    return f"Gradients are clipped in {listed([f'`{arm}` (to norm {norm:g})' for arm, norm in clipped])} only."
+
+
+def _both(values: list[str]) -> str:
+    return listed(sorted(set(values)), "or")
+
+
+def heights(results: Results, dataset: str, noise: float) -> list[tuple[str, float]]:
+    """Each arm's mean test accuracy of the last epoch, in the order of the arms."""
+    return [
+        (arm, mean(list(results.by_seed(dataset, noise, arm, last_test).values())))
+        for arm in results.arms(dataset, noise)
+    ]
