@@ -19,7 +19,7 @@ from models.preconv_published import PublishedPreConv2d
 from models.resnet import resnet18
 from tests.conftest import same_tree
 from tests.runs import coco, curves, final_state, rows, run
-from tests.test_train import make_trainer
+from tests.test_train import Waits, make_trainer
 from trainer.checkpoint import pack, read, unpack
 from trainer.diagnostics import saved_rows
 from trainer.trainer import Trainer
@@ -174,9 +174,8 @@ def test_everything_stays_on_one_device(kind: type, k: int) -> None:
     """FakeTensorMode raises on any mix of devices, so this needs no GPU."""
     with FakeTensorMode(), torch.device("cuda"):
         layer, grid = kind(2, 3, k), (1, 1) if k == 1 else (9, 8)
-        gain = diagnostics._gain(layer, grid).double()
-        frequency = diagnostics._distinct_frequencies((9, 8), layer.weight.device)[:7]
-        chosen = gain.expand(3, 9, 5)[:, frequency[:, 0], frequency[:, 1]].T
+        frequency = torch.zeros(7, 2, dtype=torch.int64)  # choosing them has a shape that depends on values
+        chosen = diagnostics._gain(layer, grid).double()[:, frequency[:, 0], frequency[:, 1]].T
         (matrices,) = diagnostics._transfer_matrices(layer.weight.double(), chosen, frequency, grid)
         values = torch.linalg.eigvalsh(matrices.mH @ matrices)
     assert (values.device.type, values.dtype, values.shape) == ("cuda", torch.float64, (7, 2))
@@ -249,6 +248,15 @@ def test_the_gradient_norm_is_the_mean_over_the_steps_before_clipping(coco_dir: 
         trainer.train_step(batch)
     means = trainer.diagnostics.gradients.means()
     assert means["stages.1.0.shortcut"] == pytest.approx(np.mean(norms), rel=1e-5)
+
+
+def test_gradient_norms_do_not_wait_for_the_device(coco_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(coco_dir, tmp_path, ON, arm="bncn")
+    batches = trainer.data.train.batches(1)
+    trainer.train_step(next(batches))
+    with Waits() as waits:
+        trainer.train_step(next(batches))
+    assert waits.found == []
 
 
 @pytest.mark.parametrize("after", [3, 10, "evaluation"])
