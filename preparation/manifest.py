@@ -61,9 +61,9 @@ def difference(plan: Plan, request: Request) -> str | None:
     manifest = _read(request.out)
     if manifest is None:
         return "there is no manifest beside it that says what it was made from"
-    for key, value in _identity(plan, request).items():
-        if manifest.get(key) != json.loads(json.dumps(value)):
-            return f"it was made with other {key}" if key in ("arguments", "sources") else f"its {key} is another"
+    for key, value in json.loads(json.dumps(_identity(plan, request))).items():
+        if manifest.get(key) != value:
+            return f"it was made with {_other(key, manifest.get(key), value)}"
     # The checksum of a zip has been compared; of a folder, only the names of its files.
     if any(source["kind"] == "folder" for source in plan.sources):
         sums = {
@@ -85,6 +85,12 @@ def _identity(plan: Plan, request: Request) -> dict[str, Any]:
         "sources": [dict(source) for source in plan.sources],
         "candidates": {"count": len(plan.candidates), "sha256": plan.digest()},
     }
+
+
+def _other(key: str, was: Any, now: Any) -> str:
+    if key != "arguments" or not isinstance(was, dict):
+        return f"another {key.removesuffix('s')}" if key in ("program", "format", "command") else f"other {key}"
+    return ", ".join(f"{name} {was.get(name)!r}, not {now[name]!r}" for name in now if was.get(name) != now[name])
 
 
 def _read(out: Path) -> dict[str, Any] | None:

@@ -49,8 +49,9 @@ def describe(source: Path) -> dict[str, Any]:
     """A source for the manifest: its name and, if it is one file, its SHA-256."""
     if source.is_dir():
         return {"name": source.resolve().name, "kind": "folder"}
-    with tqdm(total=1, desc=f"checksum of {source.name}", unit="file", disable=None, leave=False):
-        return {"name": source.name, "kind": "file", "sha256": sha256_of_file(source)}
+    size, name = source.stat().st_size, source.name
+    with tqdm(total=size, desc=f"checksum of {name}", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        return {"name": name, "kind": "file", "sha256": sha256_of_file(source, bar.update)}
 
 
 def plan_of_pictures(

@@ -257,7 +257,7 @@ def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path
     made("folder", folder, "-o", out)
     before = out.read_bytes()
     assert "nothing to do" in made("folder", folder, "-o", out)
-    assert "made with other arguments" in refused(5, "folder", folder, "-o", out, "--per-class", 3)
+    assert "made with per_class None, not 3" in refused(5, "folder", folder, "-o", out, "--per-class", 3)
     photo = folder / "train" / "ant" / "000.png"
     ImageOps.invert(Image.open(photo)).save(photo)
     assert "train/ant/000.png is not the image" in refused(5, "folder", folder, "-o", out)
@@ -569,7 +569,7 @@ def test_the_demo_is_the_digits_and_trains_as_tiny_coco(tmp_path: Path) -> None:
     order = np.argsort(digits.labels.numpy(), kind="stable")
     assert torch.equal(dataset.images, digits.images[order])
     assert torch.equal(dataset.labels, digits.labels[order])
-    short = ("trainer.epochs=1", "lr_scheduler.args.milestones=[1]", "data_loader.args.subset=64")
+    short = ("trainer.epochs=1", "lr_scheduler.args.milestones=[1]", "data_loader.args.subset=150")
     assert runs.run(*runs.coco(tmp_path, tmp_path / "run", *short)) == 0
 
 

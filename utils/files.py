@@ -7,6 +7,7 @@ import io
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
@@ -83,10 +84,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces."""
+def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is told how many bytes each has."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
+            progress(len(piece))
     return digest.hexdigest()
