@@ -92,6 +92,14 @@ class DataLoaderArgs(_Block):
         None,
         description="Use so many (2000) or such a share (0.1; 1 is all) of those that train and validate; null is all.",
     )
+    float_bytes_as_pixels: bool | None = Field(
+        None, description="TinyCOCO: take the bytes of its floats for pixels, as published; null is as `protocol` says."
+    )
+    overlapping_splits: bool | None = Field(
+        None,
+        description="As published: test on the whole of a dataset that has no test images of its own, and validate on "
+        "training images of one that has; null is as `protocol` says.",
+    )
     test_subset: float | None = Field(
         None,
         description="Use so many or such a share of the test images, for a faster look at each epoch; null is all.",
@@ -117,8 +125,10 @@ class DataLoader(_Block):
 class LabelNoise(_Block):
     type: NoiseName = Field("symmetric", description="How a wrong label is drawn, or file: read from `path`.")
     rate: Share = Field(0.0, description="Share of labels redrawn, from 0 to 1.")
-    include_true_class: bool = Field(
-        False, description="Symmetric noise: draw over all classes, the true one too, so that fewer labels change."
+    include_true_class: bool | None = Field(
+        None,
+        description="Symmetric noise: draw over all classes, the true one too, so that fewer labels change; null is as "
+        "`protocol` says, and false under the clean one.",
     )
     on_validation: bool = Field(True, description="Put noise on the validation labels as well. Test labels stay true.")
     path: str | None = Field(None, description="For type file: an .npz with `index` and `given_label`.")
@@ -190,6 +200,10 @@ class TrainerConfig(_Block):
     )
     deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+    diagnostics: bool = Field(
+        False,
+        description="After each epoch, write each layer's singular values, gradient and weight norm (diagnostics.csv).",
+    )
 
     @field_validator("monitor")
     @classmethod
@@ -210,6 +224,11 @@ class Config(_Block):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         12,
         description="The one seed; split, noise, initialisation, order and augmentation each derive their own from it.",
+    )
+    protocol: Literal["clean", "as_published"] = Field(
+        "clean",
+        description="clean: disjoint splits of rightly read images. as_published: the defects of the published "
+        "experiments' data, each of which is also a switch of its own; see docs/as_published.md.",
     )
     arch: Arch = Field(default_factory=Arch, description="The network.")
     data_loader: DataLoader = Field(default_factory=DataLoader, description="The data.")
@@ -365,6 +384,8 @@ def _cross_check(config: Config) -> Iterable[str]:
         yield f"label_noise.path: type {noise.type!r} reads no file; use type 'file'"
     if noise.include_true_class and noise.type != "symmetric":
         yield f"label_noise.include_true_class: only symmetric noise has it, not {noise.type!r}"
+    if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
+        yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:

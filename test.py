@@ -20,6 +20,7 @@ def test(args: argparse.Namespace) -> None:
     from data_loader.build import build_data
     from models.build import build_model
     from models.metric import METRICS
+    from protocol import departures
     from trainer.checkpoint import read
     from trainer.evaluation import AMP_TYPES, Evaluator
     from trainer.restore import check_data, load_model
@@ -42,7 +43,7 @@ def test(args: argparse.Namespace) -> None:
     evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")
-    report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true)
+    report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true, departures(config))
     print(report.table())
     for written in save_report(report, path):
         print(f"wrote {written}")

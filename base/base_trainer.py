@@ -75,6 +75,10 @@ class BaseTrainer(ABC):
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Go to where `state` was saved. Raises CheckpointError if it does not fit, and then nothing has changed."""
 
+    def write_tables(self) -> None:
+        """Write what people read of all epochs so far, whole. Raises FileSystemError."""
+        write_csv(self.folder, self.history)
+
     def finish(self) -> None:
         """What a run does once, after its last epoch."""
 
@@ -109,7 +113,7 @@ class BaseTrainer(ABC):
             finally:
                 self.board.close()
         if not self._csv_is_whole:  # nothing will mend it after this
-            write_csv(self.folder, self.history)
+            self.write_tables()
 
     def between_batches(self) -> None:
         """Save if `save_every_minutes` says so; save and raise Stopped if a signal has come, to any process."""
@@ -174,7 +178,7 @@ class BaseTrainer(ABC):
         if not self.world.first:
             return
         try:
-            write_csv(self.folder, self.history)
+            self.write_tables()
             self._csv_is_whole = True
         except FileSystemError as error:
             if self._csv_is_whole:

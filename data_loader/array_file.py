@@ -1,5 +1,6 @@
 """TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, with no test set of its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,14 @@ class ArrayFormat:
         return (32, 32, 3) if self.layout == "NHWC" else (3, 32, 32)
 
 
-def load_array_file(path: Path, form: ArrayFormat) -> ImageDataset:
+#: From the checked array of a file, in its own layout and range, to uint8 (N, 3, 32, 32).
+Reading = Callable[[np.ndarray, ArrayFormat, Path], np.ndarray]
+
+
+def load_array_file(path: Path, form: ArrayFormat, reading: Reading | None = None) -> ImageDataset:
     """The images of `path`, a file, or a folder that holds `<stem>.pkl`, `.pickle` or `.npz`.
+
+    `reading` is how numbers become pixels: the sensible way, unless another is named.
 
     Raises:
         DataError: the file is missing, malformed or hostile, or does not hold what `form` says.
@@ -43,7 +50,7 @@ def load_array_file(path: Path, form: ArrayFormat) -> ImageDataset:
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
         found = f"keys {[str(key)[:20] for key in values][:5]}" if isinstance(values, dict) else type(values).__name__
         raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
-    images = _pixels(_array(values["images"], "images", file), form, file)
+    images = (reading or _pixels)(_array(values["images"], "images", file), form, file)
     labels = _labels(_array(values["labels"], "labels", file), len(images), file)
     return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), form.classes, f"{form.name} in {file}")
 
@@ -102,6 +109,28 @@ def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
         array = np.rint(array.clip(0.0, 1.0) * 255.0 if unit else array)
     array = array.astype(np.uint8)
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2) if form.layout == "NHWC" else array)
+
+
+def float_bytes(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
+    """What the published experiments took for images: the bytes of the floats, read as if each were a pixel's channel.
+
+    Their code made a picture of x * 255 with Pillow's `fromarray(..., mode="RGB")`, which does not convert numbers but
+    takes the first 32 * 32 * 3 bytes of the buffer for pixels: those of the first eight rows of a float32 image, of the
+    first four of a float64 one.
+
+    Raises:
+        DataError: as ever; also if the file holds no floats, whose bytes were read rightly.
+    """
+    _pixels(array, form, file)  # refuses what is no image
+    if array.dtype not in (np.float32, np.float64):
+        raise DataError(
+            f"{file}: its images are {array.dtype}, and only the bytes of float32 or float64 can be misread as pixels; "
+            "set data_loader.args.float_bytes_as_pixels=false"
+        )
+    height, width, channels = form.shape()
+    little_endian = (array * array.dtype.type(255)).astype(array.dtype.newbyteorder("<"), order="C")
+    buffers = little_endian.reshape(len(array), -1).view(np.uint8)[:, : height * width * channels]
+    return np.ascontiguousarray(buffers.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
 
 
 def _labels(array: np.ndarray, count: int, file: Path) -> np.ndarray:

@@ -8,22 +8,23 @@ from torch import Tensor
 
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.dataset import ImageDataset
-from data_loader.datasets import DATASETS
-from data_loader.noise import given_labels
+from data_loader.datasets import AS_PUBLISHED, DATASETS
+from data_loader.noise import GivenLabels, given_labels
 from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
+from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
 from utils.files import user_path
 from utils.world import World
 
 
 @dataclass(frozen=True)
 class RunData:
-    """All that a run sees. `given` (N,) are the labels after noise, for the whole dataset."""
+    """All that a run sees. `given` are the labels after noise, by split."""
 
     dataset: ImageDataset
     sha256: str
     splits: Splits
-    given: Tensor
+    given: GivenLabels
     stats: PixelStats
     train: ImageBatches
     val: ImageBatches
@@ -32,35 +33,43 @@ class RunData:
     @cached_property
     def noisy(self) -> bool:
         """Whether any training label is wrong."""
-        train = self.splits.train
-        return not torch.equal(self.given[train], self.dataset.labels[train])
+        return not torch.equal(self.given["train"], self.dataset.labels[self.splits.train])
+
+    def all_given(self) -> Tensor:
+        """The given labels of train, val and test, one after the other: int64."""
+        return torch.cat([self.given[name] for name in self.splits.named()])
 
 
 def build_data(config: Config, device: torch.device, world: World | None = None) -> RunData:
     """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
     args = config.data_loader.args
-    dataset = DATASETS[config.data_loader.type](user_path(args.data_dir))
-    splits = make_splits(dataset, args.validation_split, args.test_split, args.subset, config.seed, args.test_subset)
-    if not args.allow_duplicates:
+    switches = departures(config)
+    load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
+    dataset = load(user_path(args.data_dir))
+    overlapping = OVERLAPPING in switches
+    shares = (args.validation_split, args.test_split, args.subset)
+    splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
+    if not (args.allow_duplicates or overlapping):
         check_nothing_is_shared(dataset, splits)
-    given = given_labels(dataset, splits, config.label_noise, config.seed)
+    given = given_labels(dataset, splits, config.label_noise, config.seed, TRUE_CLASS in switches)
     stats = pixel_stats(dataset.images[splits.train])
     asked = config.trainer.channels_last
     channels_last = device.type == "cpu" if asked is None else asked
 
-    def loader(positions: Tensor, training: bool) -> ImageBatches:
+    def loader(name: str) -> ImageBatches:
+        positions = splits.named()[name]
         return ImageBatches(
             dataset.images[positions],
-            given[positions],
+            given[name],
             dataset.labels[positions],
             stats,
             args.batch_size,
             device,
-            augment=args.augment if training else None,
+            augment=args.augment if name == "train" else None,
             seed=config.seed,
             channels_last=channels_last,
             world=world,
         )
 
-    train, val, test = (loader(splits.train, True), loader(splits.val, False), loader(splits.test, False))
+    train, val, test = map(loader, ("train", "val", "test"))
     return RunData(dataset, dataset.sha256(), splits, given, stats, train, val, test)

@@ -7,7 +7,7 @@ from data_loader.cifar10 import load_cifar10
 from data_loader.dataset import ImageDataset
 from data_loader.digits import load_digits
 from data_loader.image_folder import load_image_folder
-from data_loader.tiny_coco import load_tiny_coco
+from data_loader.tiny_coco import load_tiny_coco, load_tiny_coco_as_published
 from data_loader.tiny_exdark import load_tiny_exdark
 
 DATASETS: dict[str, Callable[[Path], ImageDataset]] = {
@@ -17,3 +17,6 @@ DATASETS: dict[str, Callable[[Path], ImageDataset]] = {
     "ImageFolder": load_image_folder,
     "Digits": load_digits,
 }
+
+#: Those that the published experiments read otherwise (data_loader.args.float_bytes_as_pixels).
+AS_PUBLISHED: dict[str, Callable[[Path], ImageDataset]] = {"TinyCOCO": load_tiny_coco_as_published}

@@ -4,28 +4,21 @@ import hashlib
 import io
 import os
 import stat
-import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from data_loader.dataset import ImageDataset
 from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
+from data_loader.pictures import SIZE, SUFFIXES, Files, decode
 from logger.log import get_logger
 from utils.errors import DataError, FileSystemError
 from utils.files import sha256_of_file, write_atomically
 
-SIZE = 32
-_CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding below changes
-# Pillow knows dozens of formats, and has had holes in the rarer ones; these are what photographs come in.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS)
-_LARGEST_IMAGE = 256 << 20  # bytes of an encoded image
+_CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding in pictures.py changes
 
 
 def load_image_folder(data_dir: Path) -> ImageDataset:
@@ -58,7 +51,7 @@ def load_image_folder(data_dir: Path) -> ImageDataset:
 
 
 def _decode_all(source: Path) -> ImageDataset:
-    with _Files(source) as files:
+    with Files(source) as files:
         found = sorted(_labelled(files.names))
         classes = sorted({name for split, name, _ in found if split == "train"})
         unknown = sorted({name for _, name, _ in found} - set(classes))
@@ -70,7 +63,7 @@ def _decode_all(source: Path) -> ImageDataset:
         found.sort(key=lambda item: item[0] == "test")  # training images first; sorted() above fixed the rest
         pixels = np.empty((len(found), 3, SIZE, SIZE), dtype=np.uint8)
         for row, (_, _, name) in enumerate(tqdm(found, desc=f"decoding {source.name}", unit="image", disable=None)):
-            pixels[row] = _decode(files.read(name), f"{source}: {name}")
+            pixels[row] = decode(files.read(name), f"{source}: {name}")
     splits = np.array([split for split, _, _ in found])
     return ImageDataset(
         images=torch.from_numpy(pixels),
@@ -81,42 +74,6 @@ def _decode_all(source: Path) -> ImageDataset:
     )
 
 
-def _decode(data: bytes, where: str) -> np.ndarray:
-    """uint8 (3, 32, 32) of one encoded image."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-                return _to_rgb(opened)
-    except UnidentifiedImageError:
-        raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from None
-    except (*ZIP_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from None
-
-
-def _to_rgb(opened: Image.Image) -> np.ndarray:
-    """uint8 (3, 32, 32) of an image of any mode and size."""
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
-        image = Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode))
-    image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-    if image.size != (SIZE, SIZE):
-        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8, by the range that their mode and largest value speak of."""
-    if not np.isfinite(values).all():
-        raise ValueError("NaN or infinite pixels")
-    high = values.max()
-    if mode.startswith("I;16") or high > 255.0:
-        scale = 255.0 / 65535.0
-    else:
-        scale = 255.0 if mode == "F" and high <= 1.0 else 1.0
-    return np.rint(values * scale).clip(0, 255).astype(np.uint8)
-
-
 def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
     """(split, class, name) of each image among `names`; one folder around train/ and test/ is looked through."""
     for name in names:
@@ -125,40 +82,8 @@ def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
             parts = parts[1:]
         if len(parts) != 3 or parts[0] not in ("train", "test") or any(part.startswith(".") for part in parts):
             continue
-        if PurePosixPath(name).suffix.lower() in _SUFFIXES:
+        if PurePosixPath(name).suffix.lower() in SUFFIXES:
             yield parts[0], parts[1], name
-
-
-class _Files:
-    """The files below a folder or inside a zip, by their relative POSIX names."""
-
-    def __init__(self, source: Path) -> None:
-        self._source = source
-        self._zip: zipfile.ZipFile | None = None
-        if source.is_dir():
-            self.names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-            return
-        try:
-            self._zip = zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from None
-        self.names = self._zip.namelist()
-
-    def read(self, name: str) -> bytes:
-        try:
-            size = self._zip.getinfo(name).file_size if self._zip else (self._source / name).stat().st_size
-            if size > _LARGEST_IMAGE:
-                raise ValueError(f"{size:,} bytes are no image")
-            return self._zip.read(name) if self._zip else (self._source / name).read_bytes()
-        except ZIP_ERRORS as error:
-            raise DataError(f"{self._source}: cannot read {name} ({error})") from None
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._zip:
-            self._zip.close()
 
 
 def _content_hash(source: Path) -> str:

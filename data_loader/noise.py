@@ -35,6 +35,7 @@ CIFAR10_CONFUSIONS = {
 class NoiseRequest:
     """One split whose labels are to be made noisy; `true_labels` (n,) belong to the images at `positions` (n,)."""
 
+    split: str
     dataset: ImageDataset
     positions: Tensor
     true_labels: Tensor
@@ -42,24 +43,29 @@ class NoiseRequest:
     generator: torch.Generator
 
 
-def given_labels(dataset: ImageDataset, splits: Splits, config: LabelNoise, seed: int) -> Tensor:
-    """The labels that the run is given, int64 (N,): the true ones but for noise on train and, if asked, validation.
+#: By split, the labels that a run is given for the images there, int64 (n,), in the order of the split's positions.
+GivenLabels = dict[str, Tensor]
 
-    Each split draws from a stream of its own, so that noise on one does not depend on the other. Test labels stay
-    true.
+
+def given_labels(
+    dataset: ImageDataset, splits: Splits, config: LabelNoise, seed: int, include_true_class: bool = False
+) -> GivenLabels:
+    """The true labels but for noise on train and, if asked, validation. Test labels stay true.
+
+    Each split draws from a stream of its own, so that noise on one does not depend on the other, and an image in both
+    may well have two labels. `include_true_class` is for the noise that leaves it open (None in `config`).
 
     Raises:
         ConfigError: this kind of noise does not go with this dataset.
         DataError: a noise file is missing, malformed or of another dataset.
     """
-    given = dataset.labels.clone()
-    for name, positions in splits.named().items():
-        if name == "test" or (name == "val" and not config.on_validation):
-            continue
+    if config.include_true_class is None:
+        config = config.model_copy(update={"include_true_class": include_true_class})
+    given = {name: dataset.labels[positions] for name, positions in splits.named().items()}
+    for name in ("train", "val") if config.on_validation else ("train",):
         stream = generator(seed, f"label noise {name}")
-        given[positions] = NOISES[config.type](
-            NoiseRequest(dataset, positions, dataset.labels[positions], config, stream)
-        )
+        request = NoiseRequest(name, dataset, splits.named()[name], given[name], config, stream)
+        given[name] = NOISES[config.type](request)
     return given
 
 
@@ -104,10 +110,11 @@ def asymmetric(request: NoiseRequest) -> Tensor:
 def from_file(request: NoiseRequest) -> Tensor:
     """The labels of an .npz with `index` and `given_label` (m,), such as a run's noise.npz; others stay as they are.
 
-    With `true_label` in it, they must be this dataset's, or the file belongs to another.
+    With `true_label` in it, they must be this dataset's, or the file belongs to another. Where an image has two labels,
+    the one that `split` says is the request's split's counts.
     """
     path = user_path(str(request.config.path))
-    index, given, true = _read_noise(path)
+    index, given, true, split = _read_noise(path)
     dataset = request.dataset
     for name, values, top in (("index", index, len(dataset)), ("given_label", given, len(dataset.classes))):
         outside = (values < 0) | (values >= top)
@@ -121,7 +128,9 @@ def from_file(request: NoiseRequest) -> Tensor:
             f"{int(dataset.labels[index[at]])} here and {int(true[at])} there"
         )
     labels = dataset.labels.clone()
-    labels[index] = given
+    own = torch.from_numpy(split == request.split)
+    for part in (~own, own):
+        labels[index[part]] = given[part]
     return labels[request.positions]
 
 
@@ -138,10 +147,10 @@ def transition_matrix(true: Tensor, given: Tensor, classes: int) -> Tensor:
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
-def transition_table(dataset: ImageDataset, splits: Splits, given: Tensor) -> str:
+def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> str:
     """The realised transition matrix of the training split as CSV: true class by row, given class by column."""
-    classes, train = dataset.classes, splits.train
-    matrix = transition_matrix(dataset.labels[train], given[train], len(classes))
+    classes = dataset.classes
+    matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(classes))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true", *classes])
@@ -150,17 +159,16 @@ def transition_table(dataset: ImageDataset, splits: Splits, given: Tensor) -> st
     return text.getvalue()
 
 
-def noise_record(dataset: ImageDataset, splits: Splits, given: Tensor) -> bytes:
+def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> bytes:
     """The bytes of noise.npz: index, given_label, true_label of the training and validation images, in that order,
     `split` ("train" or "val") of each, the class names and the realised transition matrix of the training split."""
     index = torch.cat([splits.train, splits.val])
-    train = splits.train
-    matrix = transition_matrix(dataset.labels[train], given[train], len(dataset.classes))
+    matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(dataset.classes))
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         index=index.numpy(),
-        given_label=given[index].numpy(),
+        given_label=torch.cat([given["train"], given["val"]]).numpy(),
         true_label=dataset.labels[index].numpy(),
         split=np.array(["train"] * len(splits.train) + ["val"] * len(splits.val)),
         classes=np.array(dataset.classes),
@@ -169,14 +177,18 @@ def noise_record(dataset: ImageDataset, splits: Splits, given: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None]:
+def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None, np.ndarray]:
+    """index, given_label, true_label or None, and split ("" where the file names none)."""
     if not path.is_file():
         raise DataError(f"there is no noise file {path}; name one with label_noise.path")
-    arrays = load_npz(read_bytes(path), ("index", "given_label", "true_label"), str(path))
+    arrays = load_npz(read_bytes(path), ("index", "given_label", "true_label", "split"), str(path))
     if not {"index", "given_label"} <= arrays.keys():
         raise DataError(f"{path}: expected the arrays 'index' and 'given_label', found {sorted(arrays)}")
+    split = arrays.pop("split", np.full(len(arrays["index"]), "") if arrays["index"].ndim else np.array(""))
     if any(a.ndim != 1 or a.dtype.kind not in "iu" or len(a) != len(arrays["index"]) for a in arrays.values()):
         raise DataError(f"{path}: index and labels must be whole numbers, one row each")
+    if split.dtype.kind != "U" or split.shape != arrays["index"].shape:
+        raise DataError(f"{path}: split must name the split of each row")
     index, given = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("index", "given_label"))
     true = arrays.get("true_label")
-    return index, given, None if true is None else torch.from_numpy(true.astype(np.int64))
+    return index, given, None if true is None else torch.from_numpy(true.astype(np.int64)), split

@@ -14,7 +14,7 @@ from utils.seeding import derive_seed
 
 @dataclass(frozen=True)
 class Splits:
-    """Positions in a dataset, int64, increasing, no position in two of them."""
+    """Positions in a dataset, int64, increasing; no position in two of them, unless they were asked to overlap."""
 
     train: Tensor
     val: Tensor
@@ -31,11 +31,15 @@ def make_splits(
     subset: float | None,
     seed: int,
     test_subset: float | None = None,
+    overlapping: bool = False,
 ) -> Splits:
     """Split `dataset`; shares are of all its images, or of those outside its own test set if it has one.
 
     `subset` limits training and validation together, to a number of images (above 1) or a share; the test set stays
     whole, so that figures of different subsets compare, unless `test_subset` limits it in the same way.
+
+    With `overlapping` they are what the published experiments took: the validation images of a dataset with a test set
+    of its own are training images as well, and of any other the test set is the whole of it.
 
     Raises:
         ConfigError: the shares leave nothing to train on, or the subset is larger than the dataset.
@@ -47,6 +51,8 @@ def make_splits(
         test = dataset.own_test.numpy()
         pool = np.setdiff1d(everything, test)
         validation = validation_split * len(pool)
+    elif overlapping:
+        pool, test, validation = everything, everything, validation_split * len(everything)
     else:
         if validation_split + test_split >= 1.0:
             raise ConfigError(
@@ -65,6 +71,8 @@ def make_splits(
         if count < len(pool):
             _, pool = _take(pool, count, labels, seed, "subset", dataset)
     train, val = _take(pool, round(validation), labels, seed, "validation", dataset)
+    if overlapping and dataset.own_test is not None:
+        train = pool
     splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
     _check_classes(dataset, splits)
     return splits

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: metrics.csv and TensorBoard events."""
+"""What a run leaves for people to look at: metrics.csv, diagnostics.csv and TensorBoard events."""
 
 import contextlib
 import csv
@@ -16,11 +16,21 @@ from logger.log import get_logger
 from utils.files import write_atomically
 
 CSV_NAME = "metrics.csv"
+DIAGNOSTICS_NAME = "diagnostics.csv"
 _FIRST = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     *("test_loss", "test_accuracy"),
 )
 Row = Mapping[str, float]
+DIAGNOSTIC_COLUMNS = (
+    "epoch",
+    "layer",
+    "largest_singular_value",
+    "smallest_singular_value",
+    "gradient_norm",
+    "weight_norm",
+)
+DiagnosticRow = dict[str, Any]  # by DIAGNOSTIC_COLUMNS: a whole number, a module's path and floats
 
 
 def write_csv(folder: Path, history: Sequence[Row]) -> None:
@@ -39,6 +49,18 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
     write_atomically(folder / CSV_NAME, text.getvalue().encode())
+
+
+def write_diagnostics(folder: Path, rows: Sequence[DiagnosticRow]) -> None:
+    """diagnostics.csv of all epochs so far, whole, as metrics.csv is."""
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(DIAGNOSTIC_COLUMNS)
+    for row in rows:
+        writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row.values()])
+    write_atomically(folder / DIAGNOSTICS_NAME, text.getvalue().encode())
 
 
 class TensorBoard:
@@ -69,6 +91,15 @@ class TensorBoard:
                 if key not in ("epoch", "seconds"):
                     self._writer.add_scalar(tag(key), value, epoch)
             self._writer.flush()
+
+    def diagnostics(self, rows: Sequence[DiagnosticRow]) -> None:
+        """One epoch's rows of diagnostics.csv, as diagnostics/<layer>/gradient_norm and so on."""
+        with self._one_warning():
+            if self._writer is None:
+                return
+            for row in rows:
+                for column in DIAGNOSTIC_COLUMNS[2:]:
+                    self._writer.add_scalar(f"diagnostics/{row['layer']}/{column}", row[column], row["epoch"])
 
     def images(self, name: str, images: Tensor) -> None:
         """A grid of images, float (N, 3, H, W) in [0, 1]."""

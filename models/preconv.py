@@ -253,6 +253,15 @@ class PreConv2d(nn.Module):
         assert self.running_preconditioner is not None
         return self.running_preconditioner.to(weight.dtype)
 
+    @torch.no_grad()
+    def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
+        """V (C_out, P1, P2 // 2 + 1) that evaluation multiplies the kernels' spectrum with on `grid`; for k = 1 give
+        the grid (1, 1). Nothing is updated, training or not."""
+        if not self._is_estimated_at(grid):
+            return preconv_fft.preconditioner(self.weight, grid)
+        assert self.running_preconditioner is not None
+        return self.running_preconditioner
+
     def _can_prepare(self, method: Method, x: Tensor) -> bool:
         """Whether spectra may be kept: an evaluation that nothing differentiates, traces or transforms."""
         return (

@@ -121,6 +121,24 @@ class PublishedPreConv2d(nn.Module):
         return v
 
     @torch.no_grad()
+    def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
+        """|V| (C_out, P1, P2 // 2 + 1) that evaluation multiplies the kernels' spectrum with on `grid`, 0 at columns
+        that it drops; for k = 1 give the grid (1, 1). Nothing is updated, training or not.
+
+        Its phase only turns each channel. But images are real: where a column is its own mirror image, what is left of
+        V is the part that keeps them so, the mean of V(f1) and the conjugate of V(-f1).
+        """
+        running = self.running_preconditioner
+        v = running if running.shape[1] == grid[0] else published_preconditioner(self.weight, grid)
+        if self.kernel_size == 1:
+            return v
+        own = (v + v.roll(-1, 1).flip(1).conj()) / 2
+        gain = v.real.new_zeros(len(v), grid[0], grid[1] // 2 + 1)
+        gain[:, :, 0] = own.abs()
+        gain[:, :, 1] = (own if grid[1] == 2 else v).abs()
+        return gain
+
+    @torch.no_grad()
     def _update_running(self, v: Tensor, known: bool) -> None:
         self.num_batches_tracked += 1
         running = self.running_preconditioner

@@ -101,8 +101,11 @@ def test_a_foreign_payload_is_named_and_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "format version 2, but this program reads 1; --allow-inexact"),
-        ({"format_version": 0}, "format version 0, but this program reads 1"),
+        (
+            {"format_version": FORMAT_VERSION + 1},
+            f"format version {FORMAT_VERSION + 1}, but this program reads {FORMAT_VERSION}; --allow-inexact",
+        ),
+        ({"format_version": 0}, f"format version 0, but this program reads {FORMAT_VERSION}"),
         ({"format_version": True}, "no format_version"),
         ({"format_version": "1"}, "no format_version"),
         ({"epoch": 1.5}, "missing or of another type: epoch"),

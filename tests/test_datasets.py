@@ -371,7 +371,7 @@ def test_the_cache_is_used_and_follows_the_contents(tmp_path: Path, monkeypatch:
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "_decode", forbidden)
+        patch.setattr(image_folder, "decode", forbidden)
         again = load_image_folder(folder)
     assert torch.equal(again.images, first.images)
     assert again.sha256() == first.sha256()

@@ -24,7 +24,7 @@ from logger.log import get_logger
 from utils.errors import CheckpointError
 from utils.files import write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LABEL = b"sha256:"
 _COMMENT_LENGTH = len(_LABEL) + 64
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth")

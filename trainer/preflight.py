@@ -6,6 +6,7 @@ import time
 import torch
 
 from data_loader.build import RunData
+from protocol import departures
 from trainer.trainer import Trainer
 
 
@@ -13,6 +14,7 @@ def report(trainer: Trainer) -> str:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
     lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
+    lines += [f"as published: {what} ({key})" for key, what in departures(config).items()]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
     return "\n".join(lines)
@@ -32,7 +34,7 @@ def dataset_facts(data: RunData) -> list[str]:
         lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
     for name in ("train", "val"):
         part = splits[name]
-        wrong = int((data.given[part] != dataset.labels[part]).sum())
+        wrong = int((data.given[name] != dataset.labels[part]).sum())
         lines.append(f"label noise on {name}: {wrong:,} of {len(part):,} labels are wrong ({wrong / len(part):.2%})")
     return lines
 

@@ -24,7 +24,7 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
         )
     saved = state["splits"]
     changed = [name for name, part in data.splits.named().items() if not torch.equal(part, saved.get(name, part[:0]))]
-    if changed or not torch.equal(data.given, state["given_labels"]):
+    if changed or not torch.equal(data.all_given(), state["given_labels"]):
         what = f"the split ({', '.join(changed)})" if changed else "the label noise"
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
 

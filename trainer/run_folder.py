@@ -9,7 +9,7 @@ from pathlib import Path
 from data_loader.build import RunData
 from data_loader.noise import noise_record, transition_table
 from logger.log import get_logger
-from logger.recorder import CSV_NAME
+from logger.recorder import CSV_NAME, DIAGNOSTICS_NAME
 from parse_config import Config
 from trainer.checkpoint import BEST_NAME, position
 from utils.errors import CheckpointError, FileSystemError
@@ -20,7 +20,7 @@ CONFIG_NAME = "config.json"
 STAMP = "%Y%m%d_%H%M%S"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
-_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, CSV_NAME, BEST_NAME)
+_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, CSV_NAME, DIAGNOSTICS_NAME, BEST_NAME)
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:

@@ -26,6 +26,7 @@ class TestReport:
     figures: dict[str, float]
     predicted: Tensor
     true: Tensor
+    as_published: dict[str, str]  # protocol.departures: what of this run is not as is right, by key
 
     @cached_property
     def confusion(self) -> Tensor:
@@ -45,6 +46,7 @@ class TestReport:
             "checkpoint": self.checkpoint,
             "epoch": self.epoch,
             "images": len(self.true),
+            "as_published": self.as_published,
             **{f"test_{name}": value for name, value in self.figures.items()},
             "per_class_accuracy": self.per_class(),
             "classes": list(self.classes),
@@ -54,6 +56,7 @@ class TestReport:
     def table(self) -> str:
         width = max(len(name) for name in (*self.classes, "top5_accuracy"))
         lines = [f"{self.checkpoint}, after epoch {self.epoch}, {len(self.true):,} test images"]
+        lines += [f"  as published: {what} ({key})" for key, what in self.as_published.items()]
         lines.append(f"  {'loss':<{width}}  {self.figures['loss']:.4f}")
         lines += [f"  {name:<{width}}  {share:.2%}" for name, share in self.figures.items() if name != "loss"]
         lines += ["", f"  {'class':<{width}}  accuracy   predicted as"]

@@ -12,12 +12,13 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, environment
 from data_loader.build import RunData
 from logger.figures import confusion_figure
-from logger.recorder import displayable
+from logger.recorder import DiagnosticRow, displayable, write_diagnostics
 from models.compiled import compiled
 from models.loss import LOSSES
 from models.metric import METRICS
 from parse_config import Config
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
+from trainer.diagnostics import Diagnostics, saved_rows
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
 from trainer.meter import Meter
 from trainer.optim import Schedule
@@ -54,6 +55,10 @@ class Trainer(BaseTrainer):
         # Only float16 underflows; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.trainer.amp == "fp16")
         self.meter = Meter(device, self.world)
+        size = data.dataset.images.shape[2:]
+        wanted = config.trainer.diagnostics
+        self.diagnostics = Diagnostics(model, (size[0], size[1]), device, self.world) if wanted else None
+        self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -70,7 +75,18 @@ class Trainer(BaseTrainer):
         self.meter = Meter(self.device, self.world)
         if not all(math.isfinite(figures[f"{split}_loss"]) for split in ("train", "val", "test")):
             raise NonFiniteLossError(self._diverged(epoch, self.global_step))
+        if self.diagnostics is not None:
+            self._diagnose(self.diagnostics.rows(epoch))
         return figures
+
+    def _diagnose(self, rows: list[DiagnosticRow]) -> None:
+        assert self.board is not None
+        self.diagnostic_rows += rows
+        self.board.diagnostics(rows)
+
+    def write_tables(self) -> None:
+        super().write_tables()
+        write_diagnostics(self.folder, self.diagnostic_rows)
 
     def _train(self, epoch: int) -> None:
         loader = self.data.train
@@ -93,8 +109,11 @@ class Trainer(BaseTrainer):
             loss = self.loss(logits.float(), batch.given)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * weight).backward()
-        if self.config.clip_grad_norm is not None:
+        if self.config.clip_grad_norm is not None or self.diagnostics is not None:
             self.scaler.unscale_(self.optimizer)
+        if self.diagnostics is not None:
+            self.diagnostics.add_gradients()
+        if self.config.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -126,7 +145,7 @@ class Trainer(BaseTrainer):
             "dataset_sha256": data.sha256,
             "classes": list(data.dataset.classes),
             "splits": data.splits.named(),
-            "given_labels": data.given,
+            "given_labels": data.all_given(),
             "epoch": self.epoch,
             "batch": self.batch,
             "global_step": self.global_step,
@@ -139,6 +158,8 @@ class Trainer(BaseTrainer):
             "epochs_since_best": self.epochs_since_best,
             "partial_sums": self.meter.state_dict(),
             "history": self.history,
+            "diagnostics": self.diagnostic_rows,
+            "gradient_norms": {} if self.diagnostics is None else self.diagnostics.gradients.state_dict(),
             "seconds": self.seconds,
             "rng": rng_state(),
         }
@@ -154,6 +175,7 @@ class Trainer(BaseTrainer):
     def _load(self, state: dict[str, Any], source: str) -> None:
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
+        diagnostic_rows = saved_rows(state, source)
         load_model(self.model, state, source)
         load_optimizer(self.optimizer, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
@@ -163,6 +185,9 @@ class Trainer(BaseTrainer):
             self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
         self.meter.load_state_dict(state["partial_sums"])
+        self.diagnostic_rows = diagnostic_rows
+        if self.diagnostics is not None:
+            self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)
         changed = [f"{key} was {saved.get(key)}, is {here[key]}" for key in here if saved.get(key) != here[key]]
         if state["rng"]:

@@ -22,7 +22,8 @@ class FolderLock:
     The file stays, with the holder's process number in it while it is held.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "run folder", otherwise: str = "another --run-dir") -> None:
+        self._kind, self._otherwise = kind, otherwise  # for messages
         self.folder: Path | None = None
         #: The process that held the lock and ended without giving it back, if there was one.
         self.left_by: str | None = None
@@ -41,14 +42,14 @@ class FolderLock:
         try:
             descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise FileSystemError(f"cannot write into the run folder {folder}: {error.strerror}") from None
+            raise FileSystemError(f"cannot write into the {self._kind} {folder}: {error.strerror}") from None
         holder = os.read(descriptor, 300).decode(errors="replace").strip()
         try:
             self._lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
             raise FileSystemError(
-                f"{folder} is in use by {holder or 'another process'}; wait for it to end, or give another --run-dir"
+                f"{folder} is in use by {holder or 'another process'}; wait for it to end, or give {self._otherwise}"
             ) from None
         self.folder, self.left_by, self._descriptor = folder, holder or None, descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same

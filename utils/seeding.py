@@ -4,7 +4,6 @@ Nothing in this project draws from a stream that something else draws from too. 
 same split, the same noisy labels and the same batches at one seed, whatever else they draw.
 """
 
-import hashlib
 import os
 import random
 from typing import Any, cast
@@ -12,11 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-
-def derive_seed(seed: int, purpose: str, *index: int) -> int:
-    """A 63-bit seed that is a function of (seed, purpose, index) alone, on every machine and Python."""
-    text = "/".join([str(seed), purpose, *map(str, index)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+from utils.seeds import derive_seed
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:

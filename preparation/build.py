@@ -1,0 +1,176 @@
+"""From a plan to a dataset file: decode what is drawn, keep it on disk as it comes, write the file at the end."""
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_loader.npz import LARGEST
+from data_loader.pictures import SIZE
+from preparation import output
+from preparation.manifest import difference, dump, make_manifest, manifest_path
+from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
+from preparation.store import FORMAT, Store
+from utils.errors import ConfigError, DataError, FileSystemError, Stopped
+from utils.files import write_atomically
+from utils.lock import NAME as LOCK_NAME
+from utils.lock import FolderLock
+from utils.stopping import Handlers, exit_code
+
+_CHUNK = 1024  # images
+_DECODED = "decoded"  # the store in the folder for what is unfinished
+
+
+def build(plan: Plan, request: Request) -> str:
+    """Write `request.out` and its manifest, and return what there is to say about it.
+
+    What is decoded is kept in `.<name>.partial` beside it, from where the same command goes on if this one is killed;
+    the folder is removed at the end.
+
+    Raises:
+        ConfigError: the file would have another suffix, or be larger, than any that is read.
+        DataError: an image is broken, or a class has too few.
+        FileSystemError: there is another file already, another process writes it, or it cannot be written.
+        Stopped: by a signal.
+    """
+    out = request.out
+    output.check_suffix(out)
+    expected = select(plan, request.per_class, request.seed, lambda position: None, request.keep_duplicates)
+    check_counts(plan, expected, request.per_class)
+    size = len(expected.chosen) * 3 * SIZE * SIZE * output.TYPES[request.form].itemsize
+    if size > LARGEST:
+        raise ConfigError(
+            f"{len(expected.chosen):,} images as {request.form} take {size:,} bytes, and a dataset file has at most "
+            f"{LARGEST:,}; give --format uint8 or a smaller --per-class"
+        )
+    if out.is_dir():
+        raise FileSystemError(f"{out} is a folder; give the name of a file with -o")
+    try:
+        with _workplace(out) as work:
+            if out.exists() and not request.force:
+                reason = difference(plan, request)
+                if reason:
+                    raise FileSystemError(f"{out} exists, and {reason}; give another -o, or --force to replace it")
+                (work / _DECODED).unlink(missing_ok=True)
+                return f"nothing to do: {out} is what this command makes"
+            with Store(work / _DECODED) as store:
+                selection = _Decoding(plan, request, store).run(len(expected.chosen))
+                check_counts(plan, selection, request.per_class)
+                report = _write(plan, request, selection, store, work)
+            (work / _DECODED).unlink()
+            return report
+    except Stopped as stop:
+        reason = str(stop).split(";")[0]
+        raise Stopped(stop.exit_code, f"{reason}; what was decoded is kept, and the same command goes on") from None
+
+
+def key_of(plan: Plan, position: int) -> bytes:
+    """16 bytes: a hash of all that the pixels of a candidate depend on."""
+    candidate = plan.candidates[position]
+    parts = [FORMAT, plan.command, plan.options, plan.versions, candidate.entry(), plan.stamp(candidate)]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
+
+
+class _Decoding:
+    """Decodes the candidates whose turn it is, unless the store has them already."""
+
+    def __init__(self, plan: Plan, request: Request, store: Store) -> None:
+        self._plan, self._request, self._store = plan, request, store
+        self._bar: tqdm | None = None
+        self._stopped_by: int | None = None
+
+    def run(self, count: int) -> Selection:
+        """The selection; about `count` images are decoded for it. Its pixels are in the store."""
+        request = self._request
+        before = len(self._store)
+        with Handlers(self._stop), tqdm(total=count, desc="decoding", unit="image", disable=None) as self._bar:
+            selection = select(self._plan, request.per_class, request.seed, self.outcome, request.keep_duplicates)
+            if before and not self._bar.disable:
+                self._bar.write(f"{before:,} images were decoded before")
+        return selection
+
+    def outcome(self, position: int) -> Outcome:
+        if self._stopped_by is not None:
+            raise Stopped(exit_code(self._stopped_by), f"stopped by {signal.Signals(self._stopped_by).name}")
+        candidate = self._plan.candidates[position]
+        key = key_of(self._plan, position)
+        outcome = self._store.get(key)
+        if outcome is None:
+            source, pixels, fault = None, None, ""
+            try:
+                data = self._plan.read(candidate)
+                source = hashlib.sha256(data).hexdigest()
+                pixels = self._plan.decode(data, candidate)
+            except DataError as error:
+                fault = str(error).removeprefix(f"{self._plan.place}: ").replace(self._plan.place, "the source")
+            outcome = self._store.add(key, source, pixels, fault)
+        if outcome.fault is not None and not self._request.skip_broken:
+            raise DataError(f"{self._plan.place}: {outcome.fault}, or leave such images out with --skip-broken")
+        if self._bar is not None:
+            self._bar.update()
+        return outcome
+
+    def _stop(self, number: int) -> None:
+        self._stopped_by = number
+
+
+def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Path) -> str:
+    """Write manifest and dataset file, in this order: where there is a file, its manifest is there too."""
+    outcomes = {position: _known(store.get(key_of(plan, position))) for position in selection.positions()}
+    rows = [outcomes[position].row for position in selection.chosen]
+    chunks = (
+        output.convert(store.pixels(rows[start : start + _CHUNK]), request.form, request.layout)
+        for start in range(0, len(rows), _CHUNK)
+    )
+    shape = (len(rows), *((SIZE, SIZE, 3) if request.layout == "NHWC" else (3, SIZE, SIZE)))
+    labels = np.array([plan.candidates[position].label for position in selection.chosen], np.dtype("<i8"))
+    output.write_arrays(work, chunks, shape, request.form, labels)
+    packed = output.pack_npz(work) if request.out.suffix == ".npz" else output.pack_pickle(work)
+    manifest = make_manifest(plan, request, selection, outcomes, packed)
+    write_atomically(manifest_path(request.out), dump(manifest))
+    output.publish(packed, request.out)
+    return _report(plan, request, selection, manifest["output"])
+
+
+def _report(plan: Plan, request: Request, selection: Selection, written: Mapping[str, Any]) -> str:
+    found = counts(plan, selection)
+    width = max(len(name) for name in plan.classes)
+    lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(plan.classes)]
+    lines.insert(0, f"label  {'class':<{width}}    images")
+    if selection.duplicates:
+        lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
+    if selection.broken:
+        lines.append(f"{len(selection.broken):,} left out that cannot be read; the manifest lists them")
+    lines.append(f"wrote {request.out}: {sum(found):,} images, {written['bytes']:,} bytes, SHA-256 {written['sha256']}")
+    lines.append(f"wrote {manifest_path(request.out)}")
+    return "\n".join(lines)
+
+
+def _known(outcome: Outcome | None) -> Outcome:
+    assert outcome is not None, "all that was selected is in the store"
+    return outcome
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """The folder beside `out` for what is unfinished, locked; it goes at the end unless there is something to keep."""
+    work = out.with_name(f".{out.name}.partial")
+    work.mkdir(parents=True, exist_ok=True)
+    with FolderLock("folder", "another -o") as lock:
+        lock.acquire(work)
+        try:
+            yield work
+        finally:
+            for scratch in work.iterdir():
+                if scratch.name not in (_DECODED, LOCK_NAME):
+                    scratch.unlink()
+            decoded = work / _DECODED
+            if not decoded.exists() or not decoded.stat().st_size:
+                shutil.rmtree(work, ignore_errors=True)

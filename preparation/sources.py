@@ -1,0 +1,83 @@
+"""What the folders and .zip files of the commands have in common."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from data_loader.pictures import SIZE, SUFFIXES, Files, crop_to_size, decode
+from preparation.plan import Candidate, Plan
+from utils.errors import DataError
+from utils.files import sha256_of_file
+
+#: How an image that is not square becomes one. `crop` is what ImageFolder does.
+Square = Literal["crop", "pad"]
+
+VERSIONS = {"numpy": np.__version__, "Pillow": PIL.__version__}
+
+
+def pad_to_size(image: Image.Image) -> Image.Image:
+    """32x32: the long side scaled to 32, black on both sides of the short one."""
+    return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+@contextmanager
+def open_files(source: Path) -> Iterator[Files]:
+    """The files of a folder or .zip. Raises DataError where there is none."""
+    if not source.exists():
+        raise DataError(f"there is no {source}; name a folder or .zip")
+    with Files(source) as files:
+        files.names = [name for name in files.names if not _hidden(name)]
+        yield files
+
+
+def pictures(files: Files) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(name, its parts) of each file that a suffix, in any case, says is an image."""
+    for name in files.names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in SUFFIXES:
+            yield name, path.parts
+
+
+def describe(source: Path) -> dict[str, Any]:
+    """A source for the manifest: its name and, if it is one file, its SHA-256."""
+    if source.is_dir():
+        return {"name": source.resolve().name, "kind": "folder"}
+    with tqdm(total=1, desc=f"checksum of {source.name}", unit="file", disable=None, leave=False):
+        return {"name": source.name, "kind": "file", "sha256": sha256_of_file(source)}
+
+
+def plan_of_pictures(
+    command: str, source: Path, files: Files, candidates: list[Candidate], classes: Sequence[str], options: dict
+) -> Plan:
+    """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
+    to_size = {"crop": crop_to_size, "pad": pad_to_size}[options["square"]]
+
+    def pixels(data: bytes, candidate: Candidate) -> np.ndarray:
+        return decode(data, f"{source}: {candidate.name}", to_size)
+
+    labels = {candidate.label for candidate in candidates}
+    return Plan(
+        command=command,
+        options=options,
+        classes=tuple(classes),
+        candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name)),
+        sources=[describe(source)],
+        versions=VERSIONS,
+        place=str(source),
+        read=lambda candidate: files.read(candidate.name),
+        decode=pixels,
+        stamp=cache(lambda candidate: files.stamp(candidate.name)),
+        left_out=frozenset(range(len(classes))) - labels,
+    )
+
+
+def _hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)

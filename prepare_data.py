@@ -1,0 +1,163 @@
+"""Build a dataset file from images: python prepare_data.py folder|coco|exdark|demo ... -o OUT.pkl"""
+
+import argparse
+import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from utils.cli import OneLineParser, leave, run_program
+
+if TYPE_CHECKING:
+    from preparation.plan import Plan
+
+ABOUT = """\
+Build a dataset file, a pickle or .npz of {"images", "labels"}, from images: brought to 32x32, drawn by a seed, the
+same number of each class. Nothing is downloaded; docs/datasets.md says where COCO and ExDark are to be had."""
+
+NOTES = """\
+OUT ends in .pkl, .pickle or .npz. Rows are sorted by label and name. Images whose pixels are those of an image taken
+before are left out, since training stops where images are shared by training and test set. Beside OUT lies
+OUT.manifest.json: arguments, sources and their SHA-256, each image's name, label and box. A run that is stopped or
+killed goes on where it was when the same command is given again, and ends with the same bytes. Where OUT exists
+already and is what the command makes, nothing is done.
+
+exit codes: 0 done, 2 command line, 3 data, 5 files, 130 and 143 stopped by Ctrl-C and SIGTERM"""
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(description=ABOUT, epilog=NOTES, formatter_class=style)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="folder|coco|exdark|demo")
+
+    def command(name: str, about: str, layout: str = "NHWC", per_class: int | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=about.split(":")[0], description=about, epilog=NOTES, formatter_class=style
+        )
+        add_common(sub, layout, per_class)
+        return sub
+
+    folder = command(
+        "folder",
+        "a folder or .zip of images by class: train/<class>/* and test/<class>/*, or <class>/*;\n"
+        "one folder around it all is looked through.",
+    )
+    folder.add_argument("source", metavar="SOURCE", help="folder or .zip")
+    folder.add_argument("--classes", type=names, metavar="A,B,C", help="those to take, in the order of their labels")
+    folder.add_argument("--split", choices=("train", "test", "all"), default="train", help="default: train")
+    add_square(folder)
+
+    coco = command(
+        "coco",
+        "objects cut from COCO: the boxes of cat, dog, car, bus, train, boat, ball (COCO's sports ball),\n"
+        "pizza, chair and table (dining table), labels 0 to 9, that are no crowd. The cut is a square as long as the\n"
+        "box's long side, moved to lie within the image; black where the image is too small for it. Of one picture\n"
+        "one box is taken at most.",
+        per_class=340,
+    )
+    coco.add_argument("--annotations", required=True, metavar="FILE", help="such as instances_train2017.json")
+    coco.add_argument("--images", required=True, metavar="SOURCE", help="folder or .zip, such as train2017")
+    size_help = "least pixels of a box's short side (default: 32)"
+    coco.add_argument("--min-size", type=positive, default=32, metavar="N", help=size_help)
+
+    exdark = command(
+        "exdark", "ExDark's class folders Bicycle, Boat, ..., Table: whole images, labels 0 to 11.", layout="NCHW"
+    )
+    exdark.add_argument("source", metavar="SOURCE", help="folder or .zip")
+    exdark.add_argument("--classes", type=names, metavar="A,B,C", help="take these only; labels keep their numbers")
+    add_square(exdark)
+
+    command("demo", "scikit-learn's handwritten digits: needs no images.")
+    return parser.parse_args(argv)
+
+
+def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | None) -> None:
+    add = parser.add_argument
+    add("-o", "--output", required=True, metavar="OUT", help="file to write, .pkl or .npz")
+    number = f"default: {per_class or 'all there are'}"
+    add("--per-class", type=positive, default=per_class, metavar="N", help=f"images of each class ({number})")
+    add("--seed", type=seed, default=0, help="of the draw (default: 0)")
+    formats = "uint8, or floats in [0, 1] (default: float32)"
+    add("--format", choices=("float32", "float64", "uint8"), default="float32", help=formats)
+    layouts = f"order of the axes (default: {layout})"
+    add("--layout", choices=("NHWC", "NCHW"), default=layout, help=layouts)
+    add("--keep-duplicates", action="store_true", help="keep images whose pixels are those of another")
+    add("--skip-broken", action="store_true", help="leave out images that cannot be read, and list them")
+    add("--force", action="store_true", help="replace another OUT")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_square(parser: argparse.ArgumentParser) -> None:
+    text = "crop the long side at the centre, as ImageFolder does, or pad the short one with black (default: crop)"
+    parser.add_argument("--square", choices=("crop", "pad"), default="crop", help=text)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**63 - 1")
+    return value
+
+
+def names(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names such as a,b,c, each once")
+    return found
+
+
+def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
+    from utils.files import user_path
+
+    if args.command == "folder":
+        from preparation.folder import plan_folder
+
+        return plan_folder(user_path(args.source), args.classes, args.split, args.square)
+    if args.command == "coco":
+        from preparation.coco import plan_coco
+
+        return plan_coco(user_path(args.annotations), user_path(args.images), args.min_size)
+    if args.command == "exdark":
+        from preparation.exdark import plan_exdark
+
+        return plan_exdark(user_path(args.source), args.classes, args.square)
+    from preparation.demo import plan_demo
+
+    return plan_demo()
+
+
+def prepare(args: argparse.Namespace) -> None:
+    from preparation.build import build
+    from preparation.output import check_suffix
+    from preparation.plan import Request
+    from utils.files import user_path
+
+    out = user_path(args.output)
+    check_suffix(out)
+    request = Request(
+        out=out,
+        per_class=args.per_class,
+        form=args.format,
+        layout=args.layout,
+        seed=args.seed,
+        keep_duplicates=args.keep_duplicates,
+        skip_broken=args.skip_broken,
+        force=args.force,
+    )
+    with plan(args) as found:
+        print(build(found, request))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    return run_program(lambda: prepare(parse_args(argv)), sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,270 @@
+"""Grids of real runs: planned, run, failed, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grids.plan import load_grid
+from grids.progress import FINISHED, WAITING, misfit, standing, table
+from grids.running import command
+from parse_config import load_config
+from tests.conftest import ROOT, program
+from utils.errors import ConfigError
+from utils.lock import FolderLock
+
+SHIPPED = sorted((ROOT / "configs" / "grids").glob("*.json"))
+
+
+def settings(coco_dir: Path) -> dict[str, object]:
+    return {
+        "arch.args.width": 4,
+        "data_loader.args.data_dir": str(coco_dir),
+        "data_loader.args.batch_size": 32,
+        "trainer.epochs": 2,
+        "trainer.device": "cpu",
+        "lr_scheduler.args.milestones": [1],
+    }
+
+
+def write_grid(tmp_path: Path, coco_dir: Path, **changes: object) -> Path:
+    """Two arms, two seeds, two epochs of a shipped config, at a size that takes seconds."""
+    values = {
+        "name": "tiny",
+        "config": str(ROOT / "configs" / "{dataset}_{arm}_{noise}noise.json"),
+        "datasets": ["coco"],
+        "arms": ["bn", "bncn"],
+        "noise": [20],
+        "seeds": [1, 2],
+        "save_dir": str(tmp_path / "saved"),
+        "settings": settings(coco_dir),
+    }
+    path = tmp_path / "grid.json"
+    path.write_text(json.dumps({**values, **changes}))
+    return path
+
+
+def figures(folder: Path) -> dict[str, list[str]]:
+    """metrics.csv of every cell but for the seconds, which come last."""
+    return {
+        path.parent.relative_to(folder).as_posix(): [line.rsplit(",", 1)[0] for line in path.read_text().splitlines()]
+        for path in sorted(folder.rglob("metrics.csv"))
+    }
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_grids_are_what_they_say(path: Path) -> None:
+    grid = load_grid(path)
+    assert grid.name == path.stem
+    assert len({cell.folder for cell in grid.cells}) == len(grid.cells)
+    for cell in grid.cells:
+        assert cell.config.arch.args.norm == cell.arm
+        assert cell.config.label_noise.rate == cell.noise / 100
+        assert cell.config.seed == cell.seed
+        assert cell.config.name == f"{cell.dataset}_{cell.arm}_{cell.noise}noise"
+        assert (cell.config.protocol == "as_published") == (path.stem == "as_published" or "published" in cell.dataset)
+        assert (cell.config.trainer.clip_grad_norm is not None) == (cell.arm == "conv")
+
+
+def test_the_paper_s_grid_is_the_shipped_configs() -> None:
+    for cell in load_grid(ROOT / "configs" / "grids" / "paper.json").cells:
+        shipped = load_config(ROOT / "configs" / f"{cell.config.name}.json", [f"seed={cell.seed}"])
+        assert cell.config == shipped
+
+
+def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, coco_dir: Path) -> None:
+    """So that an unfinished grid compares whole sets of arms."""
+    grid = load_grid(write_grid(tmp_path, coco_dir, noise=[0, 20]))
+    assert [(cell.seed, cell.noise, cell.arm) for cell in grid.cells] == [
+        (seed, noise, arm) for seed in (1, 2) for noise in (0, 20) for arm in ("bn", "bncn")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"arm": ["bn"]}, "arm: Extra inputs are not permitted"),
+        ({"arms": []}, "arms: List should have at least 1 item"),
+        ({"arms": ["bx"]}, "cannot read the config"),
+        ({"arms": ["bx"], "config": str(ROOT / "configs" / "demo.json")}, "arch.args.norm: unknown choice 'bx'"),
+        ({"noise": [0.1]}, "noise.0"),
+        ({"noise": [101]}, "noise.0"),
+        ({"seeds": [1, 1]}, "name nothing twice"),
+        ({"by_arm": {"conv": {}}}, "by_arm.conv: not in the grid, which has bn, bncn"),
+        ({"settings": {"trainer.epoch": 2}}, "unknown key 'trainer.epoch'; did you mean 'epochs'?"),
+        ({"config": "no/such/{dataset}.json"}, "cannot read the config"),
+        ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
+        ({"config": "{dataset.__class__}.json"}, "cannot read the config"),
+        ({"name": "../up"}, "name: String should match pattern"),
+    ],
+)
+def test_a_wrong_grid_is_one_line(tmp_path: Path, coco_dir: Path, changes: dict, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_grid(write_grid(tmp_path, coco_dir, **changes))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"name": "a", "name": "b"}', "\xff"])
+def test_a_grid_that_is_no_object_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "grid.json"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(ConfigError, match=r"grid\.json"):
+        load_grid(path)
+    with pytest.raises(ConfigError, match="cannot read the grid"):
+        load_grid(tmp_path / "none.json")
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a grid that has been run, two cells at a time."""
+    place = tmp_path_factory.mktemp("grid")
+    ended = program("grid.py", str(write_grid(place, coco_dir, seeds=[1])), "--jobs", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "2 of 2 runs finished" in ended.stdout
+    return place
+
+
+def test_every_cell_is_an_ordinary_run_folder(done: Path, coco_dir: Path) -> None:
+    grid = load_grid(done / "grid.json")
+    for cell in grid.cells:
+        assert standing(cell).finished
+        assert misfit(cell) is None
+        names = {path.name for path in cell.folder.iterdir()}
+        assert {"config.json", "metrics.csv", "checkpoint-epoch2.pth", "model_best.pth", "noise.npz"} <= names
+    record = json.loads((grid.folder / "grid.json").read_text())
+    assert [grid.folder / cell["folder"] for cell in record["cells"]] == [cell.folder for cell in grid.cells]
+    noise = [(cell.folder / "noise.npz").read_bytes() for cell in grid.cells]
+    assert noise[0] == noise[1], "arms at one seed have the same wrong labels"
+
+
+def test_a_finished_grid_runs_nothing_again(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "saved").rglob("*.pth")}
+    ended = program("grid.py", str(done / "grid.json"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in (done / "saved").rglob("*.pth")} == before
+    dry = program("grid.py", str(done / "grid.json"), "--dry-run")
+    assert "train.py" not in dry.stdout
+
+
+def test_a_dry_run_shows_the_commands_and_writes_nothing(tmp_path: Path, coco_dir: Path) -> None:
+    ended = program("grid.py", str(write_grid(tmp_path, coco_dir)), "--dry-run")
+    assert ended.returncode == 0
+    assert "0 of 4 runs finished" in ended.stdout
+    assert ended.stdout.count("train.py -c") == 4
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_failed_cell_is_told_of_and_the_others_are_run(tmp_path: Path, coco_dir: Path) -> None:
+    path = write_grid(tmp_path, coco_dir, seeds=[1], by_arm={"bn": {"optimizer.args.lr": 1e20}})
+    ended = program("grid.py", str(path), "--jobs", "2")
+    assert ended.returncode == 6
+    assert ended.stderr.count("\n") == 1
+    assert "1 of 2 runs failed: coco_bn_20noise/seed1; exit code 6: error: the loss became NaN" in ended.stderr
+    assert "1 of 2 runs finished" in ended.stdout
+    bn, bncn = load_grid(path).cells
+    assert standing(bncn).finished
+    assert not standing(bn).finished
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused(done: Path, coco_dir: Path, tmp_path: Path) -> None:
+    path = write_grid(
+        tmp_path,
+        coco_dir,
+        seeds=[1],
+        save_dir=str(done / "saved"),
+        settings=settings(coco_dir) | {"optimizer.args.lr": 0.5},
+    )
+    ended = program("grid.py", str(path))
+    assert ended.returncode == 2
+    assert "2 of 2 runs failed" in ended.stderr
+    assert "holds a run of other settings (optimizer.args.lr is 0.025 there, 0.5 here)" in ended.stderr
+
+
+def test_two_grids_in_one_folder(done: Path) -> None:
+    with FolderLock() as lock:
+        lock.acquire(done / "saved" / "tiny")
+        ended = program("grid.py", str(done / "grid.json"))
+    assert ended.returncode == 5
+    assert f"in use by pid {os.getpid()}" in ended.stderr
+
+
+def start(path: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "grid.py", str(path), "--jobs", "2"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(condition, seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_grid_ends_its_runs_and_goes_on_to_the_same_figures(tmp_path: Path, coco_dir: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    paths = []
+    for place in (straight, broken):
+        place.mkdir()
+        longer = settings(coco_dir) | {"trainer.epochs": 12}
+        paths.append(write_grid(place, coco_dir, arms=["bncn"], seeds=[1, 2, 3], settings=longer))
+    assert program("grid.py", str(paths[0]), "--jobs", "2").returncode == 0
+    grid = load_grid(paths[1])
+    running = start(paths[1])
+    until(lambda: standing(grid.cells[0]).epochs >= 2)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    running = start(paths[1])  # at once: the runs that the first one left are still about to end
+    until(lambda: standing(grid.cells[2]).epochs >= 2)
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=300)
+    assert running.returncode == 143
+    assert stderr == "stopped by SIGTERM; the same command goes on with the grid\n"
+    for cell in grid.cells:
+        with FolderLock() as lock:  # nothing runs any more
+            if cell.folder.is_dir():
+                lock.acquire(cell.folder)
+    assert program("grid.py", str(paths[1])).returncode == 0
+    assert figures(broken / "saved") == figures(straight / "saved")
+
+
+def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Path) -> None:
+    grid = load_grid(write_grid(tmp_path, coco_dir, noise=[0, 20]))
+    states = dict.fromkeys(grid.cells, WAITING)
+    states[grid.cells[0]] = FINISHED
+    states[grid.cells[1]], states[grid.cells[2]] = "running", "failed"
+    lines = table(grid, states, {grid.cells[2]: "exit code 4: why"}).splitlines()
+    assert lines[0].split() == ["dataset", "noise", "bn", "bncn"]
+    assert lines[1].split() == ["coco", "0%", "1/2", "0/2"]
+    assert lines[2].split() == ["coco", "20%", "0/2", "1!", "0/2"]
+    assert lines[3] == "1 of 8 runs finished"
+    assert lines[4:] == [
+        "running: coco_bncn_0noise/seed1, epoch 0 of 2",
+        "failed: coco_bn_20noise/seed1, exit code 4: why",
+    ]
+
+
+def test_the_command_of_a_cell_is_one_that_a_user_can_type(tmp_path: Path, coco_dir: Path) -> None:
+    cell = load_grid(write_grid(tmp_path, coco_dir)).cells[0]
+    argv = command(cell, "cuda:1")
+    assert argv[argv.index("-d") + 1] == "cuda:1"
+    assert load_config(cell.base, cell.overrides) == cell.config
+    assert argv[-len(cell.overrides) :] == list(cell.overrides)

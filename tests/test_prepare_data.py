@@ -1,0 +1,579 @@
+"""prepare_data.py on small real images; what is killed or stopped is a process of its own."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+import prepare_data
+from data_loader import tiny_coco, tiny_exdark
+from data_loader.array_file import ArrayFormat, load_array_file
+from data_loader.digits import load_digits
+from data_loader.image_folder import load_image_folder
+from data_loader.tiny_coco import load_tiny_coco
+from data_loader.tiny_exdark import load_tiny_exdark
+from preparation import coco, exdark
+from preparation.coco import square_around
+from preparation.json_stream import elements
+from tests import runs
+from tests.conftest import ROOT, make_pixels, program, write_image_folder
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def prepare(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the program in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = prepare_data.main([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def made(*arguments: object) -> str:
+    code, out, err = prepare(*arguments)
+    assert code == 0, err
+    return out
+
+
+def refused(code: int, *arguments: object) -> str:
+    """The one line on stderr."""
+    found, _, err = prepare(*arguments)
+    assert found == code, (found, err)
+    assert err.count("\n") == 1, err
+    return err
+
+
+def manifest_of(out: Path) -> dict:
+    return json.loads((out.parent / f"{out.name}.manifest.json").read_text())
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of several modes and sizes, 12 or 13 of a class in train/ and 4 in test/."""
+    return write_image_folder(tmp_path_factory.mktemp("images") / "insects", CLASSES)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of 500x400 in two classes, large enough that a process can be stopped among them."""
+    folder = tmp_path_factory.mktemp("many") / "many"
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for row in range(60):
+            small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
+            small.resize((500, 400), Image.Resampling.BICUBIC).save(folder / name / f"{row:03}.jpg")
+    return folder
+
+
+# --- folder --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_the_images_that_image_folder_sees(images: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(images, tmp_path / "copy")
+    folder = load_image_folder(copy)
+    own_test = set(folder.own_test.tolist())
+    expected = [row for row in range(len(folder)) if row not in own_test]
+    made("folder", images, "-o", tmp_path / "x.npz", "--keep-duplicates")
+    dataset = load_array_file(tmp_path / "x.npz", ArrayFormat("X", "x", "NHWC", CLASSES))
+    assert torch.equal(dataset.images, folder.images[expected])
+    assert torch.equal(dataset.labels, folder.labels[expected])
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "npz"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("form", ["uint8", "float32", "float64"])
+def test_every_format_gives_the_pixels_back(tmp_path: Path, form: str, layout: str, suffix: str) -> None:
+    pixels, labels = make_pixels(20, 10)
+    pixels[0] = np.arange(3072, dtype=np.uint32).reshape(32, 32, 3) % 256  # every value of a byte
+    for row, label in enumerate(labels):
+        (tmp_path / "in" / f"{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[row]).save(tmp_path / "in" / f"{label}" / f"{row:02}.png")
+    out = tmp_path / f"x.{suffix}"
+    made("folder", tmp_path / "in", "-o", out, "--format", form, "--layout", layout)
+    order = np.argsort(labels, kind="stable")
+    dataset = load_array_file(out, ArrayFormat("X", "x", layout, tuple(map(str, range(10)))))
+    assert np.array_equal(dataset.images.numpy(), pixels[order].transpose(0, 3, 1, 2))
+    assert np.array_equal(dataset.labels.numpy(), labels[order])
+    stored = np.load(out) if suffix == "npz" else pickle.loads(out.read_bytes())
+    assert stored["images"].dtype == form
+    assert stored["images"].max() == (255 if form == "uint8" else 1.0)
+    assert stored["images"].flags.writeable
+
+
+def test_a_zip_and_its_folder_give_the_same_file(images: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "insects"), "zip", images.parent)  # a folder lies around train/ and test/
+    made("folder", images, "-o", tmp_path / "a.npz")
+    made("folder", tmp_path / "insects.zip", "-o", tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_the_draw_is_balanced_and_follows_the_seed(images: Path, tmp_path: Path) -> None:
+    common = ("folder", images, "--per-class", 5)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        made(*common, "--seed", seed, "-o", tmp_path / f"{name}.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    drawn = [{entry["name"] for entry in manifest_of(tmp_path / f"{name}.npz")["images"]} for name in "abc"]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert np.bincount(np.load(tmp_path / "c.npz")["labels"]).tolist() == [5, 5, 5]
+    assert "ant has 13, bee has 12" in refused(3, *common[:2], "--per-class", 14, "-o", tmp_path / "d.npz")
+    assert not (tmp_path / "d.npz").exists()
+
+
+def test_classes_and_splits_are_chosen(images: Path, tmp_path: Path) -> None:
+    made("folder", images, "--classes", "cat,ant", "--split", "test", "-o", tmp_path / "x.npz")
+    manifest = manifest_of(tmp_path / "x.npz")
+    assert [(entry["name"], entry["images"]) for entry in manifest["classes"]] == [("cat", 4), ("ant", 4)]
+    assert {entry["name"].split("/")[:2][1] for entry in manifest["images"][:4]} == {"cat"}
+    assert all(entry["name"].startswith("test/") for entry in manifest["images"])
+    made("folder", images, "--split", "all", "--keep-duplicates", "-o", tmp_path / "all.npz")
+    assert len(np.load(tmp_path / "all.npz")["labels"]) == 3 * 16 + 1
+    assert "no images of class dog; it has ant, bee, cat" in refused(
+        3, "folder", images, "--classes", "ant,dog", "-o", tmp_path / "y.npz"
+    )
+    assert "no test/<class>/ images" in refused(
+        3, "folder", images / "train", "--split", "test", "-o", tmp_path / "y.npz"
+    )
+
+
+def test_images_are_turned_as_exif_says_and_padded_if_asked(tmp_path: Path) -> None:
+    photo = np.zeros((40, 80, 3), np.uint8)
+    photo[:, :40] = 255  # the left half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: the white half comes to the top
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    Image.fromarray(photo).save(tmp_path / "in" / "a" / "1.png", exif=exif)
+    made("folder", tmp_path / "in", "-o", tmp_path / "crop.npz", "--format", "uint8")
+    cropped = np.load(tmp_path / "crop.npz")["images"][0]
+    assert (cropped[:14] == 255).all()
+    assert (cropped[18:] == 0).all()
+    made("folder", tmp_path / "in", "-o", tmp_path / "pad.npz", "--format", "uint8", "--square", "pad")
+    padded = np.load(tmp_path / "pad.npz")["images"][0]
+    assert (padded[:14, 8:24] == 255).all()
+    assert (padded[:, :8] == 0).all()
+
+
+def test_images_with_the_same_pixels_are_left_out(tmp_path: Path) -> None:
+    pixels, _ = make_pixels(8, 2)
+    for row in range(8):
+        (tmp_path / "in" / f"{row % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[row]).save(tmp_path / "in" / f"{row % 2}" / f"{row}.png")
+    Image.fromarray(pixels[0]).save(tmp_path / "in" / "0" / "again.bmp")
+    Image.fromarray(pixels[0]).save(tmp_path / "in" / "1" / "again.png")  # under another label, too
+    out = made("folder", tmp_path / "in", "-o", tmp_path / "x.npz")
+    assert "2 left out" in out
+    manifest = manifest_of(tmp_path / "x.npz")
+    assert len(manifest["images"]) == 8
+    assert len(manifest["duplicates"]) == 2
+    assert len({entry["same_as"] for entry in manifest["duplicates"]}) == 1
+    made("folder", tmp_path / "in", "-o", tmp_path / "y.npz", "--keep-duplicates")
+    assert len(np.load(tmp_path / "y.npz")["labels"]) == 10
+
+
+# --- what does not fit ---------------------------------------------------------------------------------------------
+
+
+def damage(folder: Path, kind: str) -> None:
+    photo = io.BytesIO()
+    Image.fromarray(make_pixels(1, 1)[0][0]).resize((200, 200)).save(photo, "JPEG")
+    data = photo.getvalue()
+    bomb = b"\x89PNG\r\n\x1a\n" + bytes.fromhex("0000000d49484452" + "0000c350" * 2 + "0802000000" + "cb6b3f9d")
+    contents = {"cut off": data[: len(data) // 2], "no image": b"#!/bin/sh\n", "empty": b"", "pixel bomb": bomb}
+    (folder / "train" / "bee" / "broken.jpg").write_bytes(contents[kind])
+
+
+@pytest.mark.parametrize("kind", ["cut off", "no image", "empty", "pixel bomb"])
+def test_a_broken_image_is_named_or_left_out(images: Path, tmp_path: Path, kind: str) -> None:
+    folder = shutil.copytree(images, tmp_path / "in")
+    damage(folder, kind)
+    out = tmp_path / "x.npz"
+    line = refused(3, "folder", folder, "-o", out)
+    assert "train/bee/broken.jpg is not an image that can be read" in line
+    assert "--skip-broken" in line
+    assert not out.exists()
+    assert "1 left out that cannot be read" in made("folder", folder, "-o", out, "--skip-broken")
+    broken = manifest_of(out)["broken"]
+    assert [entry["name"] for entry in broken] == ["train/bee/broken.jpg"]
+    assert str(tmp_path) not in (tmp_path / "x.npz.manifest.json").read_text()
+    made("folder", images, "-o", tmp_path / "y.npz")
+    assert out.read_bytes() == (tmp_path / "y.npz").read_bytes()
+
+
+def test_a_broken_image_leaves_its_place_to_another(images: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(images, tmp_path / "in")
+    made("folder", folder, "-o", tmp_path / "x.npz", "--per-class", "6")
+    drawn = manifest_of(tmp_path / "x.npz")["images"][8]["name"]
+    (folder / drawn).write_bytes(b"broken")
+    made("folder", folder, "-o", tmp_path / "y.npz", "--per-class", "6", "--skip-broken")
+    manifest = manifest_of(tmp_path / "y.npz")
+    assert [entry["images"] for entry in manifest["classes"]] == [6, 6, 6]
+    assert [entry["name"] for entry in manifest["broken"]] == [drawn]
+
+
+def test_a_zip_that_claims_too_much_is_not_unfolded(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/a/1.png", bytes(300 << 20))
+    line = refused(3, "folder", tmp_path / "x.zip", "-o", tmp_path / "x.npz")
+    assert "train/a/1.png (314,572,800 bytes are no image)" in line
+
+
+def test_the_command_line_and_the_place_are_checked(images: Path, tmp_path: Path) -> None:
+    assert "ends in .npz, .pkl, .pickle" in refused(2, "folder", images, "-o", tmp_path / "x.txt")
+    assert "--help" in refused(2, "folder", images)
+    assert "0 is not 1 or more" in refused(2, "demo", "-o", tmp_path / "x.npz", "--per-class", 0)
+    assert "each once" in refused(2, "folder", images, "-o", tmp_path / "x.npz", "--classes", "a,,b")
+    assert "there is no" in refused(3, "folder", tmp_path / "nowhere", "-o", tmp_path / "x.npz")
+    (tmp_path / "text.zip").write_text("no zip")
+    assert "neither a folder nor a readable .zip" in refused(
+        3, "folder", tmp_path / "text.zip", "-o", tmp_path / "x.npz"
+    )
+    (tmp_path / "folder.npz").mkdir()
+    assert "is a folder" in refused(5, "folder", images, "-o", tmp_path / "folder.npz")
+    assert "Not a directory" in refused(5, "folder", images, "-o", tmp_path / "text.zip" / "x.npz")
+    assert files_in(tmp_path) == {"text.zip", "folder.npz"}
+
+
+def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(images, tmp_path / "in")
+    out = tmp_path / "x.npz"
+    made("folder", folder, "-o", out)
+    before = out.read_bytes()
+    assert "nothing to do" in made("folder", folder, "-o", out)
+    assert "made with other arguments" in refused(5, "folder", folder, "-o", out, "--per-class", 3)
+    photo = folder / "train" / "ant" / "000.png"
+    ImageOps.invert(Image.open(photo)).save(photo)
+    assert "train/ant/000.png is not the image" in refused(5, "folder", folder, "-o", out)
+    assert out.read_bytes() == before
+    made("folder", folder, "-o", out, "--force")
+    assert out.read_bytes() != before
+    out.write_bytes(b"something else")
+    assert "no manifest" in refused(5, "folder", folder, "-o", out)
+    assert files_in(tmp_path) == {"in", "x.npz", "x.npz.manifest.json"}
+
+
+# --- kills and signals ---------------------------------------------------------------------------------------------
+
+
+class Running:
+    """The program at work, in a process that is to be stopped."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "prepare_data.py", *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def until(self, condition: Callable[[], object]) -> "Running":
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, "it has not come to pass"
+            time.sleep(0.001)
+        return self
+
+    def end(self, number: int) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+def decoded(out: Path) -> int:
+    """How many images lie in the folder for what is unfinished."""
+    try:
+        return (out.parent / f".{out.name}.partial" / "decoded").stat().st_size // 3125
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("straight")
+    ended = program("prepare_data.py", "folder", str(many), "-o", str(folder / "x.pkl"), "--per-class", "55")
+    assert ended.returncode == 0, ended.stderr
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ids=["SIGKILL", "SIGTERM", "SIGINT"],
+)
+def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
+    many: Path, straight: dict[str, bytes], tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "x.pkl"
+    arguments = ("folder", many, "-o", out, "--per-class", 55)
+    running = Running(*arguments).until(lambda: decoded(out) >= 10)
+    returncode, err = running.end(number)
+    assert returncode == code
+    if number != signal.SIGKILL:
+        assert (
+            err == f"stopped by {signal.Signals(number).name}; what was decoded is kept, and the same command goes on\n"
+        )
+    kept = decoded(out)
+    assert 10 <= kept < 110
+    assert files_in(tmp_path) == {".x.pkl.partial"}
+    if number == signal.SIGKILL:  # half a record, as a kill within a write leaves, and a flipped bit before it
+        with open(tmp_path / ".x.pkl.partial" / "decoded", "r+b") as file:
+            file.truncate(3125 * kept - 100)
+            file.seek(3125 * 8 + 1000)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+    made(*arguments)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight
+
+
+def test_what_was_decoded_is_used_and_not_decoded_again(many: Path, tmp_path: Path) -> None:
+    """A file is read by its size and time; the store has what it was when the run was stopped."""
+    folder = shutil.copytree(many, tmp_path / "in")
+    out = tmp_path / "x.npz"
+    arguments = ("folder", folder, "-o", out)
+    assert Running(*arguments).until(lambda: decoded(out) >= 10).end(signal.SIGTERM)[0] == 143
+    for photo in folder.rglob("*.jpg"):  # other pixels, but the same size and time
+        status = photo.stat()
+        photo.write_bytes(bytes(status.st_size))
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "not an image" in refused(3, *arguments)  # the first that is not in the store
+    kept = decoded(out)
+    made(*arguments, "--skip-broken")
+    assert len(np.load(out)["labels"]) == kept - 1
+
+
+def test_two_runs_do_not_write_one_file(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    first = Running("folder", many, "-o", out).until(lambda: decoded(out) >= 1)
+    os.kill(first.process.pid, signal.SIGSTOP)
+    try:
+        assert f"in use by pid {first.process.pid}" in refused(5, "folder", many, "-o", out)
+    finally:
+        os.kill(first.process.pid, signal.SIGCONT)
+    _, err = first.process.communicate(timeout=60)
+    assert first.process.returncode == 0, err
+
+
+# --- COCO ----------------------------------------------------------------------------------------------------------
+
+CATEGORY_IDS = {name: 10 * number + 1 for number, name in enumerate(coco.CATEGORIES.values())}
+
+
+def write_coco(folder: Path, each: int = 3) -> dict:
+    """Grey photographs, in each one object of one colour by its class; annotations as COCO's, categories last."""
+    rng = np.random.default_rng(0)
+    (folder / "train2017").mkdir(parents=True)
+    data: dict = {"info": {"year": 2017}, "licenses": [{"id": 1}], "images": [], "annotations": [], "categories": []}
+    for label, category in enumerate(CATEGORY_IDS.values()):
+        for _ in range(each):
+            number = len(data["images"]) + 1
+            width, height = (int(size) for size in rng.integers(70, 200, 2))
+            left, top = int(rng.integers(0, width - 40)), int(rng.integers(0, height - 40))
+            pixels = rng.integers(90, 110, (height, width, 3)).astype(np.uint8)
+            pixels[top : top + 40, left : left + 40] = (20 * label, 255 - 20 * label, 5 * (number % 40))
+            Image.fromarray(pixels).save(folder / "train2017" / f"{number:012}.png")
+            size = {"width": width, "height": height}
+            data["images"].append({"id": number, "file_name": f"{number:012}.png", **size})
+            annotation = {"id": 1000 + number, "image_id": number, "category_id": category, "iscrowd": 0}
+            data["annotations"].append({**annotation, "bbox": [left, top, 40.0, 40.0], "segmentation": [[1.5, 2.5]]})
+    data["categories"] = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
+    data["categories"].append({"id": 999, "name": "person"})
+    return data
+
+
+@pytest.fixture
+def coco_source(tmp_path: Path) -> tuple[Path, dict]:
+    return tmp_path, write_coco(tmp_path)
+
+
+def coco_arguments(folder: Path, data: dict | str, *more: object) -> list[object]:
+    path = folder / "instances.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), errors="surrogateescape")
+    images = ("--annotations", path, "--images", folder / "train2017", "--per-class", 3)
+    return ["coco", *images, "-o", folder / "tinycoco.pkl", *more]
+
+
+def test_coco_s_boxes_are_cut_and_labelled(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    crowd = {"id": 1, "image_id": 1, "category_id": CATEGORY_IDS["dog"], "iscrowd": 1, "bbox": [0, 0, 50, 50]}
+    small = {**crowd, "id": 2, "iscrowd": 0, "bbox": [0, 0, 31, 50]}
+    person = {**crowd, "id": 3, "iscrowd": 0, "category_id": 999}
+    data["annotations"] += [crowd, small, person]
+    made(*coco_arguments(folder, data))
+    dataset = load_tiny_coco(folder)
+    assert dataset.labels.tolist() == [label for label in range(10) for _ in range(3)]
+    for row, entry in enumerate(manifest_of(folder / "tinycoco.pkl")["images"]):
+        number = int(entry["name"][:12])
+        assert entry["annotation"] == 1000 + number
+        colour = (20 * entry["label"], 255 - 20 * entry["label"], 5 * (number % 40))
+        assert dataset.images[row, :, 16, 16].tolist() == list(colour)
+        assert (dataset.images[row] == dataset.images[row, :, :1, :1]).all()  # the object and nothing else
+
+
+def test_one_box_of_a_picture_is_taken_and_rare_classes_choose_first(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    for image in data["images"][:3]:  # the pictures of cats have a dog in each as well; there are more dogs than cats
+        dog = {"id": 5000 + image["id"], "image_id": image["id"], "category_id": CATEGORY_IDS["dog"]}
+        data["annotations"].append({**dog, "bbox": [0, 0, 50, 50]})  # and it has no iscrowd
+    made(*coco_arguments(folder, data))
+    names = [entry["name"] for entry in manifest_of(folder / "tinycoco.pkl")["images"]]
+    assert len(set(names)) == 30
+    data["annotations"] = [entry for entry in data["annotations"] if entry["image_id"] != 4]  # two dogs of their own
+    line = refused(3, *coco_arguments(folder, data, "--force"))
+    assert "dog has 2; 2 is what all have" in line
+
+
+def test_coco_s_images_may_be_a_zip_and_its_json_may_be_pretty(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    made(*coco_arguments(folder, data))
+    first = (folder / "tinycoco.pkl").read_bytes()
+    shutil.make_archive(str(folder / "zipped"), "zip", folder, "train2017")
+    arguments = coco_arguments(folder, json.dumps(dict(reversed(data.items())), indent=2), "--force")
+    arguments[arguments.index("--images") + 1] = folder / "zipped.zip"
+    made(*arguments)
+    assert (folder / "tinycoco.pkl").read_bytes() == first
+
+
+def test_a_missing_or_wrong_picture_is_named(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    data["images"][7]["file_name"] = "../../../etc/passwd"
+    line = refused(3, *coco_arguments(folder, data))
+    assert "there is no ../../../etc/passwd, which the annotations name" in line
+    data["images"][7].update(file_name="000000000008.png", width=999)
+    assert "the annotations say 999x" in refused(3, *coco_arguments(folder, data))
+    made(*coco_arguments(folder, data, "--skip-broken", "--per-class", 2))
+    assert manifest_of(folder / "tinycoco.pkl")["broken"][0]["name"] == "000000000008.png"
+
+
+def changed(**values: object) -> Callable[[dict], dict]:
+    """The annotations with other values in annotations[4]; one of None is left out."""
+
+    def change(data: dict) -> dict:
+        entry = {key: value for key, value in {**data["annotations"][4], **values}.items() if value is not None}
+        return {**data, "annotations": [*data["annotations"][:4], entry]}
+
+    return change
+
+
+def cut_off(data: dict) -> str:
+    text = json.dumps(data)
+    return text[: len(text) * 2 // 3]
+
+
+BROKEN: dict[str, tuple[Callable[[dict], dict | str], str]] = {
+    "cut off": (cut_off, "or the file is cut off"),
+    "cut off between": (lambda data: '{"info": [1, 2', "found the end: the file is cut off"),
+    "no JSON": (lambda data: "images", "malformed JSON at character 0"),
+    "not UTF-8": (lambda data: "\udcff", "not UTF-8"),
+    "a list": (lambda data: "[]", "expected an object"),
+    "empty": (lambda data: "", "expected an object, found the end"),
+    "twice": (lambda data: '{"images": [], "images": []}', "the key 'images' is there twice"),
+    "no lists": (lambda data: '{"info": 1}', "it has no 'images' and no 'categories' and no 'annotations'"),
+    "no list": (lambda data: '{"images": 5}', "'images' must be a list"),
+    "more": (lambda data: json.dumps(data) + "}", "something follows"),
+    "deep": (lambda data: '{"images": [' + "[" * 200000, "malformed JSON"),
+    "digits": (lambda data: '{"images": [{"id": ' + "9" * 5000 + "}]}", "malformed JSON"),
+    "no bbox": (changed(bbox=None), "annotations[4]: it has no 'bbox'"),
+    "bbox": (changed(bbox=[1, 2, 3]), "annotations[4]: 'bbox' is no [left, top, width, height]"),
+    "NaN": (changed(bbox=[1, 2, 3, float("nan")]), "annotations[4]: 'bbox' is no [left"),
+    "true": (changed(image_id=True), "'image_id' is no whole number"),
+    "unknown image": (changed(image_id=12345), "annotations[4]: no entry of images has its image_id 12345"),
+    "id twice": (changed(id=1001), "annotations[4]: the id 1001 is there twice"),
+    "no object": (lambda data: {**data, "annotations": [7]}, "annotations[0]: it is no object"),
+    "category": (lambda data: {**data, "categories": data["categories"][1:]}, "no category cat"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_annotations_are_one_line(coco_source: tuple[Path, dict], kind: str) -> None:
+    folder, data = coco_source
+    change, message = BROKEN[kind]
+    line = refused(3, *coco_arguments(folder, change(data)))
+    assert message in line
+    assert "instances.json: " in line
+    assert files_in(folder) == {"instances.json", "train2017"}
+
+
+def test_values_are_read_whole_wherever_the_file_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"a": 12345, "b": [1, 22, 333, {"x": [1.5e3, "]"]}, "é\U0001f600"], "c": -1.25, "d": [[]], "e": True}
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+    for piece in range(1, 40):
+        monkeypatch.setattr("preparation.json_stream._PIECE", piece)
+        assert [value for _, _, value in elements(path, ("b", "d"))] == [*data["b"], *data["d"]]
+
+
+def test_a_square_grows_within_the_image() -> None:
+    assert square_around((10.5, 20.2, 29.7, 40.9), 100, 100) == (9, 20, 21)
+    assert square_around((0, 0, 10, 50), 100, 100) == (0, 0, 50)  # moved right, to lie within
+    assert square_around((90, 50, 100, 100), 100, 100) == (50, 50, 50)  # and left
+    assert square_around((0, 10, 80, 30), 80, 40) == (0, -20, 80)  # the image is too low: beyond on both sides
+
+
+def test_names_of_classes_are_those_of_the_datasets() -> None:
+    assert tuple(coco.CATEGORIES) == tiny_coco.FORMAT.classes
+    assert tiny_exdark.FORMAT.classes == exdark.CLASSES
+
+
+# --- ExDark and the digits -----------------------------------------------------------------------------------------
+
+
+def write_exdark(folder: Path) -> Path:
+    """Two images of each class, with the suffixes of ExDark, a folder around them as in its zip, and other things."""
+    pixels, _ = make_pixels(24, 12)
+    for row, name in enumerate(exdark.CLASSES * 2):
+        suffix = (".jpg", ".jpeg", ".JPG", ".png", ".JPEG")[row % 5]
+        (folder / "ExDark" / name).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels[row]).resize((64, 48))
+        image.save(folder / "ExDark" / name / f"2015_{row:05}{suffix}", "PNG" if suffix == ".png" else "JPEG")
+    (folder / "ExDark" / "Cat" / "2015_00005.png.txt").write_text("% bbGt version=3")
+    (folder / "__MACOSX" / "Cat").mkdir(parents=True)
+    (folder / "__MACOSX" / "Cat" / "._2015_00005.png").write_bytes(b"mac")
+    return folder
+
+
+def test_exdark_s_folders_become_tiny_exdark(tmp_path: Path) -> None:
+    source = write_exdark(tmp_path / "in")
+    made("exdark", source, "-o", tmp_path / "tinyexdark.pkl")
+    dataset = load_tiny_exdark(tmp_path)
+    assert dataset.labels.tolist() == [label for label in range(12) for _ in range(2)]
+    assert {Path(entry["name"]).suffix for entry in manifest_of(tmp_path / "tinyexdark.pkl")["images"]} == {
+        *(".jpg", ".jpeg", ".JPG", ".png", ".JPEG")
+    }
+    shutil.rmtree(source / "ExDark" / "Boat")
+    assert "no images in a folder Boat" in refused(3, "exdark", source, "-o", tmp_path / "x.npz")
+    made("exdark", source, "-o", tmp_path / "x.npz", "--classes", "Table,Cat", "--per-class", 2, "--layout", "NCHW")
+    assert load_tiny_exdark(tmp_path / "x.npz").labels.tolist() == [5, 5, 11, 11]
+    assert "none of ExDark's classes" in refused(2, "exdark", source, "-o", tmp_path / "y.npz", "--classes", "cat")
+
+
+def test_the_demo_is_the_digits_and_trains_as_tiny_coco(tmp_path: Path) -> None:
+    ended = program("prepare_data.py", "demo", "-o", str(tmp_path / "tinycoco.pkl"))
+    assert ended.returncode == 0, ended.stderr
+    dataset, digits = load_tiny_coco(tmp_path), load_digits(Path())
+    order = np.argsort(digits.labels.numpy(), kind="stable")
+    assert torch.equal(dataset.images, digits.images[order])
+    assert torch.equal(dataset.labels, digits.labels[order])
+    short = ("trainer.epochs=1", "lr_scheduler.args.milestones=[1]", "data_loader.args.subset=64")
+    assert runs.run(*runs.coco(tmp_path, tmp_path / "run", *short)) == 0
+
+
+def test_neither_help_nor_a_wrong_command_line_waits_for_torch(tmp_path: Path) -> None:
+    code = "import sys, prepare_data; prepare_data.parse_args(['demo', '-o', 'x.npz']); import preparation.build, "
+    code += "preparation.coco, preparation.exdark, preparation.folder; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,71 @@
+"""Figures of each layer after each epoch: diagnostics.csv. They look at a run and change nothing in it."""
+
+from typing import Any
+
+import torch
+
+from base.base_model import BaseModel
+from logger.recorder import DIAGNOSTIC_COLUMNS, DiagnosticRow
+from models.diagnostics import find_layers, singular_values, weight_norm
+from trainer.meter import Meter
+from utils.errors import CheckpointError
+from utils.world import World
+
+
+class Diagnostics:
+    """Of the layers of `model`, for images of `size` (H, W).
+
+    The gradient norms are averaged over an epoch's steps, on the device, and so are part of a run's state.
+    """
+
+    def __init__(self, model: BaseModel, size: tuple[int, int], device: torch.device, world: World) -> None:
+        self._layers = find_layers(model, size)
+        self._device, self._world = device, world
+        self.gradients = Meter(device, world)
+
+    def add_gradients(self) -> None:
+        """Add the norms of the gradients that a step has just found. Does not wait for the device.
+
+        A step of fp16 whose gradients overflowed, and that its scaler skips, does not count.
+        """
+        for layer in self._layers:
+            gradients = [p.grad for p in layer.module.parameters() if p.grad is not None]
+            if not gradients:
+                continue
+            norm = torch.nn.utils.get_total_norm(gradients)
+            counts = torch.isfinite(norm)
+            self.gradients.add(layer.name, torch.where(counts, norm, torch.zeros_like(norm)), counts)
+
+    def rows(self, epoch: int) -> list[DiagnosticRow]:
+        """A row for each layer, from the weights as they are and the gradients since the last call; on the first
+        process only. All must call it."""
+        gradients = self.gradients.means()
+        self.gradients = Meter(self._device, self._world)
+        if not self._world.first:
+            return []
+        rows: list[DiagnosticRow] = []
+        for layer in self._layers:
+            largest, smallest = singular_values(layer.convolution, layer.grid)
+            figures = (largest, smallest, gradients.get(layer.name, float("nan")), weight_norm(layer.convolution))
+            rows.append(dict(zip(DIAGNOSTIC_COLUMNS, (epoch, layer.name, *figures), strict=True)))
+        return rows
+
+
+def saved_rows(state: dict[str, Any], source: str) -> list[DiagnosticRow]:
+    """The rows in a checkpoint's state; none in one that was written without.
+
+    Raises:
+        CheckpointError: they are not of the expected form.
+    """
+    rows = state.get("diagnostics", [])
+    if not isinstance(rows, list) or not all(_is_row(row, state["epoch"]) for row in rows):
+        raise CheckpointError(f"{source}: malformed: its diagnostics are no rows of {', '.join(DIAGNOSTIC_COLUMNS)}")
+    return [dict(row) for row in rows]
+
+
+def _is_row(row: Any, epochs: int) -> bool:
+    if not isinstance(row, dict) or tuple(row) != DIAGNOSTIC_COLUMNS:
+        return False
+    epoch, layer, *figures = row.values()
+    within = type(epoch) is int and 1 <= epoch <= epochs
+    return within and isinstance(layer, str) and all(type(figure) is float for figure in figures)

@@ -1,0 +1,9 @@
+"""Seeds for one purpose each. Apart from seeding.py, which imports torch."""
+
+import hashlib
+
+
+def derive_seed(seed: int, purpose: str, *index: int) -> int:
+    """A 63-bit seed that is a function of (seed, purpose, index) alone, on every machine and Python."""
+    text = "/".join([str(seed), purpose, *map(str, index)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
