@@ -4,8 +4,9 @@ Text holds inline code between backticks and nothing else that is marked up. A l
 newline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, its name (of the file, less `.svg`), what a reader who cannot see it is told, and its caption."""
+    """A picture, its name (of the file, less `.svg`), what a reader who cannot see it is told, and its caption.
+
+    `draw` makes it as SVG, when it is wanted.
+    """
 
     name: str
-    svg: str
+    draw: Callable[[], str]
     alt: str
     caption: str
+
+    @cached_property
+    def svg(self) -> str:
+        return self.draw()
 
 
 Block = Heading | Paragraph | Bullets | Code | Table | Figure

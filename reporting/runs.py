@@ -259,5 +259,5 @@ def _number(text: str, name: str, line: int) -> float | None:
 
 
 def plain(text: str) -> str:
-    """`text` for use inside a sentence or a figure: one line, printable, without the marks of inline code or of math."""
+    """`text` for a sentence or a figure: one line, printable, without the marks of inline code and of formulas."""
     return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())

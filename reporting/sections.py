@@ -1,6 +1,7 @@
 """The sections with figures: curves, robustness, stability, memorisation, diagnostics, the paper's own numbers."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from reporting import curves as curve_figures
 from reporting import dots, layers, paper, prose, robustness, scale
@@ -43,7 +44,7 @@ def curve_section(results: Results) -> list[Block]:
                 Heading(3, here),
                 Figure(
                     f"curves-{slug(dataset)}-{slug(f'{100 * noise:g}')}noise",
-                    curve_figures.curves(results, dataset, noise),
+                    partial(curve_figures.curves, results, dataset, noise),
                     alt,
                     f"{here}.",
                 ),
@@ -73,7 +74,7 @@ def robustness_section(results: Results) -> list[Block]:
             Paragraph(prose.ROBUSTNESS),
             Figure(
                 "robustness",
-                dots.robustness(results),
+                partial(dots.robustness, results),
                 prose.ROBUSTNESS_ALT,
                 prose.ROBUSTNESS_CAPTION,
             ),
@@ -105,7 +106,7 @@ def stability_section(results: Results) -> list[Block]:
         Paragraph(prose.STABILITY),
         Figure(
             "stability",
-            curve_figures.stability(results),
+            partial(curve_figures.stability, results),
             prose.STABILITY_ALT,
             f"{prose.BAND}.",
         ),
@@ -137,7 +138,7 @@ def memorisation_section(results: Results) -> list[Block]:
         Paragraph(prose.MEMORISATION),
         Figure(
             "memorisation",
-            dots.memorisation(results),
+            partial(dots.memorisation, results),
             prose.MEMORISATION_ALT,
             prose.MEMORISATION_CAPTION,
         ),
@@ -170,7 +171,7 @@ def diagnostics_section(results: Results) -> list[Block]:
         blocks.append(
             Figure(
                 f"diagnostics-{slug(dataset)}",
-                layers.diagnostics(results, dataset, noise),
+                partial(layers.diagnostics, results, dataset, noise),
                 "Singular values by layer and by epoch, gradient norm and weight norm by epoch, of each arm: "
                 f"{dataset}, {percent(noise)} noise; the last epoch's are in the table below.",
                 f"{dataset}, {percent(noise)} label noise: means over seeds. Of an arm's two lines of singular values "

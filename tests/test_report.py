@@ -1,0 +1,667 @@
+"""The report, on run folders whose figures are known by construction, and on one that train.py made."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import report as program
+from reporting import measures, paper, statements, summary
+from reporting.blocks import Heading, Table
+from reporting.document import document
+from reporting.markdown import markdown
+from reporting.memorisation import chance
+from reporting.results import Key, Results
+from reporting.robustness import drop, drop_less_than, kept
+from reporting.runs import Run
+from reporting.statements import FAILS, HOLDS, OPEN, Finding
+from reporting.statistics import Interval, interval, paired, spread
+from reporting.text import number, with_interval, with_std
+from reporting.writing import read_results, report_files
+from tests.conftest import ROOT
+from tests.made_runs import config, write_cell, write_run, write_table
+
+T_2 = 4.302652729911275  # 0.975 quantile of Student's t with 2 degrees of freedom, from a table
+SEEDS = (12, 13, 14)
+ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published")
+
+
+def seeds(*accuracies: float) -> dict[int, float]:
+    return dict(zip(SEEDS, accuracies, strict=False))
+
+
+def one_run(folder: Path, epochs: int | None = None, **columns: Sequence[object]) -> Run:
+    """A run with these columns, read from disk."""
+    length = len(columns["test_accuracy"])
+    write_run(folder / "run", config("x_bn_0noise", "bn", 0.0, 12, epochs or length), columns)
+    results = read_results([folder])
+    return (results.finished or [run for cell in results.unfinished.values() for run in cell.values()])[0]
+
+
+def run_report(*arguments: object) -> int:
+    return program.main([str(argument) for argument in arguments])
+
+
+def findings(root: Path) -> dict[tuple[str, str], Finding]:
+    """By dataset and by what is measured."""
+    return {(f.dataset, f.measured): f for f in statements.examine(read_results([root]))}
+
+
+def grid_of(root: Path, dataset: str = "cifar10", **changes: object) -> Path:
+    """A whole grid: five arms, three noise levels, three seeds."""
+    for index, arm in enumerate(ARMS):
+        for noise in (0.0, 0.1, 0.2):
+            top = 0.6 - 0.05 * index - noise * 0.2
+            write_cell(root, arm, noise, seeds(top, top + 0.01, top + 0.015), dataset=dataset, **changes)
+    return root
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return grid_of(tmp_path_factory.mktemp("grid"))
+
+
+@pytest.fixture(scope="module")
+def files(grid: Path) -> dict[str, str]:
+    """The report on `grid`."""
+    return report_files(read_results([grid]))
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_students() -> None:
+    found = interval([1.0, 2.0, 3.0])
+    half = T_2 * 1.0 / math.sqrt(3)
+    assert found.mean == 2.0
+    assert found.n == 3
+    assert found.low == pytest.approx(2.0 - half, abs=1e-9)
+    assert found.high == pytest.approx(2.0 + half, abs=1e-9)
+
+
+def test_one_seed_has_neither_deviation_nor_interval() -> None:
+    assert spread([5.0]).std is None
+    assert interval([5.0]) == Interval(5.0, None, None, 1)
+    assert with_std(spread([5.0])) == "5.00"
+    assert with_interval(interval([5.0])) == "+5.00 (1 seed)"
+
+
+def test_the_deviation_is_the_samples() -> None:
+    assert spread([2.0, 4.0]).std == pytest.approx(math.sqrt(2.0))
+
+
+def test_differences_pair_the_seeds_that_both_have() -> None:
+    found = paired({1: 10.0, 2: 20.0, 3: 33.0}, {2: 19.0, 3: 30.0, 4: 99.0})
+    assert found is not None
+    assert (found.mean, found.n) == (2.0, 2)
+    assert paired({1: 1.0}, {2: 1.0}) is None
+
+
+def test_numbers_have_no_negative_zero() -> None:
+    assert number(-0.001, sign=True) == "+0.00"
+    assert number(None) == "-"
+
+
+def test_best_by_validation_takes_the_first_of_a_tie(tmp_path: Path) -> None:
+    run = one_run(tmp_path, val_accuracy=[0.3, 0.5, 0.5, 0.4], test_accuracy=[0.1, 0.2, 0.9, 0.7])
+    assert measures.best_epoch(run) == 2
+    assert measures.best_test(run) == pytest.approx(20.0)
+    assert measures.last_test(run) == pytest.approx(70.0)
+
+
+def test_the_mean_of_the_last_ten(tmp_path: Path) -> None:
+    assert measures.last_ten_test(one_run(tmp_path, test_accuracy=[0.9, *[0.25] * 5, *[0.75] * 5])) == 50.0
+
+
+def test_the_mean_of_the_last_ten_of_fewer_epochs_is_that_of_all(tmp_path: Path) -> None:
+    assert measures.last_ten_test(one_run(tmp_path, test_accuracy=[0.25, 0.5])) == pytest.approx(37.5)
+
+
+def test_restlessness_leaves_out_steps_and_the_first_half(tmp_path: Path) -> None:
+    accuracy = [0.0, 0.5, 0.5, 0.25, 0.75, 0.5, 0.5, 0.625]
+    rates = [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]
+    run = one_run(tmp_path, test_accuracy=accuracy, lr=rates)
+    assert measures.rate_steps(run) == [7]
+    # the second half is epochs 5 to 8, its changes 5-6 (25 points), 6-7 (a step, left out) and 7-8 (12.5)
+    assert measures.restlessness(run) == pytest.approx((25.0 + 12.5) / 2)
+    assert measures.restlessness(run, second_half=False) == pytest.approx((50 + 0 + 25 + 50 + 25 + 12.5) / 6)
+
+
+def test_a_rate_that_changes_all_the_time_has_no_steps(tmp_path: Path) -> None:
+    run = one_run(tmp_path, test_accuracy=[0.1] * 20, lr=[0.1 / (epoch + 1) for epoch in range(20)])
+    assert measures.rate_steps(run) == []
+
+
+def test_drops_are_paired_over_seeds(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.60, 0.62, 0.64))
+    write_cell(tmp_path, "bn", 0.2, seeds(0.50, 0.50, 0.50))  # lost: 10, 12, 14
+    write_cell(tmp_path, "conv", 0.0, seeds(0.50, 0.50, 0.50))
+    write_cell(tmp_path, "conv", 0.2, seeds(0.45, 0.44, 0.43))  # lost: 5, 6, 7; less than bn by 5, 6, 7
+    results = read_results([tmp_path])
+    lost = drop(results, "cifar10", 0.2, "bn")
+    assert lost is not None
+    assert lost.mean == pytest.approx(12.0)
+    assert lost.low == pytest.approx(12.0 - T_2 * 2.0 / math.sqrt(3), abs=1e-6)
+    less = drop_less_than(results, "cifar10", 0.2, "conv", "bn")
+    assert less is not None
+    assert less.mean == pytest.approx(6.0)
+    assert less.high == pytest.approx(6.0 + T_2 * 1.0 / math.sqrt(3), abs=1e-6)
+    assert kept(results, "cifar10", 0.2, "conv") == pytest.approx((90 + 88 + 86) / 3)
+
+
+def test_chance_counts_the_wrong_classes_only(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.2, seeds(0.5))  # 40 % of its mislabelled images are answered with the true class
+    assert chance(read_results([tmp_path]).finished[0]) == pytest.approx(60.0 / 9)
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def labelled(name: str, protocol: str | None = None, arm: str = "bn", kind: str = "TinyCOCO") -> str:
+    settings = config(name, arm, 0.1, 1, 1, kind)
+    if protocol:
+        settings["protocol"] = protocol
+    return Run(0, "", settings, {}, None).dataset
+
+
+def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
+    assert labelled("coco_bn_10noise") == "coco"
+    assert labelled("coco_conv_published_10noise", arm="conv_published") == "coco"
+    assert labelled("coco_conv_10noise") == "TinyCOCO"  # not this run's arm
+    assert labelled("my experiment") == "TinyCOCO"
+
+
+def test_as_published_data_are_told_apart() -> None:
+    assert labelled("coco_bn_10noise", "as_published") == "coco (as published)"
+    assert labelled("coco_as_published_bn_10noise", "as_published") == "coco_as_published"
+    assert labelled("coco_bn_10noise", "clean") == "coco"
+
+
+def test_the_newest_complete_run_of_a_seed_counts(tmp_path: Path) -> None:
+    settings = config("x_bn_0noise", "bn", 0.0, 12, 2)
+    for stamp, accuracy in (("20250101_000000", 0.1), ("20250101_000000-1", 0.2)):
+        write_run(tmp_path / "x_bn_0noise" / stamp, settings, {"test_accuracy": [0.0, accuracy]})
+    write_run(tmp_path / "x_bn_0noise" / "20260101_000000", settings, {"test_accuracy": [0.9]})  # not complete
+    results = read_results([tmp_path])
+    assert [measures.last_test(run) for run in results.finished] == [pytest.approx(20.0)]
+    assert any("There are 3 runs of x, `bn`, 0 % noise, seed 12" in warning for warning in results.warnings)
+    assert any("20250101_000000-1" in warning for warning in results.warnings)
+
+
+def test_unfinished_runs_are_shown_but_not_averaged(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.7))
+    settings = config("cifar10_bn_0noise", "bn", 0.0, 14, 15)
+    write_run(tmp_path / "late", settings, {"test_accuracy": [0.01] * 7})
+    results = read_results([tmp_path])
+    (row,) = summary.rows(results)
+    assert row.seeds == 2
+    assert row.readings[1].mean == pytest.approx(60.0)
+    assert "seed 14: 7 of 15 epochs" in text_of(results)
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path: Path) -> None:
+    settings = config("x_bn_0noise", "bn", 0.0, 12, 50, early_stop=2)
+    write_run(tmp_path / "run", settings, {"test_accuracy": [0.1, 0.4, 0.3, 0.2]})
+    assert len(read_results([tmp_path]).finished) == 1
+
+
+def test_holes_are_missing_where_no_grid_says_what_there_should_be(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
+    write_cell(tmp_path, "bn", 0.2, seeds(0.5))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5, 0.6))
+    missing = [(want.key.arm, want.key.noise, want.seed) for want in read_results([tmp_path]).missing]
+    assert missing == [("bn", 0.2, 13), ("conv", 0.2, 12), ("conv", 0.2, 13)]
+
+
+def test_a_grid_says_what_is_missing(tmp_path: Path) -> None:
+    write_cell(tmp_path / "cpu", "bn", 0.1, seeds(0.5), protocol="as_published")
+    cells = [
+        {"dataset": "cifar10", "arm": "bn", "noise": 10, "seed": seed, "folder": f"cifar10_bn_10noise/seed{seed}"}
+        for seed in SEEDS
+    ]
+    (tmp_path / "cpu" / "grid.json").write_text(json.dumps({"name": "cpu", "cells": cells}))
+    missing = read_results([tmp_path]).missing
+    assert [(want.key, want.seed) for want in missing] == [
+        (Key("cifar10 (as published)", 0.1, "bn"), 13),  # by the name that the grid's own run has here
+        (Key("cifar10 (as published)", 0.1, "bn"), 14),
+    ]
+
+
+def test_several_folders_are_one_report(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a", "bn", 0.0, seeds(0.5))
+    write_cell(tmp_path / "b", "bn", 0.0, {13: 0.6})
+    results = read_results([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "cifar10_bn_0noise"])  # the last is in a
+    assert [run.seed for run in results.finished] == [12, 13]
+
+
+def test_settings_that_differ_are_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5, 0.6), trainer={"epochs": 4, "clip_grad_norm": 1.0})
+    assert not [w for w in read_results([tmp_path]).warnings if "clip" in w or "seed" in w]
+    write_cell(tmp_path, "bncn", 0.0, seeds(0.5, 0.6), epochs=3)
+    (warning,) = (w for w in read_results([tmp_path]).warnings if "trainer.epochs" in w)
+    assert "3 in `bncn` at 0 %" in warning
+    assert "4 in `bn` at 0 %, `conv` at 0 %" in warning
+
+
+def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    write_cell(tmp_path, "bncn", 0.0, seeds(0.5), protocol="clean", news=None)
+    assert read_results([tmp_path]).warnings == ()
+
+
+def test_fewer_than_three_seeds_are_warned_about(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6, 0.7))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5, 0.6))
+    text = text_of(read_results([tmp_path]))
+    assert "Fewer than three seeds in 1 of 2 cells" in text
+    assert "cifar10 0 % `conv` (2)" in text
+    assert "2, too few" in text
+
+
+# --- statements ------------------------------------------------------------------------------------------------------
+
+
+def test_a_difference_beyond_the_spread_of_seeds_decides(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.60, 0.61, 0.62))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.50, 0.51, 0.53))
+    write_cell(tmp_path, "bncn", 0.0, seeds(0.70, 0.71, 0.73))
+    write_cell(tmp_path, "conv_published", 0.0, seeds(0.70, 0.50, 0.62))
+    found = findings(tmp_path)
+    assert found["cifar10", "test accuracy, `bn` less `conv`"].verdict == HOLDS
+    assert found["cifar10", "test accuracy, `bn` less `bncn`"].verdict == FAILS
+    assert found["cifar10", "test accuracy, `bn` less `conv_published`"].verdict == OPEN
+    # 10, 10 and 9 points: 9.667, and 4.303 times 0.577 / 3 ** 0.5 either way
+    (line,) = found["cifar10", "test accuracy, `bn` less `conv`"].numbers
+    assert line == "0 %: +9.67 [+8.23, +11.10] (3 seeds), holds"
+
+
+def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.9, 0.9))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.1, 0.1))
+    assert findings(tmp_path)["cifar10", "test accuracy, `bn` less `conv`"].verdict == OPEN
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "together"),
+    [
+        ((HOLDS, HOLDS, HOLDS), HOLDS),
+        ((HOLDS, OPEN, HOLDS), OPEN),
+        ((HOLDS, FAILS, OPEN), FAILS),
+        ((OPEN,), OPEN),
+    ],
+)
+def test_a_statement_holds_if_it_holds_at_every_noise_level(verdicts: tuple[str, ...], together: str) -> None:
+    assert Finding("", "", "", verdicts, ()).verdict == together
+
+
+def test_robustness_compares_drops_to_twenty_percent(tmp_path: Path) -> None:
+    for arm, lost in (("bn", (0.20, 0.21, 0.22)), ("conv", (0.05, 0.06, 0.06))):
+        write_cell(tmp_path, arm, 0.0, seeds(0.6, 0.6, 0.6))
+        write_cell(tmp_path, arm, 0.2, seeds(*(0.6 - points for points in lost)))
+        write_cell(tmp_path, arm, 0.4, seeds(0.1, 0.1, 0.1))  # beyond what the paper speaks of
+    found = findings(tmp_path)["cifar10", "points lost, `bn` less `conv`"]
+    assert found.verdict == HOLDS
+    assert found.numbers[0].startswith("0 to 20 %: +15.33 [")
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ((0.1, -0.1, 0.3), HOLDS),  # 0.1, give or take 0.5
+        ((1.0, 1.1, 1.2), FAILS),  # small, but not 0
+        ((3.0, -3.0, 0.5), OPEN),  # anything from -7 to 7
+    ],
+)
+def test_doing_the_same_wants_a_narrow_interval(differences: Sequence[float], verdict: str) -> None:
+    assert statements.the_same(interval(differences)) == verdict
+
+
+def test_tinycoco_as_published_beside_the_authors_logs(tmp_path: Path) -> None:
+    settings = config("coco_bn_0noise", "bn", 0.0, 0, 2, "TinyCOCO") | {"protocol": "as_published"}
+    for seed, validation, test in ((1, 0.21, 0.70), (2, 0.22, 0.71), (3, 0.20, 0.73)):
+        columns = {"val_accuracy": [0.1, validation], "test_accuracy": [0.3, test]}
+        write_run(tmp_path / f"seed{seed}", settings | {"seed": seed}, columns)
+    found = findings(tmp_path)
+    label = "coco (as published)"
+    assert found[label, "validation accuracy, %"].verdict == HOLDS
+    assert found[label, "validation accuracy, %"].numbers == ("0 %, bn: 21.00 [18.52, 23.48] (3 seeds), holds",)
+    assert found[label, "test less validation accuracy"].verdict == HOLDS
+
+
+def test_a_validation_accuracy_far_from_the_authors_is_not_near() -> None:
+    assert statements.near_the_authors(interval([60.0, 61.0, 62.0])) == FAILS
+    assert statements.near_the_authors(interval([5.0, 21.0, 37.0])) == OPEN
+
+
+def test_the_papers_own_figures() -> None:
+    assert paper.stated("cifar10", "bn", 0.0) == 94.5
+    assert paper.stated("coco", "conv_published", 0.2) == 36
+    assert paper.stated("cifar10", "bn", 0.3) is None
+    theirs = paper.logged("cifar10", "bncn_published", 0.1)
+    assert theirs is not None
+    assert (theirs.test, theirs.val) == (67.11, 82.32)
+    assert paper.logged_validation("coco") == (18.75, 23.38)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not JSON"),
+        ("[]", "name must be a name"),
+        ('{"name": "x", "seed": 1}', "arch.args.norm"),
+        (b"\xff\xfe", "not JSON"),
+    ],
+)
+def test_a_damaged_config_ends_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, says: str
+) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    damaged = tmp_path / "cifar10_bn_0noise" / "seed12" / "config.json"
+    damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert run_report(tmp_path, "-o", tmp_path / "out") == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
+    assert str(damaged) in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: "", "no column epoch"),
+        (lambda text: text.splitlines()[0] + "\n", "no row"),
+        (lambda text: text.replace("test_accuracy", "other", 1), "no column test_accuracy"),
+        (lambda text: text.rstrip("\n").rsplit(",", 2)[0] + "\n", "line 5 has not as many cells"),
+        (lambda text: text.replace("0.1,", "nan,", 1), "lr is empty or not finite in line 2"),
+        (lambda text: text.replace("0.1,", "x,", 1), "lr in line 2 is 'x', not a number"),
+        (lambda text: text.replace("\n2,", "\n3,", 1), "the epochs are not 1, 2, 3"),
+        (lambda text: text.replace("0.5,", "50,"), "not a share between 0 and 1"),
+        (lambda text: text + '"\n', "damaged"),
+    ],
+)
+def test_a_run_with_damaged_metrics_is_left_out_and_said(tmp_path: Path, damage: object, says: str) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
+    path = tmp_path / "cifar10_bn_0noise" / "seed12" / "metrics.csv"
+    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    results = read_results([tmp_path])
+    assert [run.seed for run in results.finished] == [13]
+    (warning,) = (warning for warning in results.warnings if "seed12" in warning)
+    assert says in warning
+    assert says in text_of(results).replace(r"\*", "*")
+
+
+def test_damaged_diagnostics_leave_the_run(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    (tmp_path / "cifar10_bn_0noise" / "seed12" / "diagnostics.csv").write_text("epoch,layer\n1,a\n")
+    results = read_results([tmp_path])
+    assert len(results.finished) == 1
+    assert any("no column largest_singular_value" in warning for warning in results.warnings)
+
+
+@pytest.mark.parametrize("text", ["{", '{"cells": [{"dataset": "x"}]}', "[]"])
+def test_a_damaged_grid_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    (tmp_path / "grid.json").write_text(text)
+    assert run_report(tmp_path, "-o", tmp_path / "out") == 3
+    assert "grid.json: not what grid.py writes" in capsys.readouterr().err
+
+
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_report(tmp_path, "-o", tmp_path / "out") == 3
+    assert "a run is a folder with config.json and metrics.csv" in capsys.readouterr().err
+    assert run_report(tmp_path / "none", "-o", tmp_path / "out") == 3
+    assert "there is no folder" in capsys.readouterr().err
+    assert run_report("-o", tmp_path / "out") == 2
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def text_of(results: Results) -> str:
+    return markdown(document(results), "results")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    """At another place, in other processes with other hash seeds, with other times, and with files touched."""
+    runs, moved = tmp_path / "runs", tmp_path / "elsewhere" / "moved"
+    for arm in ("bn", "conv"):
+        for noise in (0.0, 0.2):
+            write_cell(runs, arm, noise, seeds(0.5, 0.6))
+    write_cell(runs, "bncn", 0.1, {seed: 0.5 for seed in range(90, 99)})  # which makes holes of all others
+    shutil.copytree(runs, moved)
+    for path in moved.rglob("metrics.csv"):
+        path.write_text(path.read_text().replace(",10.0\n", ",99.5\n"))
+    for hash_seed, folder in (("1", runs), ("2", moved)):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, str(ROOT / "report.py"), str(folder), "-o", str(tmp_path / hash_seed)]
+        subprocess.run(command, check=True, env=environment, cwd=folder, capture_output=True, timeout=240)
+    first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    assert not any(str(tmp_path).encode() in data for data in first.values())
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "cpu").is_dir(), reason="the runs behind docs/results.md are not here")
+def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> None:
+    assert run_report(ROOT / "results" / "cpu", "-o", tmp_path) == 0
+    assert (tmp_path / "results.md").read_bytes() == (ROOT / "docs" / "results.md").read_bytes()
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
+    write_cell(tmp_path / "runs", "bn", 0.0, seeds(0.5))
+    output = tmp_path / "docs"
+    (output / "results").mkdir(parents=True)
+    for name in ("results/curves-old-0noise.svg", "results/mine.svg", "design.md"):
+        (output / name).write_text("x")
+    assert run_report(tmp_path / "runs", "-o", output) == 0
+    assert sorted(contents(output)) == [
+        "design.md",
+        "results.csv",
+        "results.html",
+        "results.md",
+        "results.tex",
+        "results/curves-cifar10-0noise.svg",
+        "results/mine.svg",
+        "results/stability.svg",
+    ]
+
+
+def test_csv_and_latex_hold_the_summary(files: dict[str, str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(files["results.csv"])))
+    assert len(rows) == 15
+    row = next(row for row in rows if (row["arm"], row["noise_percent"]) == ("conv", "20"))
+    values = [51.0, 52.0, 52.5]
+    assert (row["dataset"], row["seeds"], row["epochs"]) == ("cifar10", "3", "4")
+    assert float(row["last_mean_percent"]) == pytest.approx(sum(values) / 3, abs=1e-3)
+    assert float(row["last_std_percent"]) == pytest.approx(0.7638, abs=1e-3)
+    # a straight line from 0 over four epochs: their mean is 5/8 of the last
+    assert float(row["last_ten_mean_percent"]) == pytest.approx(sum(values) / 3 * 5 / 8, abs=1e-3)
+    tex = files["results.tex"]
+    lines = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 16
+    assert {line.count(" & ") for line in lines} == {6}
+    assert r"cifar10 & conv & 20 \% & 3 & 51.83 $\pm$ 0.76 & 51.83 $\pm$ 0.76 & 32.40 $\pm$ 0.48 \\" in lines
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == tex.count(r"\toprule") == 1
+    assert not re.search(r"(?<!\\)[_%](?!.*booktabs)", tex.split("\n", 1)[1])
+
+
+def test_markdown_tables_and_links(files: dict[str, str]) -> None:
+    text = files["results.md"]
+    linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert sorted(linked) == sorted(name for name in files if name.endswith(".svg"))
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_the_sections_come_in_order(grid: Path) -> None:
+    sections = [b.text for b in document(read_results([grid])) if isinstance(b, Heading) and b.level == 2]
+    assert sections == [
+        "Scale",
+        "The paper's statements",
+        "Summary",
+        "Curves",
+        "Robustness to label noise",
+        "Stability",
+        "Clean and mislabelled training images",
+        "The paper's own numbers beside ours",
+        "Missing and unfinished runs",
+        "How to make this page again",
+    ]
+
+
+def test_ours_stand_beside_the_papers(grid: Path) -> None:
+    tables = [b for b in document(read_results([grid])) if isinstance(b, Table)]
+    table = next(t for t in tables if t.caption.startswith("Accuracy, %: the paper's text"))
+    assert ("bn", "20 %", "81.5", "81.6", "68.3", "56.83 ± 0.76", "56.83 ± 0.76") in table.rows
+    assert ("conv_published", "0 %", "about 73", "72.4", "99.9", "45.83 ± 0.76", "45.83 ± 0.76") in table.rows
+
+
+def test_diagnostics_are_shown(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    columns = {
+        "epoch": [1, 1, 2, 2],
+        "layer": ["a", "b", "a", "b"],
+        "largest_singular_value": [9, 9, 2.0, 3.0],
+        "smallest_singular_value": [9, 9, 0.5, ""],
+        "gradient_norm": [9, 9, 3.0, 4.0],
+        "weight_norm": [9, 9, 6.0, 8.0],
+    }
+    write_table(tmp_path / "cifar10_bn_0noise" / "seed12" / "diagnostics.csv", columns)
+    blocks = document(read_results([tmp_path]))
+    (table,) = (b for b in blocks if isinstance(b, Table) and b.caption.startswith("Diagnostics"))
+    assert table.rows == (("bn", "0 %", "3", "0.5", "5", "10", "1"),)
+    assert "diagnostics-cifar10.svg" in markdown(blocks, "results")
+
+
+class Page(HTMLParser):
+    """What a page refers to, its ids, and whether its tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, Mapping[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def attributes(self, name: str) -> list[str]:
+        return [str(found[name]) for _, found in self.tags if name in found]
+
+
+def test_the_page_needs_nothing_else(files: dict[str, str]) -> None:
+    text = files["results.html"]
+    page = Page(text)
+    assert page.open == []
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "form", "video", "audio", "base"}
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.attributes("src"))
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in page.attributes("href")} <= set(ids)
+    assert "url(" not in text
+    assert "@import" not in text
+    images = [found for tag, found in page.tags if tag == "img"]
+    assert len(images) == 6
+    assert all(len(str(found["alt"])) > 40 for found in images)
+    assert len(text) < 3_000_000
+
+
+def test_figures_are_small_well_formed_and_refer_to_themselves_alone(files: dict[str, str]) -> None:
+    figures = {name: text for name, text in files.items() if name.endswith(".svg")}
+    for name, text in figures.items():
+        assert len(text) < 150_000, name
+        root = ElementTree.fromstring(text.encode())
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                assert not key.endswith("href") or value.startswith("#"), name
+        assert "<dc:date>" not in text
+
+
+def test_names_from_a_config_cannot_break_the_page(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>|`x`_$y$ ](http://z)"
+    settings = config(f"{evil}_a|b<i>_0noise", "a|b<i>", 0.0, 12, 1)
+    write_run(tmp_path / "run", settings, {"test_accuracy": [0.5]})
+    files = report_files(read_results([tmp_path]))
+    assert "script" not in {tag for tag, _ in Page(files["results.html"]).tags}
+    assert "<script" not in files["results.md"]
+    assert "](http" not in files["results.md"]
+
+
+def test_a_run_of_train_py(finished: Path, tmp_path: Path) -> None:
+    assert run_report(finished.parent, "-o", tmp_path) == 0
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text()))
+    assert (row["dataset"], row["arm"], row["noise_percent"], row["epochs"]) == ("coco", "bn", "20", "3")
+    with open(finished / "metrics.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(row["last_mean_percent"]) == pytest.approx(100 * float(last["test_accuracy"]), abs=1e-4)
+    given = f"{100 * float(last['train_mislabelled_given_accuracy']):.2f}"
+    assert given in (tmp_path / "results.md").read_text()
+
+
+def test_help_comes_without_a_heavy_import() -> None:
+    code = (
+        "import sys, report\n"
+        "try:\n    report.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'matplotlib', 'scipy'} & sys.modules.keys(), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, timeout=60)
+
+
+# --- browser ---------------------------------------------------------------------------------------------------------
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+_SAYS = """<script>addEventListener("load", () => {
+parent.postMessage([innerWidth, document.documentElement.scrollWidth], "*")
+})</script>"""
+_FRAME = """<body><script>
+addEventListener("message", event => { document.body.setAttribute("data-widths", event.data.join(" ")) })
+</script><iframe src="page.html" style="border:0;width:%dpx;height:800px"></iframe></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_does_not_scroll_sideways(files: dict[str, str], tmp_path: Path, width: int) -> None:
+    """In a frame, since a headless window is no narrower than 500 pixels."""
+    text = files["results.html"]
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{_SAYS}</body>"))
+    (tmp_path / "frame.html").write_text(_FRAME % width)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=10000"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 200},900", "--dump-dom"]
+    command = [str(BROWSER), *flags, (tmp_path / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-widths="(\d+) (\d+)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    inner, scroll = int(found[1]), int(found[2])
+    assert inner == width
+    assert scroll <= inner
