@@ -1,20 +1,25 @@
 """Tables and figures from folders of runs: python report.py RUNS [RUNS ...] -o report/
 
-Writes results.md, results.html (one page that needs nothing else), results.csv, results.tex and, in results/,
+RUNS is a folder with run folders in it, or a .zip of the records of some. Writes results.md, results.html (one page that needs nothing else), results.csv, results.tex and, in results/,
 the figures.
 """
 
 import argparse
+import contextlib
 import sys
 
 from utils.cli import OneLineParser, leave, run_program
+from utils.errors import ConfigError
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Make a report of finished runs: Markdown, HTML, CSV and LaTeX, with figures.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder to search for run folders, such as saved/cpu")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder to search for runs, or a .zip of records")
     parser.add_argument(
         "-o", "--output", default="report", metavar="DIR", help="folder to write to, 'report' by default"
+    )
+    parser.add_argument(
+        "--records", metavar="FILE.zip", help="also put the runs' configs and figures into one small file, for RUNS"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
@@ -23,10 +28,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
-    folders, output = [user_path(text) for text in args.runs], user_path(args.output)
+    sources, output = [user_path(text) for text in args.runs], user_path(args.output)
+    if args.records and len(sources) > 1:
+        raise ConfigError("--records takes the runs of one folder; give one RUNS")
+    from reporting.records import unfolded, write_records
     from reporting.writing import read_results, write_report
 
-    results = read_results(folders)
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(unfolded(source)) for source in sources]
+        results = read_results(folders)
+        if args.records:
+            count = write_records(folders[0], user_path(args.records))
+            print(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
         print(f"warning: {warning}")
     written = write_report(results, output)

@@ -1,0 +1,61 @@
+"""What a report is made of, in one small file: configs, metrics and diagnostics of runs, without their checkpoints."""
+
+import io
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from reporting.results import GRID_NAME
+from reporting.runs import CONFIG_NAME, DIAGNOSTICS_NAME, METRICS_NAME
+from utils.errors import DataError
+from utils.files import write_atomically
+
+NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME)
+LARGEST = 1 << 30  # bytes that an archive may unfold to
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same records are the same bytes, whenever they are written
+
+
+def write_records(folder: Path, path: Path) -> int:
+    """Write the records of all runs in and below `folder` to the zip `path`; returns how many runs there are.
+
+    Raises:
+        FileSystemError: it cannot be written.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
+    runs = {file.parent for file in files if file.name == METRICS_NAME}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for file in files:
+            if file.parent in runs or file.name == GRID_NAME:
+                entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _DATE)
+                archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return len(runs)
+
+
+@contextmanager
+def unfolded(source: Path) -> Iterator[Path]:
+    """The folder that `source` is, or for a zip of records a temporary one with what is in it.
+
+    Raises:
+        DataError: it is a file, but no such zip, or would unfold to more than LARGEST bytes.
+    """
+    if not source.is_file():
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        try:
+            with zipfile.ZipFile(source) as archive:
+                entries = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name in NAMES]
+                if sum(entry.file_size for entry in entries) > LARGEST:
+                    raise DataError(f"{source}: it unfolds to more than {LARGEST:,} bytes; that is no file of records")
+                for entry in entries:
+                    archive.extract(entry, folder)  # which keeps every name inside of the folder
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from None
+        yield folder
