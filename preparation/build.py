@@ -19,7 +19,7 @@ from preparation.manifest import difference, dump, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
 from preparation.store import FORMAT, Store
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
-from utils.files import write_atomically
+from utils.files import temporary_of, write_atomically
 from utils.lock import NAME as LOCK_NAME
 from utils.lock import FolderLock
 from utils.stopping import Handlers, exit_code
@@ -94,11 +94,11 @@ class _Decoding:
             selection = select(self._plan, request.per_class, request.seed, self.outcome, request.keep_duplicates)
             if before and not self._bar.disable:
                 self._bar.write(f"{before:,} images were decoded before")
+        self._check_stop()
         return selection
 
     def outcome(self, position: int) -> Outcome:
-        if self._stopped_by is not None:
-            raise Stopped(exit_code(self._stopped_by), f"stopped by {signal.Signals(self._stopped_by).name}")
+        self._check_stop()
         candidate = self._plan.candidates[position]
         key = key_of(self._plan, position)
         outcome = self._store.get(key)
@@ -116,6 +116,11 @@ class _Decoding:
         if self._bar is not None:
             self._bar.update()
         return outcome
+
+    def _check_stop(self) -> None:
+        """Raise Stopped between two images if a signal came: within one, a library might swallow it."""
+        if self._stopped_by is not None:
+            raise Stopped(exit_code(self._stopped_by), f"stopped by {signal.Signals(self._stopped_by).name}")
 
     def _stop(self, number: int) -> None:
         self._stopped_by = number
@@ -165,6 +170,9 @@ def _workplace(out: Path) -> Iterator[Path]:
     work.mkdir(parents=True, exist_ok=True)
     with FolderLock("folder", "another -o") as lock:
         lock.acquire(work)
+        for left in out.parent.iterdir():  # by a run that was killed while it wrote
+            if temporary_of(left) in (out.name, manifest_path(out).name):
+                left.unlink()
         try:
             yield work
         finally:

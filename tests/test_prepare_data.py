@@ -341,6 +341,21 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight
 
 
+@pytest.mark.parametrize("name", ["x.pkl", "x.pkl.manifest.json"])
+@pytest.mark.parametrize("moment", ["mid-write", "before the replace", "before the folder's fsync"])
+def test_a_kill_while_the_files_are_written(
+    many: Path, straight: dict[str, bytes], tmp_path: Path, moment: str, name: str
+) -> None:
+    arguments = ["folder", str(many), "-o", str(tmp_path / "x.pkl"), "--per-class", "55"]
+    code = f"from tests.faults import kill_at; kill_at({moment!r}, {name!r})(); "
+    code += f"import prepare_data; prepare_data.main({arguments!r})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    for path in tmp_path.glob("x.*"):
+        assert path.read_bytes() == straight[path.name]  # whole, or not there
+    made(*arguments)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight  # and no temporary file
+
+
 def test_what_was_decoded_is_used_and_not_decoded_again(many: Path, tmp_path: Path) -> None:
     """A file is read by its size and time; the store has what it was when the run was stopped."""
     folder = shutil.copytree(many, tmp_path / "in")
