@@ -185,6 +185,7 @@ def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
 def test_as_published_data_are_told_apart() -> None:
     assert labelled("coco_bn_10noise", "as_published") == "coco (as published)"
     assert labelled("coco_as_published_bn_10noise", "as_published") == "coco_as_published"
+    assert labelled("coco_published_bn_10noise", "as_published") == "coco_published"
     assert labelled("coco_bn_10noise", "clean") == "coco"
 
 
