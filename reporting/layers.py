@@ -55,7 +55,7 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
                 values = [
                     _seeds_mean(d.values[column].get((d.epochs[-1], layer)) for d in found) for layer in found[0].layers
                 ]
-                _line(layers, arm, list(enumerate(values, 1)), label=column == LARGEST)
+                _line(layers, arm, list(enumerate(values, 1)), by_layer=True)
                 _line(epochs, arm, _by_epoch(found, column))
             _line(gradients, arm, _by_epoch(found, GRADIENT))
             _line(weights, arm, _by_epoch(found, WEIGHT))
@@ -68,7 +68,7 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
             _log_if_wide(axes)
         for axes in (epochs, gradients, weights):
             axes.set_xlabel("epoch")
-        legend(figure, layers)
+        legend(figure, epochs, gradients, weights)
 
     return svg(4.4, draw)
 
@@ -90,7 +90,8 @@ def _seeds_mean(cells: Iterable[float | None]) -> float | None:
     return mean(values) if values else None
 
 
-def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], label: bool = False) -> None:
+def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], by_layer: bool = False) -> None:
+    """Of layers, which differ from one to the next, every one is marked, and the line hardly shows."""
     known = [(x, value) for x, value in points if value is not None]
     if not known:
         return
@@ -100,7 +101,8 @@ def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], label: bo
         color=style.colour,
         linestyle=style.dashes,
         marker=style.mark,
-        markevery=max(1, len(known) // MARKS),
-        linewidth=1.1,
-        label=arm if label else None,
+        markevery=1 if by_layer else max(1, len(known) // MARKS),
+        markersize=2.2 if by_layer else None,
+        linewidth=0.4 if by_layer else 1.1,
+        label=arm,
     )

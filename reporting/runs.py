@@ -54,8 +54,7 @@ class Run:
         arm = re.escape(self.config["arch"]["args"]["norm"])
         match = re.fullmatch(rf"(.+)_{arm}_[0-9.]+noise", self.config["name"])
         label = plain(match[1] if match else self.config["data_loader"]["type"])
-        said = "as_published" in label.lower().replace("-", "_").replace(" ", "_")
-        return label if said or not self.as_published else f"{label} (as published)"
+        return f"{label} (as published)" if self.as_published and "published" not in label.lower() else label
 
     @property
     def as_published(self) -> bool:

@@ -185,6 +185,7 @@ def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
 def test_as_published_data_are_told_apart() -> None:
     assert labelled("coco_bn_10noise", "as_published") == "coco (as published)"
     assert labelled("coco_as_published_bn_10noise", "as_published") == "coco_as_published"
+    assert labelled("coco_published_bn_10noise", "as_published") == "coco_published"
     assert labelled("coco_bn_10noise", "clean") == "coco"
 
 
@@ -447,7 +448,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     for arm in ("bn", "conv"):
         for noise in (0.0, 0.2):
             write_cell(runs, arm, noise, seeds(0.5, 0.6))
-    write_cell(runs, "bncn", 0.1, {seed: 0.5 for seed in range(90, 99)})  # which makes holes of all others
+    write_cell(runs, "bncn", 0.1, dict.fromkeys(range(90, 99), 0.5))  # which makes holes of all others
     shutil.copytree(runs, moved)
     for path in moved.rglob("metrics.csv"):
         path.write_text(path.read_text().replace(",10.0\n", ",99.5\n"))
