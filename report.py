@@ -1,7 +1,7 @@
 """Tables and figures from folders of runs: python report.py RUNS [RUNS ...] -o report/
 
-RUNS is a folder with run folders in it, or a .zip of the records of some. Writes results.md, results.html (one page that
-needs nothing else), results.csv, results.tex and, in results/, the figures.
+RUNS is a folder with run folders in it, or a .zip of the records of some. Writes results.md, results.html (one page
+that needs nothing else), results.csv, results.tex and, in results/, the figures.
 """
 
 import argparse
