@@ -41,6 +41,7 @@ def train(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from data_loader.build import build_data
     from logger.log import get_logger, set_up_logging
+    from logger.recorder import write_csv
     from models.build import build_model
     from trainer.checkpoint import CheckpointStore
     from trainer.optim import build_optimizer
@@ -80,6 +81,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         set_up_logging(folder)
     log.info("run folder: %s", folder)
     if trainer.finished:
+        if world.first:
+            write_csv(folder, trainer.history)  # which the run may have ended for want of
         log.info("nothing to do: the run has had its %d epochs", trainer.epoch)
         return
     trainer.train()

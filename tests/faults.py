@@ -19,8 +19,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+def path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
 def _kill(moment: str, name: str) -> None:
@@ -31,14 +31,14 @@ def _kill(moment: str, name: str) -> None:
     renamed = []
 
     def dying_write(file: Any, data: memoryview) -> None:
-        if moment == "mid-write" and f".{name}." in str(_path_of(file.fileno())):
+        if moment == "mid-write" and f".{name}." in str(path_of(file.fileno())):
             write(file, data[: len(data) // 2])
             _die()
         write(file, data)
 
     def dying_fsync(descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        if moment == "before the file's fsync" and f".{name}." in _path_of(descriptor):
+        if moment == "before the file's fsync" and f".{name}." in path_of(descriptor):
             _die()
         if moment == "before the folder's fsync" and is_folder and renamed:
             _die()
@@ -61,7 +61,7 @@ def _slow_fsync(name: str, seconds: float) -> None:
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:
-        if f".{name}." in _path_of(descriptor):
+        if f".{name}." in path_of(descriptor):
             time.sleep(seconds)
         fsync(descriptor)
 
