@@ -5,6 +5,7 @@ import resource
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,3 +103,35 @@ def file_system(folder: Path, size: str) -> Iterator[Path]:
 
 def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
+
+
+class Call:
+    """Pickles as a call of `function`, which whoever unpickles it then makes."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+
+
+def _no_network(log: Path) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            del os.environ[name]  # else the proxy is what is asked for
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event in NETWORK:
+            with open(log, "a") as file:
+                file.write(f"{event} {arguments[:2] if event == 'socket.getaddrinfo' else arguments[1:]}\n")
+            raise OSError("there is no network")
+
+    sys.addaudithook(hook)
+
+
+def no_network(log: Path) -> Callable[[], None]:
+    """Whatever the process asks of the network fails, and is written to `log`."""
+    return partial(_no_network, log)

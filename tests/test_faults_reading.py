@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.conftest import make_pixels
+from tests.faults import Call
 from tests.runs import Ended, contents, evaluate, final_state, launch, one_line, rows, same_run
 from trainer.checkpoint import FORMAT_VERSION, pack, read, unpack
 from utils.errors import CheckpointError
@@ -159,16 +160,6 @@ def test_13_another_kind_of_file(folder: Path, finished: Path, kind: str) -> Non
 
 
 # --- hostile ones --------------------------------------------------------------------------------------------------
-
-
-class Call:
-    """Pickles as a call of `function`, which whoever unpickles it then makes."""
-
-    def __init__(self, function: Callable, *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple:
-        return self.call
 
 
 def make_payload(path: Path) -> Call:
