@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow coverage bench lint format schema clean
+FUZZ_SECONDS ?= 300
+
+.PHONY: help demo test test-slow fuzz coverage bench lint format schema clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +19,9 @@ test: $(VENV)/dev.stamp  ## run the test suite
 
 test-slow: $(VENV)/dev.stamp  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/dev.stamp  ## feed the readers damaged files for FUZZ_SECONDS (300); guided where atheris is installed
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 coverage: $(VENV)/dev.stamp  ## run the test suite and show the lines it does not reach
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered

@@ -51,7 +51,7 @@ def load_npz(data: bytes, names: Iterable[str], source: str) -> dict[str, np.nda
             arrays = {name: archive[name] for name in wanted}
     except DataError:
         raise
-    except ZIP_ERRORS as error:
+    except Exception as error:  # numpy reads an array's header as Python text, which can be wrong in many ways
         reason = " ".join(str(error).split()[:20]) or type(error).__name__
         raise DataError(f"{source}: malformed .npz ({reason}); get or build it again") from None
     for name, array in arrays.items():

@@ -5,6 +5,7 @@ import resource
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+def path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
 def _kill(moment: str, name: str) -> None:
@@ -31,14 +32,14 @@ def _kill(moment: str, name: str) -> None:
     renamed = []
 
     def dying_write(file: Any, data: memoryview) -> None:
-        if moment == "mid-write" and f".{name}." in str(_path_of(file.fileno())):
+        if moment == "mid-write" and f".{name}." in str(path_of(file.fileno())):
             write(file, data[: len(data) // 2])
             _die()
         write(file, data)
 
     def dying_fsync(descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        if moment == "before the file's fsync" and f".{name}." in _path_of(descriptor):
+        if moment == "before the file's fsync" and f".{name}." in path_of(descriptor):
             _die()
         if moment == "before the folder's fsync" and is_folder and renamed:
             _die()
@@ -61,7 +62,7 @@ def _slow_fsync(name: str, seconds: float) -> None:
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:
-        if f".{name}." in _path_of(descriptor):
+        if f".{name}." in path_of(descriptor):
             time.sleep(seconds)
         fsync(descriptor)
 
@@ -102,3 +103,35 @@ def file_system(folder: Path, size: str) -> Iterator[Path]:
 
 def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
+
+
+class Call:
+    """Pickles as a call of `function`, which whoever unpickles it then makes."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+
+
+def _no_network(log: Path) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            del os.environ[name]  # else the proxy is what is asked for
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event in NETWORK:
+            with open(log, "a") as file:
+                file.write(f"{event} {arguments[:2] if event == 'socket.getaddrinfo' else arguments[1:]}\n")
+            raise OSError("there is no network")
+
+    sys.addaudithook(hook)
+
+
+def no_network(log: Path) -> Callable[[], None]:
+    """Whatever the process asks of the network fails, and is written to `log`."""
+    return partial(_no_network, log)

@@ -1,12 +1,26 @@
-"""What the server of `tests.runs` imports before it forks; nothing here may start a thread."""
+"""What the server of `tests.runs` imports before it forks; nothing here may start a thread.
+
+That is all that a run imports in its course: on a slow machine it takes a process of its own ten seconds and more.
+"""
+# ruff: noqa: F401
 
 import threading
 
+import matplotlib.backends.backend_agg
+import sklearn.model_selection
 import torch
+import torch._dynamo  # which every optimizer imports
 import torch.utils.tensorboard
+import torchvision.utils
 from tqdm import tqdm
 
-import utils.world  # noqa: F401
+import data_loader.build
+import models.build
+import trainer.preflight
+import trainer.resume
+import trainer.test_report
+import trainer.trainer
+import utils.world
 
 torch.set_num_threads(1)
 tqdm.set_lock(threading.RLock())  # its own is a semaphore of the whole machine, which a killed process leaves behind

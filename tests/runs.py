@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as train_program
-from tests.conftest import ROOT
+from tests.conftest import ROOT, same_tree
 from trainer.checkpoint import read
 
 SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
@@ -60,9 +61,20 @@ def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
 
 
+def same_run(folder: Path, straight: Path, epochs: int) -> None:
+    """`folder` ended as the run that was never interrupted: tensors, metrics.csv and TensorBoard's curves."""
+    assert rows(folder) == rows(straight)
+    assert same_tree(final_state(folder, epochs), final_state(straight, epochs)) == []
+    assert curves(folder) == curves(straight)
+    assert not list(folder.glob(".*.tmp"))
+
+
 # --- processes -----------------------------------------------------------------------------------------------------
 
 # Forked from a server that has imported torch: they are processes like any other, but start in no time.
+for _library in ("OMP", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # a server that forks may have no threads
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where there are more, the others may have the processor
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
@@ -75,12 +87,18 @@ class Ended:
 
 
 class Started:
-    """train.py in a process of its own."""
+    """train.py, or another program, in a process of its own."""
 
-    def __init__(self, arguments: Sequence[object], place: Path, prepare: Sequence[Callable[[], None]] = ()) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        place: Path,
+        prepare: Sequence[Callable[[], None]] = (),
+        program: str = "train.py",
+    ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self._files = (place / "stdout.txt", place / "stderr.txt")
-        argv = [str(argument) for argument in arguments]
+        argv = [program, *(str(argument) for argument in arguments)]
         self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, tuple(prepare)), daemon=True)
         self.process.start()
 
@@ -111,13 +129,31 @@ def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]
     return Started(arguments, place / "process", prepare).end()
 
 
+def evaluate(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+    """test.py from start to end in a process of its own."""
+    return Started(arguments, place / "process", prepare, "test.py").end()
+
+
+def one_line(ended: Ended, code: int, *parts: str) -> None:
+    """It ended with `code` and one line on stderr, which has the `parts`."""
+    assert ended.code == code, ended.err
+    assert ended.err.count("\n") == 1, ended.err
+    for part in parts:
+        assert part in ended.err, (part, ended.err)
+
+
 def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], None]]) -> None:
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream.fileno())
     os.chdir(ROOT)
     for function in prepare:
         function()
-    code = train_program.main(argv)
+    code: object = 0
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(code)
+    os._exit(code if isinstance(code, int) else 0)

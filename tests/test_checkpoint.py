@@ -41,7 +41,7 @@ def state(epoch: int = 1, batch: int = 0, **changes: object) -> dict:
         "partial_sums": {},
         "history": [],
         "seconds": 0.0,
-        "rng": {"torch": torch.zeros(4, dtype=torch.uint8)},
+        "rng": {"python": {}, "numpy": {}, "torch": torch.zeros(4, dtype=torch.uint8), "cuda": []},
         **changes,
     }
 
@@ -115,8 +115,8 @@ def test_a_foreign_payload_is_named_and_does_not_run(tmp_path: Path) -> None:
         ({"model": {"w": torch.zeros(2).to_sparse()}}, "model.w is no plain tensor (torch.sparse_coo"),
         ({"model": {"w": torch.zeros(2, device="meta")}}, "model.w is no plain tensor (torch.strided, meta)"),
         ({"model": {"w": torch.zeros(1).expand(1 << 40)}}, "model.w is no plain tensor"),
-        ({"rng": None}, "no state of the random generators (rng); --allow-inexact"),
-        ({"rng": {}}, "no state of the random generators (rng); --allow-inexact"),
+        ({"rng": None}, "lacks the state of random generators (rng); --allow-inexact"),
+        ({"rng": {}}, "lacks the state of random generators (rng); --allow-inexact"),
     ],
 )
 def test_fields_of_the_wrong_form(changes: dict, part: str) -> None:

@@ -56,6 +56,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "seconds": float,
     "rng": dict,
 }
+_GENERATORS = {"python", "numpy", "torch", "cuda"}  # whose states `rng` has
 
 
 def checkpoint_name(epoch: int, batch: int) -> str:
@@ -151,7 +152,7 @@ def foreign_global(data: bytes) -> str | None:
                 with archive.open(entry) as file:
                     data = file.read(LARGEST_PICKLE)
         strings: list[str] = []
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in _opcodes(data):
             if opcode.name == "STACK_GLOBAL":
                 name = ".".join(strings[-2:])
             elif opcode.name in ("GLOBAL", "INST"):
@@ -165,6 +166,13 @@ def foreign_global(data: bytes) -> str | None:
     except Exception:  # whatever it is, it is no pickle that can be followed
         return None
     return None
+
+
+def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
+    """Of all pickles that lie one behind the other, as torch.save once wrote them."""
+    file = io.BytesIO(data)
+    while file.tell() < len(data):
+        yield from pickletools.genops(file)
 
 
 def read(path: Path, allow_inexact: bool = False) -> dict[str, Any]:
@@ -186,10 +194,11 @@ def _check_form(state: Any, source: str, allow_inexact: bool) -> None:
     if version != FORMAT_VERSION and not (allow_inexact and version > FORMAT_VERSION):
         way_out = "; --allow-inexact reads what it can of it" if version > FORMAT_VERSION else ""
         raise CheckpointError(f"{source}: format version {version}, but this program reads {FORMAT_VERSION}{way_out}")
-    if not state.get("rng"):
+    rng = state.get("rng")
+    if not isinstance(rng, dict) or not rng.keys() >= _GENERATORS:
         if not allow_inexact:
             raise CheckpointError(
-                f"{source}: it holds no state of the random generators (rng); --allow-inexact goes on without"
+                f"{source}: it lacks the state of random generators (rng); --allow-inexact goes on without"
             )
         state["rng"] = {}
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(state.get(key, ...), kind)]

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -133,4 +134,7 @@ class World:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        # In channels_last the gradients are copied into DDP's own buffers, which costs little beside the exchange.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that the option will have another name
+            return DistributedDataParallel(model, broadcast_buffers=False)

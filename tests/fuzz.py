@@ -1,0 +1,389 @@
+"""Damaged configs, datasets and checkpoints by the thousand: python -m tests.fuzz [--seconds 300] [--seed N]
+
+Each target takes bytes, mutations of real ones, and holds the program to its word: a result, or one line of the right
+kind of error, in bounded time and memory. With atheris installed the mutations follow the code that they reach; without
+it they are drawn at random. A find is written to saved/fuzz/, and the exit code is 1. `tests/test_fuzz.py` runs each
+target for a moment, and on every find so far.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+
+from data_loader.tiny_coco import load_tiny_coco
+from parse_config import Config, load_config
+from tests.conftest import ROOT, make_pixels
+from trainer.checkpoint import FORMAT_VERSION, check_tensors, pack, unpack
+from utils.errors import CheckpointError, ConfigError, DataError
+from utils.seeding import rng_state
+
+SECONDS = 10.0  # that one case may take
+MEMORY = 400 << 10  # KiB by which the process may grow
+PLACE = Path(tempfile.gettempdir())
+INTERESTING = (
+    b"\0",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\x7f\xff\xff\xff",
+    b"(",
+    b".",
+    b"R",
+    b"b",
+    b"\x93",
+    b"]",
+    b"}",
+    b"t",
+)
+
+
+class Find(Exception):
+    """The program did not keep its word."""
+
+
+class TooLong(BaseException):
+    """Not to be taken for an error of the case."""
+
+
+@dataclass(frozen=True)
+class Target:
+    seeds: Callable[[], list[bytes]]
+    run: Callable[[bytes], str]  # the outcome in a word
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+
+def one_line(error: Exception) -> str:
+    if "\n" in str(error) or not str(error):
+        raise Find(f"not one line: {error!r}")
+    return "refused"
+
+
+def _file(data: bytes, suffix: str) -> Path:
+    path = PLACE / f"fuzz-{os.getpid()}{suffix}"
+    path.write_bytes(data)
+    return path
+
+
+def config(data: bytes) -> str:
+    try:
+        found = load_config(_file(data, ".json"))
+    except ConfigError as error:
+        return one_line(error)
+    if not isinstance(found, Config) or Config.model_validate(found.model_dump()) != found:
+        raise Find("a config that does not validate")
+    return "accepted"
+
+
+def config_seeds() -> list[bytes]:
+    whole = [load_config(path).model_dump() for path in sorted((ROOT / "configs").glob("*_bncn_10noise.json"))]
+    return [json.dumps(values).encode() for values in whole]
+
+
+def dataset(data: bytes, suffix: str) -> str:
+    try:
+        found = load_tiny_coco(_file(data, suffix))
+    except DataError as error:
+        return one_line(error)
+    images, labels = found.images, found.labels
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
+        raise Find("a dataset of another form")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < len(found.classes):
+        raise Find("a label of no class")
+    return "accepted"
+
+
+def pickle_seeds() -> list[bytes]:
+    images, labels = make_pixels(4, 4)
+    kinds = (images, images / 255.0, np.asfortranarray(images.astype(">f4")))
+    return [pickle.dumps({"images": kind, "labels": labels}, protocol) for kind in kinds for protocol in (2, 4, 5)]
+
+
+def npz_seeds() -> list[bytes]:
+    images, labels = make_pixels(4, 4)
+    seeds = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, images=images, labels=labels)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+@cache
+def state() -> dict:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    return {
+        **{"format_version": FORMAT_VERSION, "environment": {"torch": "2"}, "config": {"name": "x"}},
+        **{"dataset_sha256": "abc", "classes": ["a", "b"], "splits": {"train": torch.arange(3)}},
+        **{"given_labels": torch.zeros(3, dtype=torch.int64), "epoch": 1, "batch": 0, "global_step": 7},
+        **{"model": model.state_dict(), "optimizer_type": "SGD", "optimizer": optimizer.state_dict()},
+        **{"scheduler": {"last_epoch": 1}, "scaler": {}, "best": 0.5, "epochs_since_best": 0, "partial_sums": {}},
+        **{"history": [{"epoch": 1, "loss": 0.5}], "seconds": 1.5, "rng": {**rng_state(), "cuda": []}},
+    }
+
+
+def checkpoint(data: bytes) -> str:
+    try:
+        found = unpack(data, "file")
+    except CheckpointError as error:
+        return one_line(error)
+    try:
+        check_tensors(state()["model"], found["model"], "file")
+    except CheckpointError as error:
+        return one_line(error)
+    for key, value in found["model"].items():
+        if not bool(torch.isfinite(value).all()):
+            raise Find(f"{key} is not finite")
+    return "accepted"
+
+
+@cache
+def whole_seeds() -> list[bytes]:
+    return [pack(state())]
+
+
+def damaged(data: bytes) -> str:
+    outcome = checkpoint(data)
+    if outcome == "accepted" and data not in whole_seeds():
+        raise Find("a damaged checkpoint was accepted")
+    return outcome
+
+
+def sign(data: bytes) -> bytes:
+    """`data`, which ends as a zip without a comment does, with the digest that makes it ours."""
+    label = b"sha256:" + hashlib.sha256(data[:-2] + b"\0\0").hexdigest().encode()
+    return data[:-2] + struct.pack("<H", len(label)) + label
+
+
+def resigned(data: bytes) -> str:
+    return checkpoint(sign(data))
+
+
+@cache
+def unsigned_seeds() -> list[bytes]:
+    buffer = io.BytesIO()
+    torch.save(state(), buffer)
+    return [buffer.getvalue()]
+
+
+def repickled(data: bytes) -> str:
+    """`data` as the pickle in an otherwise whole checkpoint: it takes the checks furthest."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(unsigned_seeds()[0])) as old, zipfile.ZipFile(buffer, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, data if entry.filename.endswith("data.pkl") else old.read(entry))
+    return checkpoint(sign(buffer.getvalue()))
+
+
+def inner_seeds() -> list[bytes]:
+    with zipfile.ZipFile(io.BytesIO(unsigned_seeds()[0])) as archive:
+        return [archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))]
+
+
+TARGETS = {
+    "config": Target(config_seeds, config),
+    "pickle": Target(pickle_seeds, lambda data: dataset(data, ".pkl")),
+    "npz": Target(npz_seeds, lambda data: dataset(data, ".npz")),
+    "checkpoint": Target(whole_seeds, damaged),
+    "checkpoint signed anew": Target(unsigned_seeds, resigned),
+    "checkpoint's pickle": Target(inner_seeds, repickled),
+}
+
+
+# --- one case ------------------------------------------------------------------------------------------------------
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TooLong
+
+
+def try_case(target: Target, data: bytes) -> str:
+    """The outcome. Raises Find where the target's word is not kept."""
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    previous = signal.signal(signal.SIGALRM, _too_long)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        outcome = target.run(data)
+    except Find:
+        raise
+    except TooLong:
+        raise Find(f"it took more than {SECONDS:g} s") from None
+    except BaseException as error:
+        raise Find(f"{type(error).__name__}: {error}") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown
+    if grown > MEMORY:
+        raise Find(f"it took {grown >> 10} MiB")
+    return outcome
+
+
+def mutate(draw: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    """`data` with one to eight changes, half of them near its ends, where headers and directories are."""
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
+        size = len(changed)
+        near = draw.choice((min(size, 400), size))
+        at = draw.randrange(near + 1) if draw.random() < 0.6 else size - draw.randrange(near + 1)
+        length = draw.choice((1, 2, 4, 8, 30))
+        kind = draw.randrange(7)
+        if kind == 0 and at < size:
+            changed[at] ^= 1 << draw.randrange(8)
+        elif kind == 1 and at < size:
+            changed[at] = draw.randrange(256)
+        elif kind == 2:
+            del changed[at : at + length]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 4:
+            piece = draw.choice(INTERESTING)
+            changed[at : at + len(piece) * draw.randrange(2)] = piece
+        elif kind == 5:
+            other = draw.choice(others)
+            start = draw.randrange(len(other) + 1)
+            changed[at : at + length] = other[start : start + length]
+        elif draw.random() < 0.2:
+            del changed[at:]
+        else:
+            changed[at : at + 1] = draw.choice((b"0", b"9" * 20, b"-1", b"1e999", b"null", b'"', b"true", b"[", b"{}"))
+    return bytes(changed)
+
+
+def random_cases(name: str, seed: int, count: int | None = None, seconds: float = float("inf")) -> Counter[str]:
+    """Outcomes of `count` mutations, or of those that `seconds` allow. Raises Find, which has the `data`."""
+    target, draw, outcomes = TARGETS[name], random.Random(f"{name} {seed}"), Counter[str]()
+    seeds = target.seeds()
+    for data in seeds:
+        outcomes[try_case(target, data)] += 1
+    end = time.monotonic() + seconds
+    while (count is None or outcomes.total() < count) and time.monotonic() < end:
+        data = mutate(draw, draw.choice(seeds), seeds)
+        try:
+            outcomes[try_case(target, data)] += 1
+        except Find as find:
+            find.add_note(str(keep(name, data)))
+            raise
+    return outcomes
+
+
+def keep(name: str, data: bytes) -> Path:
+    folder = ROOT / "saved" / "fuzz"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{re.sub('[^a-z]', '-', name)}-{hashlib.sha256(data).hexdigest()[:12]}"
+    path.write_bytes(data)
+    return path
+
+
+# --- the program ---------------------------------------------------------------------------------------------------
+
+
+def guided(name: str, seed: int, seconds: float) -> None:
+    """Atheris, which never returns."""
+    import atheris
+
+    target = TARGETS[name]
+    corpus = Path(tempfile.mkdtemp(prefix="fuzz-corpus-"))
+    for number, data in enumerate(target.seeds()):
+        (corpus / str(number)).write_bytes(data)
+    finds = ROOT / "saved" / "fuzz"
+    finds.mkdir(parents=True, exist_ok=True)
+    import data_loader.array_file as array_file
+    import data_loader.npz as npz
+    import data_loader.restricted_pickle as restricted_pickle
+    import parse_config
+    import trainer.checkpoint as checkpoint_module
+    import utils.strict_json as strict_json
+
+    for module in (array_file, npz, restricted_pickle, parse_config, checkpoint_module, strict_json, pickle, zipfile):
+        for value in list(vars(module).values()):
+            if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
+                atheris.instrument_func(value)
+    for method in [m for m in vars(pickle._Unpickler).values() if hasattr(m, "__code__")]:  # type: ignore[attr-defined]
+        atheris.instrument_func(method)
+
+    def case(data: bytes) -> None:
+        try_case(target, data)
+
+    options = [f"-max_total_time={int(seconds)}", f"-seed={seed + 1}", f"-artifact_prefix={finds}/{name[:6]}-"]
+    limits = ["-max_len=60000", "-rss_limit_mb=4096", f"-timeout={int(2 * SECONDS)}", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *options, *limits, str(corpus)], case)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=300.0, help="in all, shared by the targets")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", choices=TARGETS, action="append", help="these only")
+    parser.add_argument("--guided", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    names = args.target or list(TARGETS)
+    torch.set_num_threads(1)
+    if args.guided:
+        guided(names[0], args.seed, args.seconds)
+    with_atheris = importlib.util.find_spec("atheris") is not None
+    print(f"seed {args.seed}, {args.seconds:g} s, {'guided by atheris' if with_atheris else 'random mutations'}")
+    failed = False
+    for name in names:
+        share = args.seconds / len(names)
+        if with_atheris:
+            failed |= run_guided(name, args.seed, share / 2)
+            share /= 2
+        try:
+            outcomes = random_cases(name, args.seed, seconds=share)
+            print(f"{name}: {outcomes.total():,} random cases: {dict(sorted(outcomes.items()))}", flush=True)
+        except Find as find:
+            failed = True
+            print(f"{name}: FOUND {find}: {', '.join(getattr(find, '__notes__', []))}", flush=True)
+    return int(failed)
+
+
+def run_guided(name: str, seed: int, seconds: float) -> bool:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--guided",
+        "--target",
+        name,
+        f"--seconds={seconds}",
+        f"--seed={seed}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    coverage = re.findall(r"cov: (\d+)", done.stderr)
+    print(f"{name}: {int(runs[1]) if runs else 0:,} guided cases, {coverage[-1] if coverage else 0} places reached")
+    if done.returncode:
+        print(done.stderr[-3000:])
+    return done.returncode != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Several processes that train one model, and what becomes of them. The numbers are those of docs/faults.md."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.runs import Started, coco, launch, one_line, rows
+from trainer.checkpoint import CheckpointStore, read
+
+MANY = ("trainer.epochs=400", "lr_scheduler.args.milestones=[200]", "trainer.save_period=2")
+SECONDS = 100.0  # far more than it takes; PyTorch's own patience is half an hour
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _join(rank: int, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def start_two(arguments: list[str], place: Path) -> list[Started]:
+    port = free_port()
+    return [Started(arguments, place / f"rank{rank}", [partial(_join, rank, port)]) for rank in range(2)]
+
+
+def saved_and_whole(folder: Path) -> dict:
+    """The newest checkpoint's state, once all of them have been read."""
+    assert not list(folder.glob(".*.tmp"))
+    states = [read(path) for path in CheckpointStore(folder).newest_first()]
+    assert states
+    return states[0]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_36_one_of_two_processes_is_killed(coco_dir: Path, tmp_path: Path, victim: int) -> None:
+    folder = tmp_path / "run"
+    ranks = start_two(coco(coco_dir, folder, *MANY), tmp_path)
+    ranks[0].until(lambda: (folder / "checkpoint-epoch2.pth").exists())
+    ranks[victim].send(signal.SIGKILL)
+    assert ranks[victim].end(SECONDS).code == -signal.SIGKILL
+    other = ranks[1 - victim].end(SECONDS)
+    one_line(other, 7, f"error: process {1 - victim} of 2: another process has gone", "go on with -r auto")
+    for path in folder.glob(".*.tmp"):
+        path.unlink()  # of a first process that was killed within a save, which test_01 is about
+    epoch = saved_and_whole(folder)["epoch"]
+    ended = launch(tmp_path, "-r", "auto", "--run-dir", folder, f"trainer.epochs={epoch + 1}")
+    one_line(ended, 0, "WARNING: resume not bit-exact: world_size was 2, is 1\n")
+    assert len(rows(folder)) == epoch + 1
+
+
+@pytest.mark.parametrize("asked", [(0, 1), (1,)], ids=["both", "one"])
+def test_36_two_processes_are_asked_to_stop(coco_dir: Path, tmp_path: Path, asked: tuple[int, ...]) -> None:
+    """As torchrun does it, and where only one of them hears of it: both stop after the same step, and one speaks."""
+    folder = tmp_path / "run"
+    ranks = start_two(coco(coco_dir, folder, *MANY), tmp_path)
+    ranks[0].until(lambda: (folder / "checkpoint-epoch2.pth").exists())
+    for rank in asked:
+        ranks[rank].send(signal.SIGTERM)
+    first, second = (rank.end(SECONDS) for rank in ranks)
+    assert (first.code, second.code) == (143, 143), (first.err, second.err)
+    assert "stopped by SIGTERM after epoch" in first.err
+    state = saved_and_whole(folder)
+    assert state["global_step"] == 5 * state["epoch"] + state["batch"]
+    assert state["environment"]["world_size"] == 2
+    arguments = ["-r", "auto", "--run-dir", str(folder), f"trainer.epochs={state['epoch'] + 1}"]
+    for rank, ended in enumerate(r.end(SECONDS) for r in start_two(arguments, tmp_path)):
+        assert (ended.code, ended.err) == (0, ""), rank
+    assert len(rows(folder)) == state["epoch"] + 1
+
+
+def test_36_what_the_first_process_cannot_do_ends_them_all(coco_dir: Path, tmp_path: Path) -> None:
+    first, second = (r.end(SECONDS) for r in start_two(coco(tmp_path / "no", tmp_path / "run"), tmp_path))
+    one_line(first, 3, "TinyCOCO was not found")
+    assert second.code == 3
+    assert "Traceback" not in second.err
+
+
+# --- under torchrun ------------------------------------------------------------------------------------------------
+
+
+def ranks_of(launcher: subprocess.Popen) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def torchrun(folder: Path, arguments: list[str]) -> tuple[subprocess.Popen, list[int]]:
+    """A run of two processes that has saved, and the processes' numbers."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    launcher = subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 200
+    while not (folder / "checkpoint-epoch2.pth").exists():
+        assert launcher.poll() is None, launcher.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = ranks_of(launcher)
+    assert len(ranks) == 2
+    return launcher, ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_36_one_of_torchrun_s_processes_is_killed(coco_dir: Path, tmp_path: Path, victim: int) -> None:
+    folder = tmp_path / "run"
+    launcher, ranks = torchrun(folder, coco(coco_dir, folder, *MANY))
+    os.kill(ranks[victim], signal.SIGKILL)
+    launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode != 0
+    assert not any(alive(pid) for pid in ranks)
+    epoch = CheckpointStore(folder).newest_first()
+    assert all(read(path) for path in epoch)
+
+
+@pytest.mark.slow
+def test_36_torchrun_is_asked_to_stop(coco_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    launcher, ranks = torchrun(folder, coco(coco_dir, folder, *MANY))
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode != 0
+    assert not any(alive(pid) for pid in ranks)
+    state = saved_and_whole(folder)
+    assert state["global_step"] == 5 * state["epoch"] + state["batch"]
