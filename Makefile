@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each test uses one thread, so as many run at a time as there are cores.
+PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 300
@@ -15,10 +17,10 @@ demo: $(VENV)/run.stamp  ## train ResNet18 with ConvNorm on real handwritten dig
 	$(BIN)/python train.py -c configs/demo.json
 
 test: $(VENV)/dev.stamp  ## run the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(VENV)/dev.stamp  ## run the tests that take long
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 fuzz: $(VENV)/dev.stamp  ## feed the readers damaged files for FUZZ_SECONDS (300); guided where atheris is installed
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
