@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     from grids.plan import load_grid
-    from grids.progress import FINISHED, WAITING, standing, table
+    from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
     from grids.running import GridRun, command
 
     if args.jobs < 1:
@@ -35,9 +35,10 @@ def run(args: argparse.Namespace) -> None:
     grid = load_grid(args.grid)
     if args.dry_run:
         states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
-        print(table(grid, states, {}))
+        refused = {cell: why for cell in grid.cells if (why := misfit(cell))}
+        print(table(grid, states | dict.fromkeys(refused, FAILED), refused))
         for cell in grid.cells:
-            if states[cell] == WAITING:
+            if states[cell] == WAITING and cell not in refused:
                 print(shlex.join(command(cell, devices[0])))
         return
     GridRun(grid, args.jobs, devices, _shower()).run()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grids.plan import load_grid
-from grids.progress import FINISHED, WAITING, misfit, standing, table
+from grids.progress import FINISHED, WAITING, Standing, misfit, standing, table
 from grids.running import command
 from parse_config import load_config
 from tests.conftest import ROOT, program
@@ -190,6 +190,10 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(done: Path, coco_dir: 
     assert ended.returncode == 2
     assert "2 of 2 runs failed" in ended.stderr
     assert "holds a run of other settings (optimizer.args.lr is 0.025 there, 0.5 here)" in ended.stderr
+    dry = program("grid.py", str(path), "--dry-run")
+    assert dry.returncode == 0
+    assert dry.stdout.count("holds a run of other settings") == 2
+    assert "train.py" not in dry.stdout
 
 
 def test_two_grids_in_one_folder(done: Path) -> None:
@@ -198,6 +202,16 @@ def test_two_grids_in_one_folder(done: Path) -> None:
         ended = program("grid.py", str(done / "grid.json"))
     assert ended.returncode == 5
     assert f"in use by pid {os.getpid()}" in ended.stderr
+    assert "give the grid another name" in ended.stderr
+    assert "--run-dir" not in ended.stderr, "grid.py has no such option"
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "epoch,seconds\n1\n", "epoch,seconds\n1,\xff\n", "\0"])
+def test_damaged_metrics_are_a_run_that_has_not_begun(tmp_path: Path, coco_dir: Path, text: str) -> None:
+    cell = load_grid(write_grid(tmp_path, coco_dir)).cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "metrics.csv").write_bytes(text.encode("latin1"))
+    assert standing(cell) == Standing(0, 2, 0.0, False)
 
 
 def start(path: Path) -> subprocess.Popen:
@@ -215,6 +229,20 @@ def until(condition, seconds: float = 300.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_grid_that_waits_for_a_run_of_another_process_can_be_stopped(tmp_path: Path, coco_dir: Path) -> None:
+    path = write_grid(tmp_path, coco_dir)
+    cell = load_grid(path).cells[0]
+    cell.folder.mkdir(parents=True)
+    with FolderLock() as lock:
+        lock.acquire(cell.folder)
+        running = start(path)
+        until((tmp_path / "saved" / "tiny" / "grid.json").exists)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert stderr == "stopped by SIGTERM; the same command goes on with the grid\n"
 
 
 @pytest.mark.slow
@@ -242,7 +270,7 @@ def test_a_killed_grid_ends_its_runs_and_goes_on_to_the_same_figures(tmp_path: P
         with FolderLock() as lock:  # nothing runs any more
             if cell.folder.is_dir():
                 lock.acquire(cell.folder)
-    assert program("grid.py", str(paths[1])).returncode == 0
+    assert program("grid.py", str(paths[1]), "--jobs", "2").returncode == 0  # with as many threads a run
     assert figures(broken / "saved") == figures(straight / "saved")
 
 
