@@ -99,6 +99,8 @@ def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, co
         ({"noise": [101]}, "noise.0"),
         ({"seeds": [1, 1]}, "name nothing twice"),
         ({"by_arm": {"conv": {}}}, "by_arm.conv: not in the grid, which has bn, bncn"),
+        ({"settings": {"seed": 3}}, "seed cannot be among the settings"),
+        ({"by_arm": {"bn": {"arch.args.norm": "gn"}}}, "arch.args.norm cannot be among the settings"),
         ({"settings": {"trainer.epoch": 2}}, "unknown key 'trainer.epoch'; did you mean 'epochs'?"),
         ({"config": "no/such/{dataset}.json"}, "cannot read the config"),
         ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
