@@ -6,6 +6,7 @@ folder, and the command that made it is an ordinary train.py.
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,9 +61,14 @@ def _shower() -> Callable[[str], None]:
     def redraw(text: str) -> None:
         up = f"\x1b[{height[0]}F\x1b[J" if height[0] else ""
         print(up + text, flush=True)
-        height[0] = text.count("\n") + 1
+        height[0] = screen_lines(text, shutil.get_terminal_size().columns)
 
     return redraw
+
+
+def screen_lines(text: str, columns: int) -> int:
+    """How many lines of a terminal `text` takes, those that it breaks counted as often as it breaks them."""
+    return sum(max(1, -(-len(line) // columns)) for line in text.splitlines())
 
 
 def main(argv: list[str] | None = None) -> int:

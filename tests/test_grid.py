@@ -1,10 +1,16 @@
 """Grids of real runs: planned, run, failed, killed and gone on with."""
 
+import fcntl
 import json
+import math
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -290,6 +296,25 @@ def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Pa
         "running: coco_bncn_0noise/seed1, epoch 0 of 2",
         "failed: coco_bn_20noise/seed1, exit code 4: why",
     ]
+
+
+def test_a_table_with_lines_that_the_terminal_breaks_is_drawn_over_whole(tmp_path: Path, coco_dir: Path) -> None:
+    """On a terminal of 40 columns, the second table must begin where the first one began."""
+    path = write_grid(tmp_path, coco_dir, seeds=[1], arms=["bn"], settings=settings(coco_dir) | {"trainer.device": "x"})
+    shown, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    ended = subprocess.run(
+        [sys.executable, "grid.py", str(path)], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(terminal)
+    assert ended.returncode == 2
+    text = os.read(shown, 1 << 16).decode().replace("\r\n", "\n")
+    os.close(shown)
+    tables = re.split(r"\x1b\[(\d+)F\x1b\[J", text)
+    assert len(tables) > 3
+    for table_before, up in zip(tables[::2], tables[1::2], strict=False):
+        assert int(up) == sum(max(1, math.ceil(len(line) / 40)) for line in table_before.splitlines())
 
 
 def test_the_command_of_a_cell_is_one_that_a_user_can_type(tmp_path: Path, coco_dir: Path) -> None:
