@@ -6,6 +6,7 @@ folder, and the command that made it is an ordinary train.py.
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     from grids.plan import load_grid
-    from grids.progress import FINISHED, WAITING, standing, table
+    from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
     from grids.running import GridRun, command
 
     if args.jobs < 1:
@@ -35,9 +36,10 @@ def run(args: argparse.Namespace) -> None:
     grid = load_grid(args.grid)
     if args.dry_run:
         states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
-        print(table(grid, states, {}))
+        refused = {cell: why for cell in grid.cells if (why := misfit(cell))}
+        print(table(grid, states | dict.fromkeys(refused, FAILED), refused))
         for cell in grid.cells:
-            if states[cell] == WAITING:
+            if states[cell] == WAITING and cell not in refused:
                 print(shlex.join(command(cell, devices[0])))
         return
     GridRun(grid, args.jobs, devices, _shower()).run()
@@ -59,9 +61,14 @@ def _shower() -> Callable[[str], None]:
     def redraw(text: str) -> None:
         up = f"\x1b[{height[0]}F\x1b[J" if height[0] else ""
         print(up + text, flush=True)
-        height[0] = text.count("\n") + 1
+        height[0] = screen_lines(text, shutil.get_terminal_size().columns)
 
     return redraw
+
+
+def screen_lines(text: str, columns: int) -> int:
+    """How many lines of a terminal `text` takes, those that it breaks counted as often as it breaks them."""
+    return sum(max(1, -(-len(line) // columns)) for line in text.splitlines())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,8 @@ from utils.files import user_path
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 Settings = dict[str, Any]
+#: What the grid itself says for each cell.
+GIVEN = ("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.save_dir")
 
 
 class GridFile(BaseModel):
@@ -84,6 +86,10 @@ def load_grid(path: Path) -> Grid:
         unknown = sorted(getattr(file, what).keys() - set(listed))
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
+    for settings in (file.settings, *file.by_dataset.values(), *file.by_arm.values()):
+        given = [key for key in GIVEN if key in settings]
+        if given:
+            raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
     folder = user_path(file.save_dir) / file.name
     cells = tuple(_cells(file, path, folder))
     if len({cell.folder for cell in cells}) < len(cells):

@@ -30,21 +30,24 @@ def standing(cell: Cell) -> Standing:
             rows = list(csv.DictReader(file))
         seconds = sum(float(row["seconds"]) for row in rows)
         scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return Standing(0, of, 0.0, False)
     return Standing(len(rows), of, seconds, len(rows) >= of or _stopped_early(cell.config, scores))
 
 
 def misfit(cell: Cell) -> str | None:
-    """What a run folder's own config says other than the grid, if it is a run of other settings; None if it fits."""
+    """Why a cell cannot be run where its folder holds a run of other settings, by that run's own config; else None."""
     try:
         own = load_config(cell.folder / "config.json")
     except ConfigError:  # not there, or damaged, which train.py tells of
         return None
     there, here = _settings(own), _settings(cell.config)
-    return next(
-        (f"{key} is {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]), None
-    )
+    for key in here:
+        if there.get(key) != here[key]:
+            difference = f"{key} is {there.get(key)} there, {here[key]} here"
+            advice = "move it away, or give the grid another name"
+            return f"{cell.folder} holds a run of other settings ({difference}); {advice}"
+    return None
 
 
 def table(grid: Grid, states: Mapping[Cell, str], notes: Mapping[Cell, str]) -> str:

@@ -65,10 +65,11 @@ class GridRun:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileSystemError(f"cannot make {folder / 'logs'}: {error.strerror}; see save_dir") from None
-        with FolderLock() as lock, Handlers(self._remember):
+        with FolderLock("grid's folder", "the grid another name") as lock, Handlers(self._remember):
             lock.acquire(folder)
             write_atomically(folder / "grid.json", self._grid.record())
             self._refuse_misfits()
+            self._wait_for_orphans()
             try:
                 while self._step():
                     time.sleep(POLL)
@@ -126,14 +127,20 @@ class GridRun:
 
     def _refuse_misfits(self) -> None:
         for cell in self._grid.cells:
-            difference = misfit(cell)
-            if difference:
-                advice = "move it away, or give the grid another name"
-                self._fail(
-                    cell, ConfigError.exit_code, f"{cell.folder} holds a run of other settings ({difference}); {advice}"
-                )
-            elif self._states[cell] == WAITING:
-                _wait_for_orphan(cell.folder)
+            why = misfit(cell)
+            if why:
+                self._fail(cell, ConfigError.exit_code, why)
+
+    def _wait_for_orphans(self) -> None:
+        """Until no other process writes a run that is to go on; those that a killed grid left behind are on their way
+        to save and end. A signal ends the wait, and so does a run that does not end: its cell then says so.
+        """
+        deadline = time.monotonic() + PATIENCE
+        for cell in self._grid.cells:
+            while self._states[cell] == WAITING and _in_use(cell.folder):
+                if self._signal or time.monotonic() > deadline:
+                    return
+                time.sleep(POLL)
 
     def _end_all(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
@@ -176,16 +183,14 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_for_orphan(folder: Path) -> None:
-    """Until no process writes that run; one that a killed grid left behind is on its way to save and end."""
-    deadline = time.monotonic() + PATIENCE
-    while folder.is_dir() and time.monotonic() < deadline:
-        try:
-            with FolderLock() as lock:
+def _in_use(folder: Path) -> bool:
+    try:
+        with FolderLock() as lock:
+            if folder.is_dir():
                 lock.acquire(folder)
-            return
-        except FileSystemError:
-            time.sleep(POLL)
+    except FileSystemError:
+        return True
+    return False
 
 
 def _last_line(log: Path) -> str:

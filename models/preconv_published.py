@@ -158,7 +158,11 @@ class PublishedPreConv2d(nn.Module):
         if not running.is_complex():
             return super()._apply(fn, recurse)
         self.running_preconditioner = torch.view_as_real(running)
-        super()._apply(fn, recurse)
+        try:
+            super()._apply(fn, recurse)
+        except BaseException:  # such as a device that is not there
+            self.running_preconditioner = running
+            raise
         moved = self.running_preconditioner
         wide = moved if moved.dtype in (torch.float32, torch.float64) else moved.float()
         self.running_preconditioner = torch.view_as_complex(wide.contiguous())

@@ -6,12 +6,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from utils import strict_json
 from utils.errors import DataError
 
@@ -54,11 +55,27 @@ class Run:
         arm = re.escape(self.config["arch"]["args"]["norm"])
         match = re.fullmatch(rf"(.+)_{arm}_[0-9.]+noise", self.config["name"])
         label = plain(match[1] if match else self.config["data_loader"]["type"])
+        if self.partly_as_published:
+            return f"{label} (partly as published)"
         return f"{label} (as published)" if self.as_published and "published" not in label.lower() else label
 
     @property
     def as_published(self) -> bool:
-        return self.config.get("protocol") == AS_PUBLISHED
+        """Whether the data are as published, with every fault that this dataset can have."""
+        return self.config.get("protocol") == AS_PUBLISHED and False not in self._switches()
+
+    @property
+    def partly_as_published(self) -> bool:
+        """Whether some of those faults were switched on or off one by one."""
+        one_by_one = self._switches()
+        return False in one_by_one if self.config.get("protocol") == AS_PUBLISHED else True in one_by_one
+
+    def _switches(self) -> list[Any]:
+        """Of each fault of the data its own switch: True, False, or None where the protocol decides."""
+        keys = [OVERLAPPING, TRUE_CLASS]
+        if self.config["data_loader"]["type"] == "TinyCOCO":
+            keys.append(FLOAT_BYTES)
+        return [_value(self.config, key.split(".")) for key in keys]
 
     @property
     def arm(self) -> str:
@@ -161,13 +178,18 @@ def read_config(path: Path) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise DataError(f"{path}: {why}; mend it or take the folder away") from None
     for keys, kind, what in _NEEDED:
-        value: Any = config
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
+        value = _value(config, keys)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DataError(
                 f"{path}: {'.'.join(keys)} must be {what}, is {json.dumps(value)[:60]}; it is no run's config"
             )
+    return config
+
+
+def _value(config: Any, keys: Iterable[str]) -> Any:
+    """None where there is no such key."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
     return config
 
 

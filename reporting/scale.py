@@ -53,6 +53,8 @@ def lines(results: Results, dataset: str) -> str:
     text += f"; {found.seeds} seed{'' if found.seeds == 1 else 's'}."
     if runs[0].as_published:
         text += " Data, splits and noise as published, faults included."
+    elif runs[0].partly_as_published:
+        text += " Data, splits or noise are in part as published; the runs' configs say which."
     clips = _clips(runs)
     text += f" {clips}" if clips else ""
     original = paper.dataset_of(runs[0])

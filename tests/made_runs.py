@@ -24,7 +24,7 @@ def config(
         "seed": seed,
         "arch": {"type": "resnet18", "args": {"norm": arm, "num_classes": None, "width": 16}},
         "data_loader": {"type": kind, "args": {"data_dir": "data/x", "batch_size": 128, "subset": 5000.0}},
-        "label_noise": {"type": "symmetric", "rate": noise, "include_true_class": False},
+        "label_noise": {"type": "symmetric", "rate": noise, "include_true_class": None},
         "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
         "trainer": {
             "epochs": epochs,

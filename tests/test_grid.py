@@ -1,17 +1,23 @@
 """Grids of real runs: planned, run, failed, killed and gone on with."""
 
+import fcntl
 import json
+import math
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
 from grids.plan import load_grid
-from grids.progress import FINISHED, WAITING, misfit, standing, table
+from grids.progress import FINISHED, WAITING, Standing, misfit, standing, table
 from grids.running import command
 from parse_config import load_config
 from tests.conftest import ROOT, program
@@ -99,6 +105,8 @@ def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, co
         ({"noise": [101]}, "noise.0"),
         ({"seeds": [1, 1]}, "name nothing twice"),
         ({"by_arm": {"conv": {}}}, "by_arm.conv: not in the grid, which has bn, bncn"),
+        ({"settings": {"seed": 3}}, "seed cannot be among the settings"),
+        ({"by_arm": {"bn": {"arch.args.norm": "gn"}}}, "arch.args.norm cannot be among the settings"),
         ({"settings": {"trainer.epoch": 2}}, "unknown key 'trainer.epoch'; did you mean 'epochs'?"),
         ({"config": "no/such/{dataset}.json"}, "cannot read the config"),
         ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
@@ -190,6 +198,10 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(done: Path, coco_dir: 
     assert ended.returncode == 2
     assert "2 of 2 runs failed" in ended.stderr
     assert "holds a run of other settings (optimizer.args.lr is 0.025 there, 0.5 here)" in ended.stderr
+    dry = program("grid.py", str(path), "--dry-run")
+    assert dry.returncode == 0
+    assert dry.stdout.count("holds a run of other settings") == 2
+    assert "train.py" not in dry.stdout
 
 
 def test_two_grids_in_one_folder(done: Path) -> None:
@@ -198,6 +210,16 @@ def test_two_grids_in_one_folder(done: Path) -> None:
         ended = program("grid.py", str(done / "grid.json"))
     assert ended.returncode == 5
     assert f"in use by pid {os.getpid()}" in ended.stderr
+    assert "give the grid another name" in ended.stderr
+    assert "--run-dir" not in ended.stderr, "grid.py has no such option"
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "epoch,seconds\n1\n", "epoch,seconds\n1,\xff\n", "\0"])
+def test_damaged_metrics_are_a_run_that_has_not_begun(tmp_path: Path, coco_dir: Path, text: str) -> None:
+    cell = load_grid(write_grid(tmp_path, coco_dir)).cells[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "metrics.csv").write_bytes(text.encode("latin1"))
+    assert standing(cell) == Standing(0, 2, 0.0, False)
 
 
 def start(path: Path) -> subprocess.Popen:
@@ -215,6 +237,20 @@ def until(condition, seconds: float = 300.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_grid_that_waits_for_a_run_of_another_process_can_be_stopped(tmp_path: Path, coco_dir: Path) -> None:
+    path = write_grid(tmp_path, coco_dir)
+    cell = load_grid(path).cells[0]
+    cell.folder.mkdir(parents=True)
+    with FolderLock() as lock:
+        lock.acquire(cell.folder)
+        running = start(path)
+        until((tmp_path / "saved" / "tiny" / "grid.json").exists)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert stderr == "stopped by SIGTERM; the same command goes on with the grid\n"
 
 
 @pytest.mark.slow
@@ -242,7 +278,7 @@ def test_a_killed_grid_ends_its_runs_and_goes_on_to_the_same_figures(tmp_path: P
         with FolderLock() as lock:  # nothing runs any more
             if cell.folder.is_dir():
                 lock.acquire(cell.folder)
-    assert program("grid.py", str(paths[1])).returncode == 0
+    assert program("grid.py", str(paths[1]), "--jobs", "2").returncode == 0  # with as many threads a run
     assert figures(broken / "saved") == figures(straight / "saved")
 
 
@@ -260,6 +296,25 @@ def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Pa
         "running: coco_bncn_0noise/seed1, epoch 0 of 2",
         "failed: coco_bn_20noise/seed1, exit code 4: why",
     ]
+
+
+def test_a_table_with_lines_that_the_terminal_breaks_is_drawn_over_whole(tmp_path: Path, coco_dir: Path) -> None:
+    """On a terminal of 40 columns, the second table must begin where the first one began."""
+    path = write_grid(tmp_path, coco_dir, seeds=[1], arms=["bn"], settings=settings(coco_dir) | {"trainer.device": "x"})
+    shown, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    ended = subprocess.run(
+        [sys.executable, "grid.py", str(path)], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(terminal)
+    assert ended.returncode == 2
+    text = os.read(shown, 1 << 16).decode().replace("\r\n", "\n")
+    os.close(shown)
+    tables = re.split(r"\x1b\[(\d+)F\x1b\[J", text)
+    assert len(tables) > 3
+    for table_before, up in zip(tables[::2], tables[1::2], strict=False):
+        assert int(up) == sum(max(1, math.ceil(len(line) / 40)) for line in table_before.splitlines())
 
 
 def test_the_command_of_a_cell_is_one_that_a_user_can_type(tmp_path: Path, coco_dir: Path) -> None:

@@ -135,6 +135,15 @@ def test_the_estimate_stays_complex_when_the_module_changes_its_type() -> None:
     assert layer.running_preconditioner.dtype == torch.complex64
 
 
+def test_a_move_that_fails_leaves_the_layer_as_it_was() -> None:
+    layer, x = trained().eval(), torch.randn(2, 3, 8, 10)
+    before = layer(x)
+    with pytest.raises((RuntimeError, AssertionError)):
+        layer.to("cuda:99")
+    assert layer.running_preconditioner.is_complex()
+    assert torch.equal(layer(x), before)
+
+
 def test_evaluation_uses_the_estimate_of_that_height_and_otherwise_the_weights() -> None:
     layer = PublishedPreConv2d(3, 4, 3, padding=1, affine=False, batch_norm=False)
     layer(torch.randn(2, 3, 8, 8))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_loader.array_file import float_bytes
 from data_loader.build import RunData, build_data
+from data_loader.noise import noise_record
 from data_loader.tiny_coco import FORMAT
 from parse_config import Config, load_config, validate
 from protocol import FLOAT_BYTES, NORM, OVERLAPPING, TRUE_CLASS, departures
@@ -77,6 +78,11 @@ def test_a_dataset_with_its_own_test_images_as_published(tmp_path: Path) -> None
     place = torch.searchsorted(splits.train, splits.val)
     assert not torch.equal(published.given["val"], published.given["train"][place]), "each split draws its own noise"
     assert (published.given["train"] != labels[splits.train]).any()
+
+    record = tmp_path / "noise.npz"
+    record.write_bytes(noise_record(published.dataset, splits, published.given))
+    again = data("ImageFolder", folder, protocol="as_published", noise={"type": "file", "path": str(record)})
+    assert all(torch.equal(again.given[name], published.given[name]) for name in ("train", "val", "test"))
 
 
 @pytest.mark.parametrize(

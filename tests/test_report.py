@@ -168,8 +168,11 @@ def test_chance_counts_the_wrong_classes_only(tmp_path: Path) -> None:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def labelled(name: str, protocol: str | None = None, arm: str = "bn", kind: str = "TinyCOCO") -> str:
+def labelled(
+    name: str, protocol: str | None = None, arm: str = "bn", kind: str = "TinyCOCO", **switches: bool | None
+) -> str:
     settings = config(name, arm, 0.1, 1, 1, kind)
+    settings["data_loader"]["args"] |= switches
     if protocol:
         settings["protocol"] = protocol
     return Run(0, "", settings, {}, None).dataset
@@ -187,6 +190,21 @@ def test_as_published_data_are_told_apart() -> None:
     assert labelled("coco_as_published_bn_10noise", "as_published") == "coco_as_published"
     assert labelled("coco_published_bn_10noise", "as_published") == "coco_published"
     assert labelled("coco_bn_10noise", "clean") == "coco"
+    assert labelled("coco_bn_10noise", "as_published", overlapping_splits=None) == "coco (as published)"
+
+
+def test_data_with_some_of_the_published_faults_are_not_taken_for_either(tmp_path: Path) -> None:
+    partly = "coco (partly as published)"
+    assert labelled("coco_bn_10noise", "as_published", float_bytes_as_pixels=False) == partly
+    assert labelled("coco_bn_10noise", "clean", overlapping_splits=True) == partly
+    assert labelled("coco_bn_10noise", "clean", overlapping_splits=False) == "coco"
+    other = labelled("x_bn_10noise", "as_published", kind="CIFAR10", float_bytes_as_pixels=False)
+    assert other == "x (as published)", "only TinyCOCO's floats were misread"
+    noise = {"type": "symmetric", "rate": 0.1, "include_true_class": True}
+    write_cell(tmp_path, "bn", 0.1, seeds(0.5), label_noise=noise)
+    text = text_of(read_results([tmp_path]))
+    assert "in part as published" in text
+    assert "faults included" not in text
 
 
 def test_the_newest_complete_run_of_a_seed_counts(tmp_path: Path) -> None:

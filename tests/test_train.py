@@ -163,12 +163,14 @@ class StoppingTrainer:
 
 
 @pytest.mark.parametrize("amp", ["null", "bf16"])
-@pytest.mark.parametrize("arm", ["bn", "conv", "bncn"])
+@pytest.mark.parametrize("arm", ["bn", "conv", "bncn", "bncn_published"])
 def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
     coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, amp: str
 ) -> None:
-    options = (f"trainer.amp={amp}", "trainer.epochs=2")
-    assert run(*coco(coco_dir, tmp_path / "straight", *options, arm=arm)) == 0
+    protocol = "as_published" if arm == "bncn_published" else "clean"
+    options = (f"trainer.amp={amp}", "trainer.epochs=2", f"arch.args.norm={arm}", f"protocol={protocol}")
+    config = arm.removesuffix("_published")
+    assert run(*coco(coco_dir, tmp_path / "straight", *options, arm=config)) == 0
     step = int(torch.randint(1, 10, (1,), generator=generator(0, f"stop {arm} {amp}")))  # five steps an epoch
     original = Trainer.__init__
 
@@ -178,7 +180,7 @@ def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "__init__", stopping)
-        assert run(*coco(coco_dir, tmp_path / "part", *options, arm=arm)) == 143
+        assert run(*coco(coco_dir, tmp_path / "part", *options, arm=config)) == 143
     assert run("-r", "auto", "--run-dir", tmp_path / "part") == 0
     assert rows(tmp_path / "part") == rows(tmp_path / "straight")
     assert same_tree(final_state(tmp_path / "part", 2), final_state(tmp_path / "straight", 2)) == []
