@@ -82,12 +82,13 @@ def _write_all(file: io.RawIOBase, data: memoryview) -> None:
         data = data[file.write(data) or 0 :]
 
 
-def _check_written(file: io.RawIOBase, data: memoryview) -> None:
+def _check_written(file: io.FileIO, data: memoryview) -> None:
+    found = bytearray(min(len(data), 1 << 18))  # a bytearray is compared as a whole, a memoryview number by number
     while data:
-        found = file.read(min(len(data), 1 << 18))
-        if not found or found != bytes(data[: len(found)]):  # a memoryview itself is compared number by number
+        count = file.readinto(found) if len(data) >= len(found) else file.readinto(memoryview(found)[: len(data)])
+        if not count or found[:count] != data[:count]:
             raise OSError(errno.EIO, "what was read back is not what was written")
-        data = data[len(found) :]
+        data = data[count:]
 
 
 def _sync_folder(folder: Path) -> None:
