@@ -98,6 +98,8 @@ class Started:
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self._files = (place / "stdout.txt", place / "stderr.txt")
+        for file in self._files:
+            file.write_text("")  # it may be killed before it gets there
         argv = [program, *(str(argument) for argument in arguments)]
         self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, tuple(prepare)), daemon=True)
         self.process.start()

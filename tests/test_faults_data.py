@@ -261,9 +261,7 @@ def test_no_redirection_leads_away_from_https() -> None:
 
 
 @pytest.mark.parametrize("data", [b"another file", bytes(2000)])
-def test_a_download_that_is_not_cifar10_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
-) -> None:
+def test_a_download_of_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """What comes over the wire is checked before it is written, its length as well."""
     from data_loader import cifar10
     from utils.errors import DataError

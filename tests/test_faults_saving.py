@@ -75,23 +75,30 @@ def test_01_a_save_syncs_the_file_then_replaces_then_syncs_the_folder(
     assert calls == ["fsync .a.pth", "replace a.pth", f"fsync {tmp_path.name}"]
 
 
+def newest(folder: Path) -> str | None:
+    return next((path.name for path in CheckpointStore(folder).newest_first()), None)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_02_killed_25_times_at_random(coco_dir: Path, tmp_path: Path) -> None:
     options = ("trainer.epochs=100", "trainer.save_every_minutes=0.0005", "trainer.monitor=min val_loss")
     folder, draw = tmp_path / "run", random.Random(4)
     arguments = coco(coco_dir, folder, *options, arm="bncn")
-    for _ in range(25):
+    for turn in range(25):
+        before = newest(folder)
         started = Started([*arguments, "-r", "auto"], tmp_path / "process")
-        started.process.join(draw.uniform(0.2, 2.0))
+        if turn % 2:  # within its work; the others also while it starts
+            started.until(lambda before=before: newest(folder) != before)
+        started.process.join(draw.uniform(0.0, 1.0))
         assert started.process.is_alive(), "the run must outlast its kills"
         started.send(signal.SIGKILL)
         assert started.end().code == -signal.SIGKILL
         for path in folder.glob("*.pth"):
             read(path)
-    progress = CheckpointStore(folder).newest_first()
-    assert progress, "no life was long enough to save"
-    assert launch(tmp_path, *arguments, "-r", "auto").code == 0
-    assert launch(tmp_path, *coco(coco_dir, tmp_path / "straight", *options, arm="bncn")).code == 0
+    assert Started([*arguments, "-r", "auto"], tmp_path / "process").end(600.0).code == 0
+    straight = coco(coco_dir, tmp_path / "straight", *options, arm="bncn")
+    assert Started(straight, tmp_path / "process").end(600.0).code == 0
     same_run(folder, tmp_path / "straight", 100)
 
 

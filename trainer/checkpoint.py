@@ -14,6 +14,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from trainer.serialise import serialise, tensors_in
 from utils.errors import CheckpointError
 from utils.files import write_atomically
 
@@ -75,16 +77,14 @@ def position(path: Path) -> tuple[int, int] | None:
 
 def pack(state: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint file: `state` as torch.save writes it, and the digest in the zip's comment."""
-    return b"".join(_pieces(state))
+    data = serialise(state)
+    return b"".join((data[:-2], _comment(data)))
 
 
-def _pieces(state: dict[str, Any]) -> tuple[memoryview, bytes]:
-    """What `pack` joins; a checkpoint is large enough for a copy to be felt."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getbuffer()
+def _comment(data: memoryview) -> bytes:
+    """The length and text of the comment of a zip that has none; it takes the place of the last two bytes."""
     assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
-    return data[:-2], struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
+    return struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
 def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, Any]:
@@ -149,8 +149,13 @@ def foreign_global(data: bytes) -> str | None:
         if data.startswith(b"PK"):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
-                with archive.open(entry) as file:
-                    data = file.read(LARGEST_PICKLE)
+                if entry.compress_type == zipfile.ZIP_STORED:  # zipfile would hold it against its CRC-32
+                    names = sum(struct.unpack_from("<HH", data, entry.header_offset + 26))
+                    start = entry.header_offset + 30 + names
+                    data = data[start : start + min(entry.file_size, LARGEST_PICKLE)]
+                else:
+                    with archive.open(entry) as file:
+                        data = file.read(LARGEST_PICKLE)
         strings: list[str] = []
         for opcode, argument, _ in _opcodes(data):
             if opcode.name == "STACK_GLOBAL":
@@ -204,25 +209,11 @@ def _check_form(state: Any, source: str, allow_inexact: bool) -> None:
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(state.get(key, ...), kind)]
     if wrong:
         raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
-    for where, tensor in _tensors(state):
+    for where, tensor in tensors_in(state):
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or not _fits_its_storage(tensor):
             raise CheckpointError(f"{source}: {where} is no plain tensor ({tensor.layout}, {tensor.device})")
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {where} has NaN or infinite values")
-
-
-def _tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor within, with its place, such as model.stem.0.0.weight; nothing is visited twice."""
-    seen: set[int] = set()
-    waiting = [(where, value)]
-    while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, Tensor):
-            yield where, value
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in items]
 
 
 def _fits_its_storage(tensor: Tensor) -> bool:
@@ -264,14 +255,16 @@ class CheckpointStore:
         Raises:
             FileSystemError: it could not be written; earlier checkpoints are as they were.
         """
-        pieces = _pieces(state)
+        data = serialise(state)
         path = self.folder / BEST_NAME
-        if best:
-            write_atomically(path, *pieces)
-        if newest:
-            path = self.folder / checkpoint_name(state["epoch"], state["batch"])
-            write_atomically(path, *pieces)
-            self._prune(path)
+        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as writing, and goes on beside it
+            comment = beside.submit(_comment, data).result
+            if best:
+                write_atomically(path, data[:-2], comment)
+            if newest:
+                path = self.folder / checkpoint_name(state["epoch"], state["batch"])
+                write_atomically(path, data[:-2], comment)
+                self._prune(path)
         return path
 
     def newest_first(self) -> list[Path]:

@@ -4,10 +4,11 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
@@ -25,10 +26,14 @@ def user_path(text: str) -> Path:
         raise ConfigError(f"{text!r} is no path: {error}") from None
 
 
-def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+Piece = bytes | memoryview | Callable[[], bytes]
+
+
+def write_atomically(path: Path, *pieces: Piece) -> None:
     """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
 
-    What was written is read back and compared before it takes the place of what was there.
+    What was written is read back and compared before it takes the place of what was there. A piece may be a function
+    of its bytes, which is called once those before it have been written, synced and compared.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
@@ -38,12 +43,9 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
         with open(descriptor, "w+b", buffering=0) as file:
-            for piece in pieces:
-                _write_all(file, memoryview(piece))
-            os.fsync(file.fileno())
-            file.seek(0)
-            for piece in pieces:
-                _check_written(file, memoryview(piece))
+            plain = list(itertools.takewhile(lambda piece: not callable(piece), pieces))
+            _write_and_check(file, plain)
+            _write_and_check(file, [piece() if callable(piece) else piece for piece in pieces[len(plain) :]])
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -51,7 +53,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        size = sum(len(piece) for piece in pieces)
+        size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
         raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
 
 
@@ -61,17 +63,32 @@ def temporary_of(path: Path) -> str | None:
     return match[1] if match else None
 
 
+def _write_and_check(file: io.FileIO, pieces: Sequence[Piece]) -> None:
+    """Write at the end of the file, sync it, and read that back."""
+    views = [memoryview(piece) for piece in pieces if not callable(piece)]
+    if not views:
+        return
+    start = file.tell()
+    for view in views:
+        _write_all(file, view)
+    os.fsync(file.fileno())
+    file.seek(start)
+    for view in views:
+        _check_written(file, view)
+
+
 def _write_all(file: io.RawIOBase, data: memoryview) -> None:
     while data:
         data = data[file.write(data) or 0 :]
 
 
-def _check_written(file: io.RawIOBase, data: memoryview) -> None:
+def _check_written(file: io.FileIO, data: memoryview) -> None:
+    found = bytearray(min(len(data), 1 << 18))  # a bytearray is compared as a whole, a memoryview number by number
     while data:
-        found = file.read(min(len(data), 1 << 20))
-        if not found or found != data[: len(found)]:
+        count = file.readinto(found) if len(data) >= len(found) else file.readinto(memoryview(found)[: len(data)])
+        if not count or found[:count] != data[:count]:
             raise OSError(errno.EIO, "what was read back is not what was written")
-        data = data[len(found) :]
+        data = data[count:]
 
 
 def _sync_folder(folder: Path) -> None:
