@@ -41,7 +41,6 @@ def train(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from data_loader.build import build_data
     from logger.log import get_logger, set_up_logging
-    from logger.recorder import write_csv
     from models.build import build_model
     from protocol import departures
     from trainer.checkpoint import CheckpointStore
@@ -85,7 +84,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         log.info("as published: %s (%s)", what, key)
     if trainer.finished:
         if world.first:
-            write_csv(folder, trainer.history)  # which the run may have ended for want of
+            trainer.write_tables()  # which the run may have ended for want of
         log.info("nothing to do: the run has had its %d epochs", trainer.epoch)
         return
     trainer.train()

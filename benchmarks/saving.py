@@ -19,8 +19,7 @@ import torch
 
 from benchmarks.harness import interleaved, machine, medians, ratio, set_up
 from benchmarks.speed import Training
-from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
-from trainer.serialise import serialise
+from trainer.checkpoint import FORMAT_VERSION, CheckpointStore, _serialise
 from utils.files import _check_written
 from utils.seeding import rng_state
 
@@ -52,7 +51,7 @@ def plain_save(state: dict, path: Path) -> None:
 
 def parts(state: dict, folder: Path, rounds: int) -> dict[str, float]:
     """Median seconds of what a save consists of."""
-    data = serialise(state)
+    data = _serialise(state)
     path = folder / "part"
 
     def write() -> None:
@@ -65,7 +64,7 @@ def parts(state: dict, folder: Path, rounds: int) -> dict[str, float]:
             _check_written(file, data)
 
     pieces: dict[str, Callable[[], object]] = {
-        "serialise": lambda: serialise(state),
+        "serialise": lambda: _serialise(state),
         "SHA-256": lambda: hashlib.sha256(data).digest(),
         "write and sync": write,
         "read back and compare": read_back,

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
-from trainer.serialise import serialise, tensors_in
 from utils.errors import CheckpointError
 from utils.files import write_atomically
 
@@ -77,13 +76,21 @@ def position(path: Path) -> tuple[int, int] | None:
 
 def pack(state: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint file: `state` as torch.save writes it, and the digest in the zip's comment."""
-    data = serialise(state)
+    data = _serialise(state)
     return b"".join((data[:-2], _comment(data)))
 
 
-def _comment(data: memoryview) -> bytes:
-    """The length and text of the comment of a zip that has none; it takes the place of the last two bytes."""
+def _serialise(state: dict[str, Any]) -> memoryview:
+    """A zip without a comment, which ends with the comment's length, 0 in two bytes; not copied, for it is large."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
     assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
+    return data
+
+
+def _comment(data: memoryview) -> bytes:
+    """What takes the place of the last two bytes: the length of a comment, and the digest of `data` as the comment."""
     return struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
@@ -209,11 +216,25 @@ def _check_form(state: Any, source: str, allow_inexact: bool) -> None:
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(state.get(key, ...), kind)]
     if wrong:
         raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
-    for where, tensor in tensors_in(state):
+    for where, tensor in _tensors(state):
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or not _fits_its_storage(tensor):
             raise CheckpointError(f"{source}: {where} is no plain tensor ({tensor.layout}, {tensor.device})")
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {where} has NaN or infinite values")
+
+
+def _tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor within, with its place, such as model.stem.0.0.weight; nothing is visited twice."""
+    seen: set[int] = set()
+    waiting = [(where, value)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield where, value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in items]
 
 
 def _fits_its_storage(tensor: Tensor) -> bool:
@@ -255,7 +276,7 @@ class CheckpointStore:
         Raises:
             FileSystemError: it could not be written; earlier checkpoints are as they were.
         """
-        data = serialise(state)
+        data = _serialise(state)
         path = self.folder / BEST_NAME
         with ThreadPoolExecutor(1) as beside:  # hashing takes as long as writing, and goes on beside it
             comment = beside.submit(_comment, data).result

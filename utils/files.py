@@ -4,11 +4,10 @@ import contextlib
 import errno
 import hashlib
 import io
-import itertools
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
@@ -26,14 +25,14 @@ def user_path(text: str) -> Path:
         raise ConfigError(f"{text!r} is no path: {error}") from None
 
 
+#: Bytes to write, or a function of them, which is called when it is their turn.
 Piece = bytes | memoryview | Callable[[], bytes]
 
 
 def write_atomically(path: Path, *pieces: Piece) -> None:
     """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
 
-    What was written is read back and compared before it takes the place of what was there. A piece may be a function
-    of its bytes, which is called once those before it have been written, synced and compared.
+    What was written is read back and compared before it takes the place of what was there.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
@@ -43,9 +42,13 @@ def write_atomically(path: Path, *pieces: Piece) -> None:
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
         with open(descriptor, "w+b", buffering=0) as file:
-            plain = list(itertools.takewhile(lambda piece: not callable(piece), pieces))
-            _write_and_check(file, plain)
-            _write_and_check(file, [piece() if callable(piece) else piece for piece in pieces[len(plain) :]])
+            for piece in pieces:
+                view = memoryview(piece() if callable(piece) else piece)
+                start = file.tell()
+                _write_all(file, view)
+                file.seek(start)
+                _check_written(file, view)
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -61,20 +64,6 @@ def temporary_of(path: Path) -> str | None:
     """The name of the file that `path` is a temporary form of, if it is one that `write_atomically` made."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else None
-
-
-def _write_and_check(file: io.FileIO, pieces: Sequence[Piece]) -> None:
-    """Write at the end of the file, sync it, and read that back."""
-    views = [memoryview(piece) for piece in pieces if not callable(piece)]
-    if not views:
-        return
-    start = file.tell()
-    for view in views:
-        _write_all(file, view)
-    os.fsync(file.fileno())
-    file.seek(start)
-    for view in views:
-        _check_written(file, view)
 
 
 def _write_all(file: io.RawIOBase, data: memoryview) -> None:
