@@ -82,9 +82,9 @@ def newest(folder: Path) -> str | None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_02_killed_25_times_at_random(coco_dir: Path, tmp_path: Path) -> None:
-    options = ("trainer.epochs=100", "trainer.save_every_minutes=0.0005", "trainer.monitor=min val_loss")
+    options = ("trainer.epochs=100", "trainer.save_every_minutes=0.002", "trainer.monitor=min val_loss")
     folder, draw = tmp_path / "run", random.Random(4)
-    arguments = coco(coco_dir, folder, *options, arm="bncn")
+    arguments = coco(coco_dir, folder, *options)
     for turn in range(25):
         before = newest(folder)
         started = Started([*arguments, "-r", "auto"], tmp_path / "process")
@@ -97,7 +97,7 @@ def test_02_killed_25_times_at_random(coco_dir: Path, tmp_path: Path) -> None:
         for path in folder.glob("*.pth"):
             read(path)
     assert Started([*arguments, "-r", "auto"], tmp_path / "process").end(600.0).code == 0
-    straight = coco(coco_dir, tmp_path / "straight", *options, arm="bncn")
+    straight = coco(coco_dir, tmp_path / "straight", *options)
     assert Started(straight, tmp_path / "process").end(600.0).code == 0
     same_run(folder, tmp_path / "straight", 100)
 
