@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
@@ -43,12 +44,7 @@ def write_atomically(path: Path, *pieces: Piece) -> None:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
         with open(descriptor, "w+b", buffering=0) as file:
             for piece in pieces:
-                view = memoryview(piece() if callable(piece) else piece)
-                start = file.tell()
-                _write_all(file, view)
-                file.seek(start)
-                _check_written(file, view)
-            os.fsync(file.fileno())
+                _append(file, memoryview(piece() if callable(piece) else piece))
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -64,6 +60,17 @@ def temporary_of(path: Path) -> str | None:
     """The name of the file that `path` is a temporary form of, if it is one that `write_atomically` made."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else None
+
+
+def _append(file: io.FileIO, data: memoryview) -> None:
+    """Write, sync and compare; the sync waits for the disk, and so goes on beside the comparison."""
+    start = file.tell()
+    _write_all(file, data)
+    with ThreadPoolExecutor(1) as beside:
+        synced = beside.submit(os.fsync, file.fileno())
+        file.seek(start)
+        _check_written(file, data)
+        synced.result()
 
 
 def _write_all(file: io.RawIOBase, data: memoryview) -> None:
