@@ -1,7 +1,6 @@
 import copy
 import io
-import math
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,51 +10,16 @@ from torch.func import functional_call
 
 from models.preconv import METHODS, PreConv2d, cosine_momentum
 from models.preconv_fft import preconditioner
+from tests.reference_cases import TOLERANCE, case_errors, load_cases, relative_error
 
-CASES = np.load(Path(__file__).parent / "data" / "preconv_cases.npz")
-TAGS = sorted({key.split("/")[0] for key in CASES.files})
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-
-
-def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    return ((got - want).abs().max() / want.abs().max()).item()
+CASES, TAGS = load_cases("preconv_cases.npz")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("method", METHODS)
 def test_layer_agrees_with_the_reference(method: str, tag: str, dtype: torch.dtype) -> None:
-    def case(field: str) -> torch.Tensor:
-        return torch.from_numpy(CASES[f"{tag}/{field}"]).to(dtype)
-
-    c_in, c_out, k, stride, padding, _, _, affine, _, steps = (int(v) for v in CASES[f"{tag}/config"])
-    momentum = float(CASES[f"{tag}/momentum"])
-    layer = PreConv2d(
-        *(c_in, c_out, k, stride, padding),
-        affine=bool(affine),
-        momentum=None if math.isnan(momentum) else momentum,
-        method=method,
-    ).to(dtype)
-    with torch.no_grad():
-        layer.weight.copy_(case("weight"))
-        if layer.affine is not None:
-            layer.affine.weight.copy_(case("affine_weight"))
-            layer.affine.bias.copy_(case("affine_bias"))
-
-    x = case("x").requires_grad_()
-    y = layer(x)
-    (y * case("grad_out")).sum().backward()
-    pairs = {"y_train": y, "grad_x": x.grad, "grad_weight": layer.weight.grad}
-    if layer.affine is not None:
-        pairs |= {"grad_affine_weight": layer.affine.weight.grad, "grad_affine_bias": layer.affine.bias.grad}
-    for step in range(steps):
-        if step > 0:
-            layer(torch.randn_like(x))
-        with torch.no_grad():
-            layer.weight.mul_(1 + 0.1 * (step + 1))
-    pairs |= {"running_after": layer.running_preconditioner, "weight_after": layer.weight}
-    pairs["y_eval"] = layer.eval()(case("x_eval"))
-    errors = {field: relative_error(got, case(field)) for field, got in pairs.items()}
+    errors = case_errors(CASES, tag, dtype, partial(PreConv2d, method=method))
     assert max(errors.values()) < TOLERANCE[dtype], errors
 
 

@@ -2,59 +2,23 @@
 
 import copy
 import math
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.norms import NORMS
 from models.preconv_published import PublishedPreConv2d, published_preconditioner, two_columns
+from tests.reference_cases import TOLERANCE, case_errors, load_cases, relative_error
 
-CASES = np.load(Path(__file__).parent / "data" / "published_cases.npz")
-TAGS = sorted({key.split("/")[0] for key in CASES.files})
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-
-
-def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    return ((got - want).abs().max() / want.abs().max()).item()
+CASES, TAGS = load_cases("published_cases.npz")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tag", TAGS)
 def test_layer_agrees_with_the_reference(tag: str, dtype: torch.dtype) -> None:
-    def case(field: str) -> torch.Tensor:
-        values = torch.from_numpy(CASES[f"{tag}/{field}"])
-        return values if values.is_complex() else values.to(dtype)
-
-    c_in, c_out, k, stride, padding, _, _, affine, _, steps = (int(v) for v in CASES[f"{tag}/config"])
-    momentum = float(CASES[f"{tag}/momentum"])
-    layer = PublishedPreConv2d(
-        *(c_in, c_out, k, stride, padding),
-        affine=bool(affine),
-        batch_norm=False,
-        momentum=None if math.isnan(momentum) else momentum,
-    ).to(dtype)
-    with torch.no_grad():
-        layer.weight.copy_(case("weight"))
-        if layer.affine is not None:
-            layer.affine.weight.copy_(case("affine_weight"))
-            layer.affine.bias.copy_(case("affine_bias"))
-    x = case("x").requires_grad_()
-    y = layer(x)
-    (y * case("grad_out")).sum().backward()
-    pairs = {"y_train": y, "grad_x": x.grad, "grad_weight": layer.weight.grad}
-    if layer.affine is not None:
-        pairs |= {"grad_affine_weight": layer.affine.weight.grad, "grad_affine_bias": layer.affine.bias.grad}
-    for step in range(steps):
-        if step > 0:
-            layer(torch.randn_like(x))
-        with torch.no_grad():
-            layer.weight.mul_(1 + 0.1 * (step + 1))
-    pairs |= {"running_after": layer.running_preconditioner, "weight_after": layer.weight}
-    pairs["y_eval"] = layer.eval()(case("x_eval"))
-    errors = {field: relative_error(got, case(field)) for field, got in pairs.items()}
+    errors = case_errors(CASES, tag, dtype, partial(PublishedPreConv2d, batch_norm=False))
     assert max(errors.values()) < TOLERANCE[dtype], errors
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -184,32 +183,6 @@ def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
     assert run("-r", "auto", "--run-dir", tmp_path / "part") == 0
     assert rows(tmp_path / "part") == rows(tmp_path / "straight")
     assert same_tree(final_state(tmp_path / "part", 2), final_state(tmp_path / "straight", 2)) == []
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_at_the_step_and_says_how_to_go_on(
-    coco_dir: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *coco(coco_dir, folder, "trainer.epochs=500")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint-epoch2.pth").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert stderr.count("\n") == 1
-    assert re.search(rf"stopped by {number.name} after epoch \d+.*-r auto --run-dir {folder}", stderr)
-    newest = max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns)
-    state = read(newest)
-    assert state["global_step"] == state["epoch"] * 5 + state["batch"]
-    assert run("-r", "auto", "--run-dir", folder, f"trainer.epochs={state['epoch'] + 1}") == 0
 
 
 def test_a_longer_run_trains_on_with_the_schedule_it_is_given(finished: Path, tmp_path: Path) -> None:
