@@ -108,7 +108,7 @@ class Started:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 300.0) -> None:
         """Wait for `condition` while the process lives."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -116,7 +116,7 @@ class Started:
             assert time.monotonic() < deadline, "it has not come to pass"
             time.sleep(0.005)
 
-    def end(self, seconds: float = 120.0) -> Ended:
+    def end(self, seconds: float = 300.0) -> Ended:
         """Wait for the process, no longer than `seconds`."""
         self.process.join(seconds)
         if self.process.exitcode is None:
