@@ -39,3 +39,8 @@ def departures(config: Config) -> dict[str, str]:
     if noise.type == "symmetric" and noise.rate > 0 and on(noise.include_true_class):
         found[TRUE_CLASS] = "a wrong label is drawn over all classes, the true one too, so fewer labels change"
     return found
+
+
+def announcements(found: dict[str, str]) -> list[str]:
+    """A line for each of `departures`, in the words that every program says them in."""
+    return [f"as published: {what} ({key})" for key, what in found.items()]

@@ -42,7 +42,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from data_loader.build import build_data
     from logger.log import get_logger, set_up_logging
     from models.build import build_model
-    from protocol import departures
+    from protocol import announcements, departures
     from trainer.checkpoint import CheckpointStore
     from trainer.optim import build_optimizer
     from trainer.preflight import report
@@ -80,8 +80,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
         set_up_logging(folder)
     log.info("run folder: %s", folder)
-    for key, what in departures(config).items():
-        log.info("as published: %s (%s)", what, key)
+    for line in announcements(departures(config)):
+        log.info(line)
     if trainer.finished:
         if world.first:
             trainer.write_tables()  # which the run may have ended for want of

@@ -82,8 +82,11 @@ def load_grid(path: Path) -> Grid:
         ConfigError: the file or any of its cells is wrong; one line.
     """
     file = _read(path)
-    for what, listed in (("by_dataset", file.datasets), ("by_arm", file.arms)):
-        unknown = sorted(getattr(file, what).keys() - set(listed))
+    for what, given_for, listed in (
+        ("by_dataset", file.by_dataset, file.datasets),
+        ("by_arm", file.by_arm, file.arms),
+    ):
+        unknown = sorted(given_for.keys() - set(listed))
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
     for settings in (file.settings, *file.by_dataset.values(), *file.by_arm.values()):

@@ -6,7 +6,7 @@ import time
 import torch
 
 from data_loader.build import RunData
-from protocol import departures
+from protocol import announcements, departures
 from trainer.trainer import Trainer
 
 
@@ -14,7 +14,7 @@ def report(trainer: Trainer) -> str:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
     lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
-    lines += [f"as published: {what} ({key})" for key, what in departures(config).items()]
+    lines += announcements(departures(config))
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from logger.figures import confusion_figure
+from protocol import announcements
 from trainer.evaluation import confusion
 from utils.files import write_atomically
 
@@ -56,7 +57,7 @@ class TestReport:
     def table(self) -> str:
         width = max(len(name) for name in (*self.classes, "top5_accuracy"))
         lines = [f"{self.checkpoint}, after epoch {self.epoch}, {len(self.true):,} test images"]
-        lines += [f"  as published: {what} ({key})" for key, what in self.as_published.items()]
+        lines += [f"  {line}" for line in announcements(self.as_published)]
         lines.append(f"  {'loss':<{width}}  {self.figures['loss']:.4f}")
         lines += [f"  {name:<{width}}  {share:.2%}" for name, share in self.figures.items() if name != "loss"]
         lines += ["", f"  {'class':<{width}}  accuracy   predicted as"]
