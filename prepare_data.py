@@ -83,7 +83,6 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
     add("--keep-duplicates", action="store_true", help="keep images whose pixels are those of another")
     add("--skip-broken", action="store_true", help="leave out images that cannot be read, and list them")
     add("--force", action="store_true", help="replace another OUT")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_square(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--records", metavar="FILE.zip", help="also put the runs' configs and figures into one small file, for RUNS"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 
@@ -29,8 +28,9 @@ def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
     sources, output = [user_path(text) for text in args.runs], user_path(args.output)
-    if args.records and len(sources) > 1:
-        raise ConfigError("--records takes the runs of one folder; give one RUNS")
+    names = [source.stem if source.is_file() else source.name for source in sources] if len(sources) > 1 else [""]
+    if args.records and len(set(names)) < len(names):
+        raise ConfigError(f"--records keeps each RUNS by its name, and two have the same: {', '.join(names)}")
     from reporting.records import unfolded, write_records
     from reporting.writing import read_results, write_report
 
@@ -38,7 +38,7 @@ def report(args: argparse.Namespace) -> None:
         folders = [stack.enter_context(unfolded(source)) for source in sources]
         results = read_results(folders)
         if args.records:
-            count = write_records(folders[0], user_path(args.records))
+            count = write_records(dict(zip(names, folders, strict=True)), user_path(args.records))
             print(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
         print(f"warning: {warning}")

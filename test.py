@@ -11,7 +11,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--allow-inexact", action="store_true", help="read one that could not be resumed exactly")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data_loader.args.data_dir=data/coco")
     return parser.parse_intermixed_args()
 

@@ -1,7 +1,6 @@
 """Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder, instead of a new one under save_dir")
     parser.add_argument("--check", action="store_true", help="show config, data, model and speed; train nothing")
     parser.add_argument("--allow-inexact", action="store_true", help="resume even without what an exact resume needs")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes: optimizer.args.lr=0.05")
     return parser.parse_intermixed_args(argv)
 
@@ -31,7 +29,6 @@ def train(args: argparse.Namespace) -> None:
         from parse_config import load_config
 
         load_config(args.config, args.overrides)
-
     from utils.world import World
 
     with FolderLock() as lock, World() as world:
@@ -40,20 +37,18 @@ def train(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from data_loader.build import build_data
-    from logger.log import get_logger, set_up_logging
+    from logger.log import set_up_logging
     from models.build import build_model
-    from protocol import announcements, departures
-    from trainer.checkpoint import CheckpointStore
     from trainer.optim import build_optimizer
-    from trainer.preflight import report
+    from trainer.preflight import show
     from trainer.resume import find_start
-    from trainer.run_folder import make_run_folder, write_run_files
+    from trainer.run_folder import make_run_folder
+    from trainer.session import begin, log_outcome
     from trainer.trainer import Trainer
     from utils.device import choose_device
     from utils.memory import keep_freed_memory
     from utils.seeding import seed_everything
 
-    log = get_logger()
     set_up_logging(quiet=not world.first)
     request = (args.config, args.resume, args.run_dir, args.overrides, None if args.check else lock)
     start = world.on_first(lambda: find_start(*request, args.allow_inexact))
@@ -66,32 +61,13 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     model = build_model(config, len(data.dataset.classes)).to(device)
     optimizer, schedule = build_optimizer(config, model)
     if args.check:
-        lines = report(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
-        if world.first:
-            print(lines)
+        show(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
         return
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
     trainer = Trainer(config, model, optimizer, schedule, data, device, folder, world)
-    if start.state is not None:
-        trainer.load_state_dict(start.state, start.source)
-    if world.first:
-        if start.state is not None:
-            CheckpointStore(folder).set_aside_later_than(start.state)
-        write_run_files(folder, config, data)  # after the checkpoint is known to fit: a misfit changes nothing
-        set_up_logging(folder)
-    log.info("run folder: %s", folder)
-    for line in announcements(departures(config)):
-        log.info(line)
-    if trainer.finished:
-        if world.first:
-            trainer.write_tables()  # which the run may have ended for want of
-        log.info("nothing to do: the run has had its %d epochs", trainer.epoch)
-        return
+    begin(trainer, start)
     trainer.train()
-    log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
-    log.info("run folder: %s", folder)
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else f"{sys.executable} -m tensorboard.main"
-    log.info("to see the curves, type: %s --logdir %s", tensorboard, folder)
+    log_outcome(trainer)
 
 
 def main(argv: list[str] | None = None) -> int:

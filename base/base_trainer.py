@@ -91,13 +91,18 @@ class BaseTrainer(ABC):
         return self.config.early_stop is not None and self.epochs_since_best >= self.config.early_stop
 
     def train(self) -> None:
-        """Train to the end.
+        """Train to the end; of a finished run only make sure that its tables are there.
 
         Raises:
             Stopped: a signal asked for it; the state at that step is saved.
             NonFiniteLossError: the loss is NaN or infinite; nothing of that epoch is saved.
             FileSystemError: a checkpoint cannot be written.
         """
+        if self.finished:
+            if self.world.first:
+                self.write_tables()  # which the run may have ended for want of
+            self.log.info("nothing to do: the run has had its %d epochs", self.epoch)
+            return
         self._write_csv()
         self.board = TensorBoard(self.folder, self.config.tensorboard and self.world.first, self.epoch + 1)
         self._saved = (self.global_step, time.monotonic())

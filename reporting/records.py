@@ -4,37 +4,43 @@ import io
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from reporting.results import GRID_NAME
-from reporting.runs import CONFIG_NAME, DIAGNOSTICS_NAME, METRICS_NAME
+from reporting.runs import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME
 from utils.errors import DataError
 from utils.files import write_atomically
 
-NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME)
+NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same records are the same bytes, whenever they are written
 
 
-def write_records(folder: Path, path: Path) -> int:
-    """Write the records of all runs in and below `folder` to the zip `path`; returns how many runs there are.
+def write_records(folders: Mapping[str, Path], path: Path) -> int:
+    """Write the records of all runs in and below `folders` to the zip `path`, those of each below its name, which
+    may be empty; returns how many runs there are.
 
     Raises:
         FileSystemError: it cannot be written.
     """
-    files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
-    runs = {file.parent for file in files if file.name == METRICS_NAME}
+    runs = 0
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for file in files:
-            if file.parent in runs or file.name == GRID_NAME:
-                entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _DATE)
-                archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+        for name, folder in folders.items():
+            files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
+            of_runs = {file.parent for file in files if file.name == METRICS_NAME}
+            runs += len(of_runs)
+            for file in files:
+                if file.parent in of_runs or file.name == GRID_NAME:
+                    entry = zipfile.ZipInfo(
+                        (PurePosixPath(name) / file.relative_to(folder).as_posix()).as_posix(), _DATE
+                    )
+                    archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
-    return len(runs)
+    return runs
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Reading run folders: config.json, metrics.csv and, where there is one, diagnostics.csv."""
+"""Reading run folders: config.json, metrics.csv and, where they are there, diagnostics.csv and data.json."""
 
 import csv
 import io
@@ -16,7 +16,8 @@ from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from utils import strict_json
 from utils.errors import DataError
 
-CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME = "config.json", "metrics.csv", "diagnostics.csv"
+CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DATA_NAME = "config.json", "metrics.csv", "diagnostics.csv", "data.json"
+SPLITS = ("train", "val", "test")
 REQUIRED = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     *("test_loss", "test_accuracy"),
@@ -27,7 +28,7 @@ Column = tuple[float | None, ...]  # None where the cell is empty or not finite
 
 
 class DamagedRun(Exception):
-    """metrics.csv or diagnostics.csv cannot be read; the message says what is wrong, not where."""
+    """metrics.csv, diagnostics.csv or data.json cannot be read; the message says what is wrong, not where."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Run:
     config: Mapping[str, Any]
     metrics: Mapping[str, Column]
     diagnostics: Diagnostics | None
+    images: tuple[int, ...] | None = None  # of train, val and test; None where the run does not say
 
     @cached_property
     def dataset(self) -> str:
@@ -149,7 +151,12 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
                 diagnostics = read_diagnostics(folder / DIAGNOSTICS_NAME)
             except DamagedRun as error:
                 warnings.append(f"The diagnostics of `{plain(relative)}` are left out: {plain(str(error))}.")
-            runs.append(Run(number, relative, config, metrics, diagnostics))
+            images = None
+            try:
+                images = read_sizes(folder / DATA_NAME)
+            except DamagedRun as error:
+                warnings.append(f"The data.json of `{plain(relative)}` is damaged: {plain(str(error))}.")
+            runs.append(Run(number, relative, config, metrics, diagnostics, images))
     if not runs:
         where = ", ".join(str(folder) for folder in folders)
         why = f"; {len(warnings)} damaged" if warnings else ""
@@ -244,6 +251,24 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     keys = values[DIAGNOSTIC_COLUMNS[0]]
     epochs = tuple(sorted({epoch for epoch, _ in keys}))
     return Diagnostics(epochs, tuple(dict.fromkeys(layer for _, layer in keys)), values)
+
+
+def read_sizes(path: Path) -> tuple[int, ...] | None:
+    """How many images train, val and test have; None for a run that does not say, as older ones do not.
+
+    Raises:
+        DamagedRun: unreadable, not JSON, or without those numbers.
+    """
+    if not path.is_file():
+        return None
+    try:
+        images = _value(strict_json.loads(path.read_text(encoding="utf-8")), ("images",))
+    except (OSError, ValueError) as error:
+        raise DamagedRun(str(error)) from None
+    sizes = tuple(_value(images, (name,)) for name in SPLITS)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise DamagedRun(f"images has not a number for each of {', '.join(SPLITS)}")
+    return sizes
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:

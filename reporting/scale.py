@@ -47,7 +47,7 @@ def scale(results: Results, dataset: str) -> Scale:
 def lines(results: Results, dataset: str) -> str:
     """One dataset's scale in a sentence or two, with the paper's where it has that dataset."""
     found, runs = scale(results, dataset), results.of(dataset)
-    text = f"{dataset}: {found.images} to train and validate, {_tests(runs)}; {found.network}, {found.epochs} epochs, "
+    text = f"{dataset}: {_split(runs, found)}; {found.network}, {found.epochs} epochs, "
     text += f"batches of {found.batch}"
     text += f", about {found.steps:,} steps" if found.steps else ""
     text += f"; {found.seeds} seed{'' if found.seeds == 1 else 's'}."
@@ -65,6 +65,15 @@ def lines(results: Results, dataset: str) -> str:
             f"{theirs.steps:,} steps."
         )
     return text
+
+
+def _split(runs: list[Run], found: Scale) -> str:
+    """How many images train, validate and test, as the runs say it or as their configs let one tell."""
+    sizes = {run.images for run in runs}
+    if len(sizes) == 1 and (images := sizes.pop()):
+        train, val, test = images
+        return f"{train:,} images to train on, {val:,} to validate, {test:,} to test"
+    return f"{found.images} to train and validate, {_tests(runs)}"
 
 
 def smaller(results: Results) -> bool:
@@ -105,6 +114,8 @@ def _memorised(results: Results) -> str:
 
 
 def _images(run: Run) -> str:
+    if run.images:
+        return f"{run.images[0]:,} training images"
     subset = run.config["data_loader"].get("args", {}).get("subset")
     kind = run.config["data_loader"]["type"]
     count = _count(run)
@@ -123,6 +134,8 @@ def _count(run: Run) -> int | None:
 
 def _steps(run: Run) -> int | None:
     args, count = run.config["data_loader"].get("args", {}), _count(run)
+    if run.images and "batch_size" in args:
+        return -(-run.images[0] // args["batch_size"]) * run.planned
     if count is None or "batch_size" not in args:
         return None
     images = count if run.as_published else count * (1 - args.get("validation_split", 0.1))

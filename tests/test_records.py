@@ -31,10 +31,27 @@ def test_a_report_of_the_records_is_that_of_the_runs(runs: Path, tmp_path: Path)
     assert all(Path(name).name in NAMES for name in zipfile.ZipFile(records).namelist())
 
 
+def test_records_of_several_folders_keep_them_apart(runs: Path, tmp_path: Path) -> None:
+    other, records = tmp_path / "other", tmp_path / "runs.zip"
+    shutil.copytree(runs / "coco_bn_20noise", other / "coco_bncn_20noise")
+    for config in other.rglob("config.json"):
+        config.write_text(config.read_text().replace('"bn"', '"bncn"').replace("_bn_", "_bncn_"))
+    assert report.main([str(runs), str(other), "-o", str(tmp_path / "a"), "--records", str(records)]) == 0
+    assert report.main([str(records), "-o", str(tmp_path / "b")]) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert b"bncn" in files(tmp_path / "b")["results.csv"]
+    assert {Path(name).parts[0] for name in zipfile.ZipFile(records).namelist()} == {"runs", "other"}
+
+
+def test_two_folders_of_one_name_have_no_records(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(runs), str(runs), "--records", "x.zip"]) == 2
+    assert "two have the same" in capsys.readouterr().err
+
+
 def test_the_same_runs_are_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    assert write_records(runs, tmp_path / "a.zip") == 1
+    assert write_records({"": runs}, tmp_path / "a.zip") == 1
     (runs / "coco_bn_20noise" / "seed12" / "config.json").touch()
-    write_records(runs, tmp_path / "b.zip")
+    write_records({"": runs}, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 

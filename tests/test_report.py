@@ -433,6 +433,25 @@ def test_damaged_diagnostics_leave_the_run(tmp_path: Path) -> None:
     assert any("no column largest_singular_value" in warning for warning in results.warnings)
 
 
+def test_the_scale_has_the_numbers_of_images_that_runs_say(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5), epochs=4)
+    assert "5,000 images to train and validate, all test images" in text_of(read_results([tmp_path]))
+    images = {"train": 4501, "val": 499, "test": 3000}
+    (tmp_path / "cifar10_bn_0noise" / "seed12" / "data.json").write_text(json.dumps({"images": images}))
+    said = text_of(read_results([tmp_path]))
+    assert "4,501 images to train on, 499 to validate, 3,000 to test" in said
+    assert f"about {4 * 36} steps" in said  # 4,501 images are 36 batches of 128
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"images": {"train": 1, "val": 1}}', '{"images": 3}', "\xff"])
+def test_a_damaged_data_json_leaves_the_run(tmp_path: Path, text: str) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    (tmp_path / "cifar10_bn_0noise" / "seed12" / "data.json").write_bytes(text.encode("latin1"))
+    results = read_results([tmp_path])
+    assert len(results.finished) == 1
+    assert any("data.json" in warning for warning in results.warnings)
+
+
 @pytest.mark.parametrize("text", ["{", '{"cells": [{"dataset": "x"}]}', "[]"])
 def test_a_damaged_grid_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5))

@@ -37,12 +37,33 @@ from utils.seeding import generator, rng_state, set_rng_state
 def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
-        *("config.json", "metrics.csv", "noise.npz", "noise_transition.csv", "train.log", "model_best.pth"),
+        *(
+            "config.json",
+            "metrics.csv",
+            "noise.npz",
+            "noise_transition.csv",
+            "data.json",
+            "train.log",
+            "model_best.pth",
+        ),
         *("checkpoint-epoch2.pth", "checkpoint-epoch3.pth", ".lock"),
     }
     config = load_config(finished / "config.json")
     assert config.model_dump() == json.loads((finished / "config.json").read_text())
     assert config.trainer.epochs == 3
+
+
+def test_data_json_says_what_the_run_saw(finished: Path) -> None:
+    said = json.loads((finished / "data.json").read_text())
+    labels = np.load(finished / "noise.npz")
+    parts = {split: labels["split"] == split for split in ("train", "val")}
+    assert {split: said["images"][split] for split in parts} == {s: int(part.sum()) for s, part in parts.items()}
+    wrong = labels["given_label"] != labels["true_label"]
+    assert said["wrong_labels"] == {**{s: int(wrong[part].sum()) for s, part in parts.items()}, "test": 0}
+    assert said["wrong_labels"]["train"] > 0
+    assert said["classes"] == labels["classes"].tolist()
+    assert said["sha256"] == read(finished / "checkpoint-epoch3.pth")["dataset_sha256"]
+    assert said["as_published"] == {}
 
 
 def test_metrics_csv_has_its_columns_in_order(finished: Path) -> None:

@@ -10,6 +10,13 @@ from protocol import announcements, departures
 from trainer.trainer import Trainer
 
 
+def show(trainer: Trainer) -> None:
+    """Print the report, once for all processes."""
+    lines = report(trainer)
+    if trainer.world.first:
+        print(lines)
+
+
 def report(trainer: Trainer) -> str:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model

@@ -5,12 +5,14 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from data_loader.build import RunData
 from data_loader.noise import noise_record, transition_table
 from logger.log import get_logger
 from logger.recorder import CSV_NAME, DIAGNOSTICS_NAME
 from parse_config import Config
+from protocol import departures
 from trainer.checkpoint import BEST_NAME, position
 from utils.errors import CheckpointError, FileSystemError
 from utils.files import temporary_of, user_path, write_atomically
@@ -20,7 +22,8 @@ CONFIG_NAME = "config.json"
 STAMP = "%Y%m%d_%H%M%S"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
-_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, CSV_NAME, DIAGNOSTICS_NAME, BEST_NAME)
+DATA_NAME = "data.json"
+_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, CSV_NAME, DIAGNOSTICS_NAME, BEST_NAME)
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
@@ -54,10 +57,28 @@ def _make_new(config: Config) -> Path:
 
 
 def write_run_files(folder: Path, config: Config, data: RunData) -> None:
-    """config.json, the labels the run is given (noise.npz), and how they came about (noise_transition.csv)."""
+    """config.json, the labels the run is given (noise.npz) and how they came about (noise_transition.csv), and what
+    the data are (data.json)."""
     write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
+    write_atomically(folder / DATA_NAME, (json.dumps(data_record(config, data), indent=2) + "\n").encode())
+
+
+def data_record(config: Config, data: RunData) -> dict[str, Any]:
+    """What a run is trained and judged on: the dataset's digest and classes, images and wrong labels by split, channel
+    mean and standard deviation of the training split in [0, 1], and in what the data are as published."""
+    parts = data.splits.named()
+    wrong = {name: int((given != data.dataset.labels[parts[name]]).sum()) for name, given in data.given.items()}
+    return {
+        "sha256": data.sha256,
+        "classes": list(data.dataset.classes),
+        "images": {name: len(part) for name, part in parts.items()},
+        "wrong_labels": wrong,
+        "mean": data.stats.mean.tolist(),
+        "std": data.stats.std.tolist(),
+        "as_published": departures(config),
+    }
 
 
 def _make(folder: Path, exist_ok: bool) -> Path:

@@ -6,14 +6,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.errors import EXIT_INTERRUPTED, ConfigError, FileSystemError, Stopped, UserError
 from utils.stopping import STOP_SIGNALS, Handlers, exit_code
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong command line as any other fault; --help has the usage."""
+    """Has --debug, and reports a wrong command line as any other fault; --help has the usage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
