@@ -1,4 +1,4 @@
-"""Run a grid of arms, datasets, noise and seeds: python grid.py configs/grids/cpu.json [--jobs N] [--dry-run]
+"""Run a grid of arms, datasets, noise and seeds: python grid.py configs/grids/cpu.json [--jobs N] [--executor slurm]
 
 What has finished is skipped, what was interrupted goes on, and what is missing is run; every cell is an ordinary run
 folder, and the command that made it is an ordinary train.py.
@@ -18,8 +18,12 @@ from utils.errors import ConfigError
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Run what is missing of a grid of configs, and go on with what was interrupted.")
     parser.add_argument("grid", type=Path, metavar="GRID.json", help="such as configs/grids/cpu.json")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; the cores are shared out")
+    jobs = "runs at a time; 1 by default here, where the cores are shared out, and all of them on Slurm"
+    parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument("-d", "--device", help="for every run, or a list dealt out to the jobs: cuda:0,cuda:1")
+    parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="run here, or as Slurm jobs")
+    slurm = "what each Slurm job asks for, such as partition=gpu gpus_per_node=1 time=240 (minutes)"
+    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help=slurm)
     parser.add_argument("--dry-run", action="store_true", help="show the table and the commands; run nothing")
     return parser.parse_args(argv)
 
@@ -27,11 +31,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     from grids.plan import load_grid
     from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
-    from grids.running import GridRun, command
+    from grids.running import command
 
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
     devices = args.device.split(",") if args.device else [None]
+    if args.slurm and args.executor != "slurm":
+        raise ConfigError("--slurm is for --executor slurm")
+    if len(devices) > 1 and args.executor == "slurm":
+        raise ConfigError("-d: Slurm deals out the devices; name one, such as cuda")
     grid = load_grid(args.grid)
     if args.dry_run:
         states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
@@ -41,7 +49,14 @@ def run(args: argparse.Namespace) -> None:
             if states[cell] == WAITING and cell not in refused:
                 print(shlex.join(command(cell, devices[0])))
         return
-    GridRun(grid, args.jobs, devices, _shower()).run()
+    if args.executor == "slurm":
+        from grids.slurm import SlurmRun, parameters_of
+
+        SlurmRun(grid, args.jobs, devices[0], parameters_of(args.slurm), _shower()).run()
+    else:
+        from grids.local import LocalRun
+
+        LocalRun(grid, args.jobs or 1, devices, _shower()).run()
 
 
 def _shower() -> Callable[[str], None]:

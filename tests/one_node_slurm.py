@@ -1,0 +1,111 @@
+"""A real Slurm of one node, this machine, for as long as a test needs it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
+CONF = """
+ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={place}/munge.socket
+StateSaveLocation={place}/state
+SlurmdSpoolDir={place}/spool
+SlurmctldLogFile={place}/slurmctld.log
+SlurmdLogFile={place}/slurmd.log
+SlurmctldPidFile={place}/slurmctld.pid
+SlurmdPidFile={place}/slurmd.pid
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+ReturnToService=2
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SlurmctldPort={controller}
+SlurmdPort={daemon}
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def why_not() -> str | None:
+    """Why there can be no Slurm here; None if there can."""
+    missing = [program for program in PROGRAMS if find(program) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed (Debian: slurm-wlm, munge)"
+    return None if os.geteuid() == 0 else "starting a Slurm needs root"
+
+
+def find(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+@contextmanager
+def slurm(place: Path) -> Iterator[dict[str, str]]:
+    """The environment in which sbatch and the others speak to it."""
+    for name in ("state", "spool"):
+        (place / name).mkdir()
+    conf = place / "slurm.conf"
+    conf.write_text(
+        CONF.format(
+            host=socket.gethostname().split(".")[0],
+            place=place,
+            controller=_free_port(),
+            daemon=_free_port(),
+            cores=os.cpu_count(),
+        )
+    )
+    environment = {**os.environ, "SLURM_CONF": str(conf)}
+    key = place / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    place.chmod(0o755)
+    _run(
+        *(find("munged"), "--force", f"--key-file={key}", f"--socket={place}/munge.socket"),
+        *(f"--pid-file={place}/munged.pid", f"--log-file={place}/munged.log", f"--seed-file={place}/munged.seed"),
+    )
+    try:
+        _run(find("slurmctld"), env=environment)
+        _run(find("slurmd"), env=environment)
+        _until(lambda: "idle" in _run("sinfo", "--noheader", env=environment))
+        yield environment
+    finally:
+        subprocess.run(["scancel", "--me"], env=environment, check=False)
+        for name in ("slurmd", "slurmctld", "munged"):
+            _end(place / f"{name}.pid")
+
+
+def _run(*argv: str | None, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run([str(part) for part in argv], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _end(pid_file: Path) -> None:
+    if pid_file.exists():
+        number = int(pid_file.read_text())
+        os.kill(number, signal.SIGTERM)
+        _until(lambda: not Path(f"/proc/{number}").exists())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
