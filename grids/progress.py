@@ -8,6 +8,7 @@ from pathlib import Path
 from grids.plan import Cell, Grid
 from parse_config import Config, load_config
 from utils.errors import ConfigError
+from utils.run_files import CONFIG_NAME, METRICS_NAME, stopped_early
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
@@ -24,21 +25,23 @@ class Standing:
 
 def standing(cell: Cell) -> Standing:
     """Of a run folder, by its metrics.csv; a damaged or missing one counts as not begun, and train.py mends it."""
-    of = cell.config.trainer.epochs
+    trainer = cell.config.trainer
+    of = trainer.epochs
     try:
-        with open(cell.folder / "metrics.csv", newline="") as file:
+        with open(cell.folder / METRICS_NAME, newline="") as file:
             rows = list(csv.DictReader(file))
         seconds = sum(float(row["seconds"]) for row in rows)
         scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return Standing(0, of, 0.0, False)
-    return Standing(len(rows), of, seconds, len(rows) >= of or _stopped_early(cell.config, scores))
+    enough = len(rows) >= of or stopped_early(scores, trainer.monitor, trainer.early_stop)
+    return Standing(len(rows), of, seconds, enough)
 
 
 def misfit(cell: Cell) -> str | None:
     """Why a cell cannot be run where its folder holds a run of other settings, by that run's own config; else None."""
     try:
-        own = load_config(cell.folder / "config.json")
+        own = load_config(cell.folder / CONFIG_NAME)
     except ConfigError:  # not there, or damaged, which train.py tells of
         return None
     there, here = _settings(own), _settings(cell.config)
@@ -118,15 +121,6 @@ def _settings(config: Config) -> dict[str, object]:
 
 def _monitored(config: Config) -> str | None:
     return config.trainer.monitor.partition(" ")[2] if config.trainer.early_stop else None
-
-
-def _stopped_early(config: Config, scores: list[float]) -> bool:
-    patience = config.trainer.early_stop
-    if patience is None or not scores:
-        return False
-    pick = min if config.trainer.monitor.startswith("min") else max
-    comparable = [score for score in scores if score == score]
-    return bool(comparable) and len(scores) - 1 - scores.index(pick(comparable)) >= patience
 
 
 def log_path(grid: Grid, cell: Cell) -> Path:

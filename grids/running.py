@@ -12,6 +12,7 @@ from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
 from utils.errors import ConfigError, FileSystemError, Stopped, UserError
 from utils.files import write_atomically
 from utils.lock import FolderLock
+from utils.run_files import GRID_NAME
 from utils.stopping import Handlers, exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ class GridRun(ABC):
             raise FileSystemError(f"cannot make {folder / 'logs'}: {error.strerror}; see save_dir") from None
         with FolderLock("grid's folder", "the grid another name") as lock, Handlers(self._remember):
             lock.acquire(folder)
-            write_atomically(folder / "grid.json", self.grid.record())
+            write_atomically(folder / GRID_NAME, self.grid.record())
             self._refuse_misfits()
             self.begin()
             try:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from logger.log import get_logger
 from utils.files import write_atomically
+from utils.run_files import DIAGNOSTICS_NAME, METRICS_NAME
 
-CSV_NAME = "metrics.csv"
-DIAGNOSTICS_NAME = "diagnostics.csv"
 _FIRST = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     *("test_loss", "test_accuracy"),
@@ -48,7 +47,7 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     writer.writeheader()
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
-    write_atomically(folder / CSV_NAME, text.getvalue().encode())
+    write_atomically(folder / METRICS_NAME, text.getvalue().encode())
 
 
 def write_diagnostics(folder: Path, rows: Sequence[DiagnosticRow]) -> None:

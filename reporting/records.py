@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from reporting.results import GRID_NAME
-from reporting.runs import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME
 from utils.errors import DataError
 from utils.files import write_atomically
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, GRID_NAME, METRICS_NAME
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from reporting.runs import Run, plain
 from utils import strict_json
 from utils.errors import DataError
+from utils.run_files import GRID_NAME
 
 ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
-GRID_NAME = "grid.json"
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
 _OWN = {
     *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),

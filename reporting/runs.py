@@ -15,8 +15,8 @@ from typing import Any
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from utils import strict_json
 from utils.errors import DataError
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME, stopped_early
 
-CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DATA_NAME = "config.json", "metrics.csv", "diagnostics.csv", "data.json"
 SPLITS = ("train", "val", "test")
 REQUIRED = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
@@ -103,7 +103,7 @@ class Run:
 
     @cached_property
     def finished(self) -> bool:
-        return self.epochs >= self.planned or self._stopped_early()
+        return self.epochs >= self.planned or self._stopped_early
 
     def column(self, name: str) -> list[float]:
         """A column that every run has, without gaps."""
@@ -115,14 +115,11 @@ class Run:
         """The last epoch's figure; None if the run has no such column or the cell is empty."""
         return self.metrics[name][-1] if name in self.metrics else None
 
+    @property
     def _stopped_early(self) -> bool:
-        patience = self.config["trainer"].get("early_stop")
-        mode, _, column = str(self.config["trainer"].get("monitor", "")).partition(" ")
-        scores = [value for value in self.metrics.get(column, ()) if value is not None]
-        if not patience or not scores:
-            return False
-        best = min(scores) if mode == "min" else max(scores)
-        return len(scores) - 1 - scores.index(best) >= patience
+        monitor = str(self.config["trainer"].get("monitor", ""))
+        scores = self.metrics.get(monitor.partition(" ")[2], ())
+        return stopped_early(scores, monitor, self.config["trainer"].get("early_stop"))
 
 
 def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:

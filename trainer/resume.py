@@ -8,10 +8,11 @@ from typing import Any
 from logger.log import get_logger
 from parse_config import Config, load_config, merge, parse_overrides, validate
 from trainer.checkpoint import BEST_NAME, CheckpointStore, read
-from trainer.run_folder import CONFIG_NAME, folder_of, newest_run
+from trainer.run_folder import folder_of, newest_run
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.lock import FolderLock
+from utils.run_files import CONFIG_NAME
 
 AUTO = "auto"
 

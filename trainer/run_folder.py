@@ -10,20 +10,16 @@ from typing import Any
 from data_loader.build import RunData
 from data_loader.noise import noise_record, transition_table
 from logger.log import get_logger
-from logger.recorder import CSV_NAME, DIAGNOSTICS_NAME
 from parse_config import Config
 from protocol import departures
 from trainer.checkpoint import BEST_NAME, position
 from utils.errors import CheckpointError, FileSystemError
 from utils.files import temporary_of, user_path, write_atomically
 from utils.lock import FolderLock
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
 
-CONFIG_NAME = "config.json"
 STAMP = "%Y%m%d_%H%M%S"
-NOISE_NAME = "noise.npz"
-TRANSITION_NAME = "noise_transition.csv"
-DATA_NAME = "data.json"
-_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, CSV_NAME, DIAGNOSTICS_NAME, BEST_NAME)
+_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, METRICS_NAME, DIAGNOSTICS_NAME, BEST_NAME)
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
