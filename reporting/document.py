@@ -58,10 +58,8 @@ def _in_short(results: Results, found: list[Finding]) -> str:
         text += f"Test accuracy of the last epoch in percent, mean over seeds: {'; '.join(heights)}. "
     count = Counter(finding.verdict for finding in found)
     if found:
-        text += (
-            f"Of {len(found)} tests of the paper's statements (a statement on a dataset each), {count[HOLDS]} hold, "
-            f"{count[FAILS]} do not hold, and {count[OPEN]} are not decided by these runs."
-        )
+        counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
+        text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}."
     return text.strip()
 
 

@@ -33,6 +33,10 @@ def last_validation(run: Run) -> float:
     return 100.0 * run.column("val_accuracy")[-1]
 
 
+def last_training(run: Run) -> float:
+    return 100.0 * run.column("train_accuracy")[-1]
+
+
 def test_above_validation(run: Run) -> float:
     """How far the accuracy called test is above that called val after the last epoch."""
     return last_test(run) - last_validation(run)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reporting import paper, prose
-from reporting.measures import last_test, mean
+from reporting.measures import last_test, last_training, last_validation, mean
 from reporting.memorisation import GIVEN, chance, share
 from reporting.results import Results, percent
 from reporting.runs import Run
@@ -92,7 +92,26 @@ def can_show(results: Results) -> list[str]:
     """What follows from the scale, in sentences."""
     if not smaller(results):
         return [prose.FULL_SCALE]
-    return [prose.CAN, prose.CANNOT, _memorised(results)]
+    by_heart = _test_by_heart(results)
+    return [prose.CAN, prose.CANNOT, _memorised(results), *([by_heart] if by_heart else [])]
+
+
+def _test_by_heart(results: Results) -> str | None:
+    """How far "test" has come above held-out accuracy on each TinyCOCO as published; None if there is none."""
+    found = []
+    for dataset in results.datasets:
+        if not all(run.as_published and paper.dataset_of(run) == paper.COCO for run in results.of(dataset)):
+            continue
+        noises = results.noises(dataset)
+        cells = [results.runs(dataset, noises[0], arm) for arm in results.arms(dataset, noises[0])] if noises else []
+        if cells:
+            most = max(cells, key=lambda runs: mean(list(map(last_training, runs))))
+            train, test, val = (
+                number(mean(list(map(measure, most))), 0) for measure in (last_training, last_test, last_validation)
+            )
+            at = f"`{most[0].arm}`, {most[0].planned} epochs"
+            found.append(f"{train} %, {test} % and {val} % on {dataset} ({at})")
+    return f"{prose.TEST_BY_HEART} {listed(found, 'and')}." if found else None
 
 
 def _memorised(results: Results) -> str:
