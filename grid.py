@@ -18,12 +18,12 @@ from utils.errors import ConfigError
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Run what is missing of a grid of configs, and go on with what was interrupted.")
     parser.add_argument("grid", type=Path, metavar="GRID.json", help="such as configs/grids/cpu.json")
-    jobs = "runs at a time; 1 by default here, where the cores are shared out, and all of them on Slurm"
+    jobs = "runs at a time; 1 by default here, where they share the cores, and no limit but Slurm's there"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
     parser.add_argument("-d", "--device", help="for every run, or a list dealt out to the jobs: cuda:0,cuda:1")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="run here, or as Slurm jobs")
     slurm = "what each Slurm job asks for, such as partition=gpu gpus_per_node=1 time=240 (minutes)"
-    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help=slurm)
+    parser.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=slurm)
     parser.add_argument("--dry-run", action="store_true", help="show the table and the commands; run nothing")
     return parser.parse_args(argv)
 

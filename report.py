@@ -28,7 +28,8 @@ def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
     sources, output = [user_path(text) for text in args.runs], user_path(args.output)
-    names = [source.stem if source.is_file() else source.name for source in sources] if len(sources) > 1 else [""]
+    whole = [source.resolve() for source in sources]
+    names = [source.stem if source.is_file() else source.name for source in whole] if len(sources) > 1 else [""]
     if args.records and len(set(names)) < len(names):
         raise ConfigError(f"--records keeps each RUNS by its name, and two have the same: {', '.join(names)}")
     from reporting.records import unfolded, write_records

@@ -5,6 +5,8 @@ again, and goes on.
 """
 
 import contextlib
+import ctypes
+import hashlib
 import io
 import json
 import os
@@ -12,9 +14,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from grids.plan import Cell, Grid
@@ -23,6 +26,7 @@ from grids.running import ROOT, GridRun, command, last_line
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
 from utils.files import write_atomically
+from utils.stopping import STOP_SIGNALS
 
 if TYPE_CHECKING:
     import submitit
@@ -30,34 +34,47 @@ if TYPE_CHECKING:
 JOBS_NAME = "slurm.json"
 MINUTES = 240  # a job's time limit where none is given; what is not done by then goes on in the next turn
 TURNS = 1000  # how often a job may reach its limit
-_MERCY = 600.0  # seconds for Slurm to end or queue again a job that it has sent SIGTERM
+_OURS = {  # what the grid sets for each job, and what is to be said instead
+    **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
+    **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
+    **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
+}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class TrainJob:
-    """One cell, on the node. Submitit pickles it and calls it there, and calls `checkpoint` ahead of the time limit."""
+    """One cell, on the node. Submitit pickles it and calls it there, and calls `checkpoint` ahead of the time limit.
 
-    def __init__(self, argv: list[str], log: Path) -> None:
-        self._argv, self._log = argv, log
+    The run is a child in a session of its own, so that each signal reaches it once, passed on from here: by default
+    Slurm signals only this process, elsewhere the whole process group.
+    """
+
+    def __init__(self, argv: list[str], log: Path, folder: Path) -> None:
+        """`folder` is where relative paths start."""
+        self._argv, self._log, self._folder = argv, log, folder
         self._process: subprocess.Popen | None = None
+        self._terminated = False
 
     def __call__(self) -> int:
         """Train; returns the exit code."""
-        _exit_path(self._log).unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, self._pass_on)
         threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TQDM_DISABLE": "1"}
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._argv,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                preexec_fn=_ignore_submitits_signal,
+                start_new_session=True,
+                preexec_fn=_of_a_job,
             )
         code = self._process.wait()
         _exit_path(self._log).write_text(str(code))
-        if code == EXIT_TERMINATED:  # by Slurm, which gets to say what becomes of the job while it is still there
-            time.sleep(_MERCY)
+        while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
+            signal.pause()
         return code
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
@@ -68,7 +85,13 @@ class TrainJob:
             self._process.send_signal(signal.SIGUSR1)
             # Not Popen.wait: this is a signal's handler, and the wait that it interrupts holds a lock.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(TrainJob(self._argv, self._log))
+        return DelayedSubmission(TrainJob(self._argv, self._log, self._folder))
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if self._process is None:
+            sys.exit(EXIT_TERMINATED)
+        self._terminated = True
+        self._process.send_signal(number)
 
 
 class SlurmRun(GridRun):
@@ -88,28 +111,46 @@ class SlurmRun(GridRun):
     ) -> None:
         super().__init__(grid, show)
         self._device = device
-        self._executor = _executor(grid, jobs, parameters)
+        # Of this very folder, so that jobs of a grid of that name elsewhere are not taken for its own.
+        self._name = f"{grid.name}-{hashlib.sha256(str(grid.folder.resolve()).encode()).hexdigest()[:8]}"
+        self._executor = _executor(grid, self._name, jobs or len(grid.cells), parameters)
         self._ids: dict[str, str] = {}  # of jobs, by the cell's name
         self._absent: set[Cell] = set()
 
     def begin(self) -> None:
         self._ids = self._read_ids()
-        queued = _queue()
+        queued = _queue(self._name)
+        if self.signal:
+            return
         if queued is None:
             raise ConfigError("squeue does not answer; is this a machine that submits to Slurm?")
+        unknown = sorted(queued.keys() - set(self._ids.values()))
+        if unknown:  # a submission was cut off before it was noted; which cells they are cannot be told
+            raise FileSystemError(
+                f"Slurm has jobs of this grid that {self.grid.folder / JOBS_NAME} does not know; wait for them, or "
+                f"scancel --name={self._name}, and try again"
+            )
         new = [c for c in self.grid.cells if self.states[c] == WAITING and self._ids.get(c.name) not in queued]
-        if not new:
-            return
-        try:
-            with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():  # it would say it twice
-                jobs = [self._executor.submit(TrainJob(command(c, self._device), log_path(self.grid, c))) for c in new]
-        except RuntimeError as error:  # sbatch said no
-            raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from None
-        self._ids |= {cell.name: job.job_id for cell, job in zip(new, jobs, strict=True)}
-        write_atomically(self.grid.folder / JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
+        if new:
+            self._submit(new)
+
+    def _submit(self, cells: list[Cell]) -> None:
+        jobs = []
+        for cell in cells:
+            log = log_path(self.grid, cell).resolve()
+            _exit_path(log).unlink(missing_ok=True)
+            jobs.append(TrainJob(command(cell, self._device), log, Path.cwd()))
+        with _no_stop():  # a job that is not noted would be submitted again
+            try:
+                with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():  # it would say it twice
+                    submitted = [self._executor.submit(job) for job in jobs]
+            except RuntimeError as error:  # sbatch said no
+                raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from None
+            self._ids |= {cell.name: job.job_id for cell, job in zip(cells, submitted, strict=True)}
+            write_atomically(self.grid.folder / JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
 
     def step(self) -> bool:
-        queued = _queue()
+        queued = _queue(self._name)
         if queued is not None:  # else it is busy, and the next look will tell
             for cell, state in self.states.items():
                 if state in (WAITING, RUNNING):
@@ -121,17 +162,27 @@ class SlurmRun(GridRun):
         """Nothing: the jobs are Slurm's."""
 
     def _look(self, cell: Cell, queued: Mapping[str, str]) -> None:
-        state = queued.get(self._ids[cell.name])
-        if state is not None:
-            self.states[cell] = WAITING if state == "PENDING" else RUNNING
+        number = self._ids[cell.name]
+        if number in queued:
+            self.states[cell] = WAITING if queued[number] == "PENDING" else RUNNING
             self._absent.discard(cell)
         elif standing(cell).finished:
             self.states[cell] = FINISHED
         elif cell in self._absent:
-            log = log_path(self.grid, cell)
-            self.fail(cell, _exit_code(log), last_line(log))
+            self._tell(cell, number)
         else:  # what it wrote last may not be seen from here yet
             self._absent.add(cell)
+
+    def _tell(self, cell: Cell, number: str) -> None:
+        """Of a cell whose job has gone before it was done."""
+        log = log_path(self.grid, cell)
+        try:
+            code = int(_exit_path(log).read_text())
+        except (OSError, ValueError):
+            where = self._executor.folder / f"{number}_0_log.out"
+            self.fail(cell, 1, f"its job has gone, and its run did not say why; see {where}, if that is there")
+        else:
+            self.fail(cell, code if code > 0 else 128 - code, last_line(log))
 
     def _read_ids(self) -> dict[str, str]:
         path = self.grid.folder / JOBS_NAME
@@ -140,9 +191,7 @@ class SlurmRun(GridRun):
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError):
-            raise FileSystemError(
-                f"{path} is damaged; cancel what squeue shows of this grid, and take the file away"
-            ) from None
+            raise FileSystemError(f"{path} is damaged; scancel --name={self._name}, and take the file away") from None
 
 
 def parameters_of(settings: list[str]) -> dict[str, Any]:
@@ -152,11 +201,15 @@ def parameters_of(settings: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--slurm: expected KEY=VALUE such as partition=gpu, got {text!r}")
+        if key in _OURS:
+            raise ConfigError(f"--slurm: {key} cannot be given: {_OURS[key]}")
         found[key] = int(value) if value.isdecimal() else value
+    if not isinstance(found.get("time", MINUTES), int):
+        raise ConfigError(f"--slurm: time is in whole minutes, such as time=240, got {found['time']!r}")
     return found
 
 
-def _executor(grid: Grid, jobs: int | None, parameters: Mapping[str, Any]) -> "submitit.SlurmExecutor":
+def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -> "submitit.SlurmExecutor":
     try:
         import submitit
     except ImportError:
@@ -164,10 +217,11 @@ def _executor(grid: Grid, jobs: int | None, parameters: Mapping[str, Any]) -> "s
     if not all(shutil.which(program) for program in ("sbatch", "srun", "squeue")):
         raise ConfigError("--executor slurm: sbatch, srun and squeue are not on this machine; log in to the cluster's")
     executor = submitit.SlurmExecutor(grid.folder.resolve() / "logs" / "slurm", max_num_timeout=TURNS)
+    # Without the safe path the job would import what lies in the folder that it was started from.
+    setup = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted = {
-        **{"job_name": grid.name, "time": MINUTES, "stderr_to_stdout": True},
-        **{"setup": [f"export PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH"]},
-        **({"array_parallelism": jobs} if jobs else {}),
+        **{"job_name": name, "time": MINUTES, "stderr_to_stdout": True, "setup": [setup]},
+        **{"array_parallelism": jobs, "additional_parameters": {"requeue": True}},
         **parameters,
     }
     try:
@@ -182,25 +236,30 @@ def _exit_path(log: Path) -> Path:
     return log.with_suffix(".exit")
 
 
-def _exit_code(log: Path) -> int:
-    """As a shell counts it; 1 if the job did not live to say."""
+def _queue(name: str) -> dict[str, str] | None:
+    """The state of each job of that name that Slurm has, by its number; None if squeue fails."""
+    argv = ["squeue", "--me", "--all", "--array", "--noheader", f"--name={name}", "--format=%i %T"]
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}  # a user's own filters
     try:
-        code = int(_exit_path(log).read_text())
-    except (OSError, ValueError):
-        return 1
-    return code if code >= 0 else 128 - code
-
-
-def _queue() -> dict[str, str] | None:
-    """The state of each of the user's jobs that Slurm has, by its number; None if squeue fails."""
-    argv = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
-    try:
-        lines = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=60, check=True, env=plain, start_new_session=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split(maxsplit=1) for line in lines if len(line.split()) == 2)
+    return dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
 
 
-def _ignore_submitits_signal() -> None:
-    """In the child: Slurm sends the signal to every process of the job, and it is for submitit alone."""
+@contextlib.contextmanager
+def _no_stop() -> Iterator[None]:
+    """Signals that ask to stop wait until this is over, for child processes as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _of_a_job() -> None:
+    """In the child: leave submitit's signal to submitit, and save and end if the job is killed without a word."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

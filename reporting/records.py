@@ -25,10 +25,13 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
         FileSystemError: it cannot be written.
     """
     runs = 0
+    seen: set[Path] = set()  # one of the folders may lie in another
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, folder in folders.items():
             files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
+            files = [file for file in files if file.resolve() not in seen]
+            seen |= {file.resolve() for file in files}
             of_runs = {file.parent for file in files if file.name == METRICS_NAME}
             runs += len(of_runs)
             for file in files:

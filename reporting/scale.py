@@ -31,11 +31,12 @@ class Scale:
 
 def scale(results: Results, dataset: str) -> Scale:
     runs = results.of(dataset)
+    sizes = _sizes(runs)
     args = [run.config["data_loader"].get("args", {}) for run in runs]
     arch = [run.config["arch"] for run in runs]
-    steps = {_steps(run) for run in runs}
+    steps = {_steps(run, sizes) for run in runs}
     return Scale(
-        images=_both([_images(run) for run in runs]),
+        images=f"{sizes[0]:,} training images" if sizes else _both([_images(run) for run in runs]),
         network=_both([f"{a.get('type', 'network')} of width {a['args'].get('width', '?')}" for a in arch]),
         epochs=_both([str(run.planned) for run in runs]),
         batch=_both([str(a.get("batch_size", "?")) for a in args]),
@@ -69,11 +70,16 @@ def lines(results: Results, dataset: str) -> str:
 
 def _split(runs: list[Run], found: Scale) -> str:
     """How many images train, validate and test, as the runs say it or as their configs let one tell."""
-    sizes = {run.images for run in runs}
-    if len(sizes) == 1 and (images := sizes.pop()):
-        train, val, test = images
+    if sizes := _sizes(runs):
+        train, val, test = sizes
         return f"{train:,} images to train on, {val:,} to validate, {test:,} to test"
     return f"{found.images} to train and validate, {_tests(runs)}"
+
+
+def _sizes(runs: list[Run]) -> tuple[int, ...] | None:
+    """Of train, val and test, where those runs that say it, if any, say the same."""
+    said = {run.images for run in runs if run.images}
+    return said.pop() if len(said) == 1 else None
 
 
 def smaller(results: Results) -> bool:
@@ -109,7 +115,7 @@ def _test_by_heart(results: Results) -> str | None:
             train, test, val = (
                 number(mean(list(map(measure, most))), 0) for measure in (last_training, last_test, last_validation)
             )
-            at = f"`{most[0].arm}`, {most[0].planned} epochs"
+            at = f"`{most[0].arm}`, {most[0].planned} epochs, {percent(noises[0])} noise"
             found.append(f"{train} %, {test} % and {val} % on {dataset} ({at})")
     return f"{prose.TEST_BY_HEART} {listed(found, 'and')}." if found else None
 
@@ -133,8 +139,6 @@ def _memorised(results: Results) -> str:
 
 
 def _images(run: Run) -> str:
-    if run.images:
-        return f"{run.images[0]:,} training images"
     subset = run.config["data_loader"].get("args", {}).get("subset")
     kind = run.config["data_loader"]["type"]
     count = _count(run)
@@ -151,10 +155,10 @@ def _count(run: Run) -> int | None:
     return None if everything is None else round(everything * (subset or 1.0))
 
 
-def _steps(run: Run) -> int | None:
+def _steps(run: Run, sizes: tuple[int, ...] | None) -> int | None:
     args, count = run.config["data_loader"].get("args", {}), _count(run)
-    if run.images and "batch_size" in args:
-        return -(-run.images[0] // args["batch_size"]) * run.planned
+    if sizes and "batch_size" in args:
+        return -(-sizes[0] // args["batch_size"]) * run.planned
     if count is None or "batch_size" not in args:
         return None
     images = count if run.as_published else count * (1 - args.get("validation_split", 0.1))

@@ -1,5 +1,6 @@
 """A real Slurm of one node, this machine, for as long as a test needs it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -81,8 +82,9 @@ def slurm(place: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         subprocess.run(["scancel", "--me"], env=environment, check=False)
-        for name in ("slurmd", "slurmctld", "munged"):
-            _end(place / f"{name}.pid")
+        with contextlib.ExitStack() as stack:
+            for name in ("munged", "slurmctld", "slurmd"):  # ended from the last to the first, whatever fails
+                stack.callback(_end, place / f"{name}.pid")
 
 
 def _run(*argv: str | None, env: dict[str, str] | None = None) -> str:
@@ -101,8 +103,17 @@ def _until(condition, seconds: float = 60.0) -> None:
 def _end(pid_file: Path) -> None:
     if pid_file.exists():
         number = int(pid_file.read_text())
-        os.kill(number, signal.SIGTERM)
-        _until(lambda: not Path(f"/proc/{number}").exists())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
+        _until(lambda: _has_ended(number))
+
+
+def _has_ended(number: int) -> bool:
+    """Gone, or a zombie that nobody collects, as where process 1 is no init."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def _free_port() -> int:

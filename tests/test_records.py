@@ -43,6 +43,10 @@ def test_records_of_several_folders_keep_them_apart(runs: Path, tmp_path: Path) 
     assert {Path(name).parts[0] for name in zipfile.ZipFile(records).namelist()} == {"runs", "other"}
 
 
+def test_a_folder_within_another_is_recorded_once(runs: Path, tmp_path: Path) -> None:
+    assert write_records({"a": runs, "b": runs / "coco_bn_20noise"}, tmp_path / "x.zip") == 1
+
+
 def test_two_folders_of_one_name_have_no_records(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(runs), str(runs), "--records", "x.zip"]) == 2
     assert "two have the same" in capsys.readouterr().err

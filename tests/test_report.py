@@ -359,7 +359,7 @@ def test_tinycoco_as_published_beside_the_authors_logs(tmp_path: Path) -> None:
     found = findings(tmp_path)
     said = text_of(read_results([tmp_path]))
     assert "the authors' BatchNorm run ended with 84 % on training images, 80 % called test and 23 % held out" in said
-    assert "ended with 80 %, 71 % and 21 % on coco (as published) (`bn`, 2 epochs)." in said
+    assert "ended with 80 %, 71 % and 21 % on coco (as published) (`bn`, 2 epochs, 0 % noise)." in said
     label = "coco (as published)"
     assert found[label, "validation accuracy, %"].verdict == HOLDS
     assert found[label, "validation accuracy, %"].numbers == ("0 %, bn: 21.00 [18.52, 23.48] (3 seeds), holds",)

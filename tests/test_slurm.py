@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.conftest import ROOT, program
 from tests.one_node_slurm import slurm, why_not
 from tests.test_grid import figures, settings, until, write_grid
 
+EPOCHS = 40  # so many that a run is still at it when it is told to stop
 needs_slurm = pytest.mark.skipif(why_not() is not None, reason=f"no Slurm: {why_not()}")
 
 
@@ -36,9 +38,8 @@ def watch(path: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
 
 
-def queue(environment: dict[str, str]) -> list[str]:
-    argv = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+def jobs_of(place: Path) -> dict[str, str]:
+    return json.loads((place / "saved" / "tiny" / "slurm.json").read_text())
 
 
 @needs_slurm
@@ -53,11 +54,11 @@ def test_a_grid_on_slurm_has_the_figures_of_one_here(tmp_path: Path, coco_dir: P
     one_thread = str(os.cpu_count())  # jobs: one core each, as a Slurm job has that asks for no more
     assert program("grid.py", str(write_grid(here, coco_dir, seeds=[1])), "--jobs", one_thread).returncode == 0
     assert figures(there / "saved") == figures(here / "saved")
-    jobs = json.loads((there / "saved" / "tiny" / "slurm.json").read_text())
+    jobs = jobs_of(there)
     assert len(jobs) == 2
     again = submit(there / "grid.json", cluster)
     assert (again.returncode, again.stderr) == (0, "")
-    assert json.loads((there / "saved" / "tiny" / "slurm.json").read_text()) == jobs, "nothing was submitted again"
+    assert jobs_of(there) == jobs, "nothing was submitted again"
 
 
 @needs_slurm
@@ -70,26 +71,65 @@ def test_a_job_that_reaches_its_limit_saves_and_goes_on(
     paths = []
     for place in (here, there):
         place.mkdir()
-        longer = settings(coco_dir) | {"trainer.epochs": 12}
+        longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
         paths.append(write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer))
     (cell,) = load_grid(paths[1]).cells
     watching = watch(paths[1], cluster)
     until(lambda: standing(cell).epochs >= 2)
+    number = jobs_of(there)[cell.name]
+    subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)  # as Slurm does ahead of the limit
+    log = there / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
+    until(lambda: "stopped by SIGUSR1" in log.read_text())
+    assert standing(cell).epochs < EPOCHS
     watching.send_signal(signal.SIGTERM)
     _, stderr = watching.communicate(timeout=60)
     assert watching.returncode == 143
     assert stderr.startswith("stopped by SIGTERM; its jobs go on in Slurm")
-    (job,) = queue(cluster)
-    number = job.split()[0]
-    subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)  # as Slurm does ahead of the limit
-    log = cell.folder.parent.parent / "logs" / "coco_bncn_20noise-seed1.log"
-    until(lambda: "stopped by SIGUSR1" in log.read_text())
-    assert standing(cell).epochs < 12
     ended = submit(paths[1], cluster)  # Slurm starts a job that it was given back after two minutes
     assert ended.returncode == 0, ended.stderr
-    assert json.loads((there / "saved" / "tiny" / "slurm.json").read_text()) == {cell.name: number}
+    assert jobs_of(there) == {cell.name: number}
     assert program("grid.py", str(paths[0]), "--jobs", str(os.cpu_count())).returncode == 0
     assert figures(there / "saved") == figures(here / "saved")
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_cancelled_job_saves_and_the_next_command_goes_on(
+    tmp_path: Path, coco_dir: Path, cluster: dict[str, str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    paths = []
+    for place in (here, there):
+        place.mkdir()
+        longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
+        paths.append(write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer))
+    (cell,) = load_grid(paths[1]).cells
+    watching = watch(paths[1], cluster)
+    until(lambda: standing(cell).epochs >= 2)
+    subprocess.run(["scancel", jobs_of(there)[cell.name]], env=cluster, check=True)
+    _, stderr = watching.communicate(timeout=300)
+    assert watching.returncode == 143
+    assert "1 of 1 runs failed: coco_bncn_20noise/seed1; exit code 143: stopped by SIGTERM after epoch" in stderr
+    assert submit(paths[1], cluster).returncode == 0
+    assert program("grid.py", str(paths[0]), "--jobs", str(os.cpu_count())).returncode == 0
+    assert figures(there / "saved") == figures(here / "saved")
+
+
+def test_a_job_passes_on_the_signal_that_reaches_it_alone(tmp_path: Path) -> None:
+    """As on a cluster that tracks processes by cgroup, where Slurm signals the first process of a job and no other."""
+    log = tmp_path / "run.log"
+    child = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print(1); time.sleep(60)"
+    )
+    job = f"from grids.slurm import TrainJob; from pathlib import Path; argv = [{sys.executable!r}, '-uc', {child!r}]; "
+    job += f"TrainJob(argv, Path({str(log)!r}), Path('/'))()"
+    process = subprocess.Popen([sys.executable, "-c", job], cwd=ROOT)
+    until(lambda: log.exists() and log.read_text() == "1\n")
+    process.send_signal(signal.SIGTERM)
+    until(lambda: log.with_suffix(".exit").exists() and log.with_suffix(".exit").read_text() == "143")
+    assert process.poll() is None, "it waits for Slurm to say what becomes of the job"
+    process.kill()
+    process.wait()
 
 
 @needs_slurm
@@ -104,12 +144,31 @@ def test_a_failed_job_is_told_of(tmp_path: Path, coco_dir: Path, cluster: dict[s
 
 
 @needs_slurm
+def test_jobs_that_were_submitted_and_not_noted_are_not_submitted_again(
+    tmp_path: Path, coco_dir: Path, cluster: dict[str, str]
+) -> None:
+    path = write_grid(tmp_path, coco_dir, settings=settings(coco_dir) | {"trainer.epochs": 100})
+    watching = watch(path, cluster)
+    until((tmp_path / "saved" / "tiny" / "slurm.json").exists)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(60) == 130
+    (tmp_path / "saved" / "tiny" / "slurm.json").unlink()
+    ended = submit(path, cluster)
+    assert ended.returncode == 5
+    name = re.search(r"scancel --name=(tiny-[0-9a-f]{8}),", ended.stderr)
+    assert name, ended.stderr
+    subprocess.run(["scancel", f"--name={name[1]}"], env=cluster, check=True)
+
+
+@needs_slurm
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         ("partition=none", "invalid partition"),
         ("memory=3", "Unavailable parameter(s): ['memory']"),
         ("gpu", "expected KEY=VALUE"),
+        ("time=4:00:00", "time is in whole minutes"),
+        ("nodes=2", "a run is one task of one node"),
     ],
 )
 def test_what_slurm_will_not_have_is_one_line(
