@@ -29,13 +29,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def submit(path: Path, environment: dict[str, str], *more: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "grid.py", str(path), "--executor", "slurm", *more]
-    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=550)
+    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100)
 
 
 def watch(path: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     argv = [sys.executable, "grid.py", str(path), "--executor", "slurm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
+
+
+def write_longer_grid(place: Path, coco_dir: Path) -> Path:
+    longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
+    return write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer)
+
+
+@pytest.fixture(scope="module")
+def longer_figures(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Of that grid run here without a stop, on one core, as a Slurm job has that asks for no more."""
+    place = tmp_path_factory.mktemp("here")
+    path = write_longer_grid(place, coco_dir)
+    assert program("grid.py", str(path), "--jobs", str(os.cpu_count())).returncode == 0
+    return figures(place / "saved")
 
 
 def jobs_of(place: Path) -> dict[str, str]:
@@ -63,56 +77,46 @@ def test_a_grid_on_slurm_has_the_figures_of_one_here(tmp_path: Path, coco_dir: P
 
 @needs_slurm
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_job_that_reaches_its_limit_saves_and_goes_on(
-    tmp_path: Path, coco_dir: Path, cluster: dict[str, str]
+    tmp_path: Path, coco_dir: Path, cluster: dict[str, str], longer_figures: dict[str, list[str]]
 ) -> None:
     """And who watches may go: the jobs stay, and are not submitted again."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    paths = []
-    for place in (here, there):
-        place.mkdir()
-        longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
-        paths.append(write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer))
-    (cell,) = load_grid(paths[1]).cells
-    watching = watch(paths[1], cluster)
+    path = write_longer_grid(tmp_path, coco_dir)
+    (cell,) = load_grid(path).cells
+    watching = watch(path, cluster)
     until(lambda: standing(cell).epochs >= 2)
-    number = jobs_of(there)[cell.name]
+    number = jobs_of(tmp_path)[cell.name]
     subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)  # as Slurm does ahead of the limit
-    log = there / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
+    log = tmp_path / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
     until(lambda: "stopped by SIGUSR1" in log.read_text())
     assert standing(cell).epochs < EPOCHS
     watching.send_signal(signal.SIGTERM)
     _, stderr = watching.communicate(timeout=60)
     assert watching.returncode == 143
     assert stderr.startswith("stopped by SIGTERM; its jobs go on in Slurm")
-    ended = submit(paths[1], cluster)  # Slurm starts a job that it was given back after two minutes
+    ended = submit(path, cluster)  # Slurm starts a job that it was given back after two minutes
     assert ended.returncode == 0, ended.stderr
-    assert jobs_of(there) == {cell.name: number}
-    assert program("grid.py", str(paths[0]), "--jobs", str(os.cpu_count())).returncode == 0
-    assert figures(there / "saved") == figures(here / "saved")
+    assert jobs_of(tmp_path) == {cell.name: number}
+    assert figures(tmp_path / "saved") == longer_figures
 
 
 @needs_slurm
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cancelled_job_saves_and_the_next_command_goes_on(
-    tmp_path: Path, coco_dir: Path, cluster: dict[str, str]
+    tmp_path: Path, coco_dir: Path, cluster: dict[str, str], longer_figures: dict[str, list[str]]
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    paths = []
-    for place in (here, there):
-        place.mkdir()
-        longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
-        paths.append(write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer))
-    (cell,) = load_grid(paths[1]).cells
-    watching = watch(paths[1], cluster)
+    path = write_longer_grid(tmp_path, coco_dir)
+    (cell,) = load_grid(path).cells
+    watching = watch(path, cluster)
     until(lambda: standing(cell).epochs >= 2)
-    subprocess.run(["scancel", jobs_of(there)[cell.name]], env=cluster, check=True)
+    subprocess.run(["scancel", jobs_of(tmp_path)[cell.name]], env=cluster, check=True)
     _, stderr = watching.communicate(timeout=300)
     assert watching.returncode == 143
     assert "1 of 1 runs failed: coco_bncn_20noise/seed1; exit code 143: stopped by SIGTERM after epoch" in stderr
-    assert submit(paths[1], cluster).returncode == 0
-    assert program("grid.py", str(paths[0]), "--jobs", str(os.cpu_count())).returncode == 0
-    assert figures(there / "saved") == figures(here / "saved")
+    assert submit(path, cluster).returncode == 0
+    assert figures(tmp_path / "saved") == longer_figures
 
 
 def test_a_job_passes_on_the_signal_that_reaches_it_alone(tmp_path: Path) -> None:
