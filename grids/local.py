@@ -1,22 +1,19 @@
 """The cells of a grid as processes of this machine, so many at once."""
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path
-from grids.running import GridRun, command, last_line
+from grids.running import GridRun, command, last_line, shell_code, start
 from utils.errors import FileSystemError
 from utils.lock import FolderLock
 
 PATIENCE = 120.0  # seconds for a run that a killed grid left behind to save and end
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LocalRun(GridRun):
@@ -65,18 +62,8 @@ class LocalRun(GridRun):
                 self._slots[slot] = None
 
     def _start(self, slot: int, cell: Cell) -> None:
-        threads = str(self._threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TQDM_DISABLE": "1"}
-        with open(log_path(self.grid, cell), "ab") as log:
-            self._slots[slot] = subprocess.Popen(
-                command(cell, self._devices[slot % len(self._devices)]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches the grid alone, which passes it on
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
+        argv = command(cell, self._devices[slot % len(self._devices)])
+        self._slots[slot] = start(argv, log_path(self.grid, cell), self._threads)
         self._cell_of[slot] = cell
         self.states[cell] = RUNNING
         self.show()
@@ -87,17 +74,12 @@ class LocalRun(GridRun):
         elif self.signal:
             self.states[cell] = WAITING
         else:
-            self.fail(cell, code if code > 0 else 128 - code, last_line(log_path(self.grid, cell)))
+            self.fail(cell, shell_code(code), last_line(log_path(self.grid, cell)))
         self.show()
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _die_with_parent() -> None:
-    """In the child: be told to save and end when the grid is killed, so that no run goes on unseen."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _in_use(folder: Path) -> bool:

@@ -1,6 +1,9 @@
 """Running what is missing of a grid, wherever its runs run; each is an ordinary train.py."""
 
+import ctypes
+import os
 import signal
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -17,6 +20,7 @@ from utils.stopping import Handlers, exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 REFRESH = 10.0  # seconds between two tables on a terminal
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class CellsFailed(UserError):
@@ -32,6 +36,46 @@ def command(cell: Cell, device: str | None = None) -> list[str]:
     where = ["-d", device] if device else []
     config = ["-c", str(cell.base), "--run-dir", str(cell.folder), "-r", "auto"]
     return [sys.executable, str(ROOT / "train.py"), *config, *where, *cell.overrides]
+
+
+def start(
+    argv: list[str],
+    log: Path,
+    threads: int,
+    folder: Path | None = None,
+    in_child: Callable[[], None] | None = None,
+) -> subprocess.Popen:
+    """Start a run with so many threads, in `folder` if not in this one; what it prints is appended to `log`.
+
+    It has a session of its own, so that a signal to this process, a Ctrl-C in its terminal too, reaches the run only as
+    it is passed on; and it is told to save and end when this process is killed (Linux), so that no run goes on unseen.
+    `in_child` is called in the child before all else.
+    """
+    number = str(threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "TQDM_DISABLE": "1"}
+
+    def prepare() -> None:
+        if in_child is not None:
+            in_child()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            argv,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=prepare,
+        )
+
+
+def shell_code(code: int) -> int:
+    """A process's return code as a shell counts it: 128 and the signal's number for one that a signal ended."""
+    return code if code >= 0 else 128 - code
 
 
 class GridRun(ABC):

@@ -5,7 +5,6 @@ again, and goes on.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import io
 import json
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path, standing
-from grids.running import ROOT, GridRun, command, last_line
+from grids.running import ROOT, GridRun, command, last_line, shell_code, start
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
 from utils.files import write_atomically
@@ -39,7 +38,6 @@ _OURS = {  # what the grid sets for each job, and what is to be said instead
     **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
     **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
 }
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class TrainJob:
@@ -59,18 +57,7 @@ class TrainJob:
         """Train; returns the exit code."""
         signal.signal(signal.SIGTERM, self._pass_on)
         threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TQDM_DISABLE": "1"}
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._argv,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_of_a_job,
-            )
+        self._process = start(self._argv, self._log, int(threads), self._folder, _leave_submitits_signal)
         code = self._process.wait()
         _exit_path(self._log).write_text(str(code))
         while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
@@ -182,7 +169,7 @@ class SlurmRun(GridRun):
             where = self._executor.folder / f"{number}_0_log.out"
             self.fail(cell, 1, f"its job has gone, and its run did not say why; see {where}, if that is there")
         else:
-            self.fail(cell, code if code > 0 else 128 - code, last_line(log))
+            self.fail(cell, shell_code(code), last_line(log))
 
     def _read_ids(self) -> dict[str, str]:
         path = self.grid.folder / JOBS_NAME
@@ -259,7 +246,6 @@ def _no_stop() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _of_a_job() -> None:
-    """In the child: leave submitit's signal to submitit, and save and end if the job is killed without a word."""
+def _leave_submitits_signal() -> None:
+    """In the child: where Slurm sends it to every process of the job, it is for submitit alone."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grids.plan import load_grid
+from grids.plan import Cell, load_grid
 from grids.progress import standing
 from tests.conftest import ROOT, program
 from tests.one_node_slurm import slurm, why_not
@@ -52,6 +52,22 @@ def longer_figures(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return figures(place / "saved")
 
 
+UnderWay = tuple[Path, Cell, "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def under_way(
+    tmp_path: Path, coco_dir: Path, cluster: dict[str, str], longer_figures: dict[str, list[str]]
+) -> UnderWay:
+    """That grid on Slurm, its one cell in its third epoch or later, and the process that watches it. Nothing else is
+    running by then: the run to compare with has been made."""
+    path = write_longer_grid(tmp_path, coco_dir)
+    (cell,) = load_grid(path).cells
+    watching = watch(path, cluster)
+    until(lambda: standing(cell).epochs >= 2)
+    return path, cell, watching
+
+
 def jobs_of(place: Path) -> dict[str, str]:
     return json.loads((place / "saved" / "tiny" / "slurm.json").read_text())
 
@@ -79,13 +95,10 @@ def test_a_grid_on_slurm_has_the_figures_of_one_here(tmp_path: Path, coco_dir: P
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_job_that_reaches_its_limit_saves_and_goes_on(
-    tmp_path: Path, coco_dir: Path, cluster: dict[str, str], longer_figures: dict[str, list[str]]
+    tmp_path: Path, cluster: dict[str, str], under_way: UnderWay, longer_figures: dict[str, list[str]]
 ) -> None:
     """And who watches may go: the jobs stay, and are not submitted again."""
-    path = write_longer_grid(tmp_path, coco_dir)
-    (cell,) = load_grid(path).cells
-    watching = watch(path, cluster)
-    until(lambda: standing(cell).epochs >= 2)
+    path, cell, watching = under_way
     number = jobs_of(tmp_path)[cell.name]
     subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)  # as Slurm does ahead of the limit
     log = tmp_path / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
@@ -105,12 +118,9 @@ def test_a_job_that_reaches_its_limit_saves_and_goes_on(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_cancelled_job_saves_and_the_next_command_goes_on(
-    tmp_path: Path, coco_dir: Path, cluster: dict[str, str], longer_figures: dict[str, list[str]]
+    tmp_path: Path, cluster: dict[str, str], under_way: UnderWay, longer_figures: dict[str, list[str]]
 ) -> None:
-    path = write_longer_grid(tmp_path, coco_dir)
-    (cell,) = load_grid(path).cells
-    watching = watch(path, cluster)
-    until(lambda: standing(cell).epochs >= 2)
+    path, cell, watching = under_way
     subprocess.run(["scancel", jobs_of(tmp_path)[cell.name]], env=cluster, check=True)
     _, stderr = watching.communicate(timeout=300)
     assert watching.returncode == 143
