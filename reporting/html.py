@@ -6,9 +6,11 @@ from html import escape
 from reporting.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1b1b1b; --page: #fff; --soft: #f3f4f6; --rule: #c9ccd1; --link: #0059a8; }
+:root { color-scheme: light dark; --text: #1b1b1b; --page: #fff; --soft: #f3f4f6; --rule: #c9ccd1; --link: #0059a8;
+  --faint: #5c6169; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --page: #16181b; --soft: #23262b; --rule: #464b53; --link: #7db8f0; }
+  :root { --text: #e6e6e6; --page: #16181b; --soft: #23262b; --rule: #464b53; --link: #7db8f0;
+    --faint: #a3a9b2; }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -39,6 +41,14 @@ figcaption { max-width: 46rem; margin-top: 0.4rem; font-size: 0.92rem; }
   nav ul { columns: 1; }
   th, td { padding: 0.3rem 0.45rem; }
   .figures th:first-child, .figures td:first-child { position: sticky; left: 0; background: var(--page); }
+  .words table, .words tbody, .words tr, .words td { display: block; }
+  .words thead { display: none; }
+  .words tr { padding: 0.5rem 0; border-bottom: 1px solid var(--rule); }
+  .words td { padding: 0.1rem 0 0.1rem 1rem; border: 0; }
+  .words td:first-child { padding-left: 0; font-weight: 600; }
+  .words td:not(:first-child)::before { content: attr(data-column) ": "; color: var(--faint); }
+  .words td:has(br)::before { display: block; }
+  .words .lines { white-space: normal; }
 }
 """
 
@@ -86,8 +96,8 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    # The first column of figures stays in sight while the others scroll.
-    figures = " figures" if table.text_columns < len(table.header) else ""
+    # On a phone the first column of figures stays in sight while the others scroll; a row of words becomes a list.
+    kind = "figures" if table.text_columns < len(table.header) else "words"
     head = "".join(_cell("th", column, text, table) for column, text in enumerate(table.header))
     rows = [
         "<tr>" + "".join(_cell("td", column, text, table) for column, text in enumerate(row)) + "</tr>"
@@ -96,16 +106,18 @@ def _table(table: Table) -> str:
     # The caption stands outside of the box that scrolls, or a wide table would carry it off a phone's screen.
     return (
         f'<p class="caption">{_text(table.caption)}</p>\n'
-        f'<div class="table{figures}" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n'
+        f'<div class="table {kind}" tabindex="0" role="region" aria-label="{escape(_bare(table.caption))}">\n'
         "<table>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>\n</div>"
     )
 
 
 def _cell(tag: str, column: int, text: str, table: Table) -> str:
+    words = table.text_columns == len(table.header)
     kind = ' class="number"' if column >= table.text_columns else ' class="lines"' if column in table.unbroken else ""
     scope = ' scope="col"' if tag == "th" else ""
-    return f"<{tag}{scope}{kind}>{_text(text)}</{tag}>"
+    label = f' data-column="{escape(_bare(table.header[column]))}"' if tag == "td" and words else ""
+    return f"<{tag}{scope}{kind}{label}>{_text(text)}</{tag}>"
 
 
 def _text(text: str) -> str:

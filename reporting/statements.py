@@ -45,7 +45,7 @@ class Finding:
         """The verdict, and at how many of the levels the statement holds."""
         if len(self.verdicts) == 1:
             return self.verdict
-        return f"{self.verdict}\n({self.verdicts.count(HOLDS)} of {len(self.verdicts)})"
+        return f"{self.verdict} ({self.verdicts.count(HOLDS)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(self.verdicts)})"
 
 
 @dataclass(frozen=True)

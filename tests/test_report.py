@@ -685,7 +685,8 @@ BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 _SAYS = """<script>addEventListener("load", () => {
-parent.postMessage([innerWidth, document.documentElement.scrollWidth], "*")
+const wide = [...document.querySelectorAll(".words")].filter(box => box.scrollWidth > box.clientWidth)
+parent.postMessage([innerWidth, document.documentElement.scrollWidth, wide.length], "*")
 })</script>"""
 _FRAME = """<body><script>
 addEventListener("message", event => { document.body.setAttribute("data-widths", event.data.join(" ")) })
@@ -696,7 +697,7 @@ addEventListener("message", event => { document.body.setAttribute("data-widths",
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_does_not_scroll_sideways(files: dict[str, str], tmp_path: Path, width: int) -> None:
-    """In a frame, since a headless window is no narrower than 500 pixels."""
+    """Nor does a table of words within it. In a frame, since a headless window is no narrower than 500 pixels."""
     text = files["results.html"]
     (tmp_path / "page.html").write_text(text.replace("</body>", f"{_SAYS}</body>"))
     (tmp_path / "frame.html").write_text(_FRAME % width)
@@ -705,8 +706,9 @@ def test_the_page_does_not_scroll_sideways(files: dict[str, str], tmp_path: Path
     flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 200},900", "--dump-dom"]
     command = [str(BROWSER), *flags, (tmp_path / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-widths="(\d+) (\d+)"', done.stdout)
+    found = re.search(r'data-widths="(\d+) (\d+) (\d+)"', done.stdout)
     assert found, done.stderr[-2000:]
     inner, scroll = int(found[1]), int(found[2])
     assert inner == width
     assert scroll <= inner
+    assert int(found[3]) == 0
