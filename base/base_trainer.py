@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from logger.log import get_logger
-from logger.recorder import TensorBoard, write_csv
+from logger.recorder import TensorBoard, write_csv, write_divergence
 from parse_config import TrainerConfig
-from utils.errors import FileSystemError, Stopped
+from utils.errors import FileSystemError, NonFiniteLossError, Stopped
 from utils.stopping import Handlers, exit_code
 from utils.world import World
 
@@ -95,7 +95,7 @@ class BaseTrainer(ABC):
 
         Raises:
             Stopped: a signal asked for it; the state at that step is saved.
-            NonFiniteLossError: the loss is NaN or infinite; nothing of that epoch is saved.
+            NonFiniteLossError: the loss is NaN or infinite; nothing of that epoch is saved, and diverged.json says it.
             FileSystemError: a checkpoint cannot be written.
         """
         if self.finished:
@@ -115,6 +115,10 @@ class BaseTrainer(ABC):
                 if self.stopped_early:
                     self.log.info("stopped early: no better %s in %d epochs", self.monitored, self.epochs_since_best)
                 self.finish()
+            except NonFiniteLossError as error:
+                if self.world.first:
+                    write_divergence(self.folder, error.epoch, error.step)
+                raise
             finally:
                 self.board.close()
         if not self._csv_is_whole:  # nothing will mend it after this

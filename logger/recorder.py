@@ -1,8 +1,9 @@
-"""What a run leaves for people to look at: metrics.csv, diagnostics.csv and TensorBoard events."""
+"""What a run leaves for people to look at: metrics.csv, diagnostics.csv, diverged.json and TensorBoard events."""
 
 import contextlib
 import csv
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from utils.errors import FileSystemError
 from utils.files import write_atomically
-from utils.run_files import DIAGNOSTICS_NAME, METRICS_NAME
+from utils.run_files import DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
 
 _FIRST = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
@@ -48,6 +50,12 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
     write_atomically(folder / METRICS_NAME, text.getvalue().encode())
+
+
+def write_divergence(folder: Path, epoch: int, step: int) -> None:
+    """diverged.json: where the loss became NaN or infinite. That is graver news than a disk that does not take it."""
+    with contextlib.suppress(FileSystemError):
+        write_atomically(folder / DIVERGED_NAME, (json.dumps({"epoch": epoch, "step": step}) + "\n").encode())
 
 
 def write_diagnostics(folder: Path, rows: Sequence[DiagnosticRow]) -> None:

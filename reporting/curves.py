@@ -7,7 +7,7 @@ from typing import Any
 from reporting.measures import changes, mean, rate_steps
 from reporting.results import Key, Results
 from reporting.runs import Run
-from reporting.style import look, svg
+from reporting.style import Look, label, svg
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
@@ -46,7 +46,8 @@ def stability(results: Results) -> str:
         for row, dataset in enumerate(datasets):
             for column, noise in enumerate(noises):
                 axes = panels[row, column]
-                draw_arms(axes, results, dataset, noise, changes, unfinished=False)
+                if not draw_arms(axes, results, dataset, noise, changes, unfinished=False):
+                    axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", va="center")
                 axes.set_title(f"{dataset}\n{100 * noise:g} % noise", fontsize=7.0)
                 axes.set_ylim(bottom=0.0)
             panels[row, 0].set_ylabel("change, points")
@@ -78,14 +79,14 @@ def draw_arms(
     for number, arm in enumerate(results.arms(dataset, noise)):
         runs = results.runs(dataset, noise, arm)
         steps.update(step for run in runs for step in rate_steps(run))
-        drawn += _draw_arm(axes, arm, number, [dict(points(run)) for run in runs])
+        drawn += _draw_arm(axes, arm, results.looks[arm], number, [dict(points(run)) for run in runs])
     begun = [(key, run) for key, cell in results.unfinished.items() for run in cell.values()]
     for key, run in begun if unfinished else ():
-        if key == Key(dataset, noise, key.arm):
-            style = look(key.arm)
-            label = None if results.runs(*key) else key.arm
+        if key == Key(dataset, noise, key.arm) and run.epochs:
+            style = results.looks[key.arm]
+            name = None if results.runs(*key) else label(key.arm)
             axes.plot(
-                *zip(*points(run), strict=True), color=style.colour, ls=style.dashes, lw=0.6, alpha=0.6, label=label
+                *zip(*points(run), strict=True), color=style.colour, ls=style.dashes, lw=0.6, alpha=0.6, label=name
             )
             drawn += [value for _, value in points(run)]
     for step in sorted(steps):
@@ -93,8 +94,7 @@ def draw_arms(
     return drawn
 
 
-def _draw_arm(axes: Any, arm: str, number: int, seeds: list[dict[int, float]]) -> list[float]:
-    style = look(arm)
+def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[int, float]]) -> list[float]:
     epochs = sorted(set.intersection(*(set(values) for values in seeds)))
     if not epochs:
         return []
@@ -107,7 +107,7 @@ def _draw_arm(axes: Any, arm: str, number: int, seeds: list[dict[int, float]]) -
         linestyle=style.dashes,
         marker=style.mark,
         markevery=(number % spacing, spacing),
-        label=arm,
+        label=label(arm),
         zorder=3 - 0.01 * number,
     )
     if len(seeds) > 1:
@@ -127,12 +127,12 @@ def legend(figure: Any, *panels: Any) -> None:
     """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
     shown: dict[str, Any] = {}
     for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            shown.setdefault(label, handle)
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
     columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
-    by_column = [label for first in range(columns) for label in list(shown)[first::columns]]  # as matplotlib fills it
+    by_column = [name for first in range(columns) for name in list(shown)[first::columns]]  # as matplotlib fills it
     figure.legend(
-        [shown[label] for label in by_column],
+        [shown[name] for name in by_column],
         by_column,
         loc="outside upper center",
         ncols=columns,

@@ -8,7 +8,7 @@ from reporting.measures import last_test, mean
 from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results
 from reporting.robustness import drop
-from reporting.style import look, svg
+from reporting.style import Look, label, svg
 
 SPACING = 0.13  # between the dots of two arms in one group, a group being 1 wide
 
@@ -32,7 +32,7 @@ def _accuracies(axes: Any, results: Results, dataset: str) -> None:
     for number, arm in enumerate(arms):
         by_level = {noise: results.by_seed(dataset, noise, arm, last_test) for noise in noises}
         points = [(x, list(by_level[noise].values())) for x, noise in enumerate(noises) if by_level[noise]]
-        _dots(axes, arm, _offset(number, len(arms)), points, joined=True)
+        _dots(axes, arm, results.looks[arm], _offset(number, len(arms)), points, joined=True)
     _levels(axes, noises)
     axes.set_title(f"{dataset}\ntest accuracy, %")
 
@@ -44,7 +44,7 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
             found = drop(results, dataset, noise, arm)
             if found is None:
                 continue
-            style, at = look(arm), x + _offset(number, len(arms))
+            style, at = results.looks[arm], x + _offset(number, len(arms))
             axes.plot(at, found.mean, color=style.colour, marker=style.mark, markersize=4.5, linestyle="none")
             if found.low is not None:
                 axes.plot([at, at], [found.low, found.high], color=style.colour, linewidth=1.2)
@@ -74,7 +74,8 @@ def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
     for number, arm in enumerate(arms):
         offset = _offset(number, len(arms))
         found = [list(results.by_seed(dataset, noise, arm, share(column)).values()) for column, _ in PARTS]
-        _dots(axes, arm, offset, [(x, values) for x, values in enumerate(found) if values], joined=False)
+        points = [(x, values) for x, values in enumerate(found) if values]
+        _dots(axes, arm, results.looks[arm], offset, points, joined=False)
         guesses = list(results.by_seed(dataset, noise, arm, chance).values())
         if guesses:
             at, half = 1 + offset, SPACING / 2
@@ -90,13 +91,14 @@ def _has_parts(results: Results, dataset: str, noise: float) -> bool:
     return any(results.by_seed(dataset, noise, arm, share(PARTS[0][0])) for arm in arms)
 
 
-def _dots(axes: Any, arm: str, offset: float, points: Sequence[tuple[int, list[float]]], joined: bool) -> None:
+def _dots(
+    axes: Any, arm: str, style: Look, offset: float, points: Sequence[tuple[int, list[float]]], joined: bool
+) -> None:
     """A mark at the mean over seeds and a line from the least to the greatest."""
-    style = look(arm)
     line = {"linestyle": style.dashes if joined else "none", "linewidth": 0.7}
     at = [x + offset for x, _ in points]
     means = [mean(values) for _, values in points]
-    axes.plot(at, means, color=style.colour, marker=style.mark, markersize=4.5, label=arm, **line)
+    axes.plot(at, means, color=style.colour, marker=style.mark, markersize=4.5, label=label(arm), **line)
     for x, values in points:
         axes.plot([x + offset] * 2, [min(values), max(values)], color=style.colour, linewidth=1.2)
 

@@ -8,7 +8,7 @@ from reporting.curves import MARKS, legend
 from reporting.measures import mean
 from reporting.results import Results
 from reporting.runs import Diagnostics, Run
-from reporting.style import look, svg
+from reporting.style import Look, label, svg
 
 LARGEST, SMALLEST, GRADIENT, WEIGHT = (
     *("largest_singular_value", "smallest_singular_value"),
@@ -33,11 +33,10 @@ def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
 
 
 def last_of(column: str) -> Any:
-    """The measure of a run that is `over_layers` of its last epoch with diagnostics."""
+    """The measure of a run that is `over_layers` of its last epoch; None if that has no diagnostics."""
 
     def of_run(run: Run) -> float | None:
-        found = run.diagnostics
-        return over_layers(found, column, found.epochs[-1]) if found else None
+        return over_layers(run.diagnostics, column, run.epochs) if run.diagnostics else None
 
     return of_run
 
@@ -48,17 +47,19 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
     def draw(figure: Any) -> None:
         (layers, epochs), (gradients, weights) = figure.subplots(2, 2)
         for arm in results.arms(dataset, noise):
-            found = [run.diagnostics for run in results.runs(dataset, noise, arm) if run.diagnostics]
+            runs, style = results.runs(dataset, noise, arm), results.looks[arm]
+            found = [run.diagnostics for run in runs if run.diagnostics]
             if not found:
                 continue
             for column in (LARGEST, SMALLEST):
                 values = [
-                    _seeds_mean(d.values[column].get((d.epochs[-1], layer)) for d in found) for layer in found[0].layers
+                    _seeds_mean(r.diagnostics.values[column].get((r.epochs, layer)) for r in runs if r.diagnostics)
+                    for layer in found[0].layers
                 ]
-                _line(layers, arm, list(enumerate(values, 1)), by_layer=True)
-                _line(epochs, arm, _by_epoch(found, column))
-            _line(gradients, arm, _by_epoch(found, GRADIENT))
-            _line(weights, arm, _by_epoch(found, WEIGHT))
+                _line(layers, arm, style, list(enumerate(values, 1)), by_layer=True)
+                _line(epochs, arm, style, _by_epoch(found, column))
+            _line(gradients, arm, style, _by_epoch(found, GRADIENT))
+            _line(weights, arm, style, _by_epoch(found, WEIGHT))
         layers.set_title("singular values\nby layer, last epoch")
         layers.set_xlabel("layer, in order")
         epochs.set_title("singular values\nof all layers")
@@ -90,12 +91,11 @@ def _seeds_mean(cells: Iterable[float | None]) -> float | None:
     return mean(values) if values else None
 
 
-def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], by_layer: bool = False) -> None:
+def _line(axes: Any, arm: str, style: Look, points: list[tuple[int, float | None]], by_layer: bool = False) -> None:
     """Of layers, which differ from one to the next, every one is marked, and the line hardly shows."""
     known = [(x, value) for x, value in points if value is not None]
     if not known:
         return
-    style = look(arm)
     axes.plot(
         *zip(*known, strict=True),
         color=style.colour,
@@ -104,5 +104,5 @@ def _line(axes: Any, arm: str, points: list[tuple[int, float | None]], by_layer:
         markevery=1 if by_layer else max(1, len(known) // MARKS),
         markersize=2.2 if by_layer else None,
         linewidth=0.4 if by_layer else 1.1,
-        label=arm,
+        label=label(arm),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from reporting.runs import Run
 
 LAST_EPOCHS = 10
-MOST_STEPS = 8  # a rate that changes more often has no steps to speak of
+MOST_STEPS = 8  # a rate that changes more often, or after more than half of the epochs, has no steps to speak of
 
 
 def last_test(run: Run) -> float:
@@ -46,7 +46,7 @@ def rate_steps(run: Run) -> list[int]:
     """The epochs that are the first of a new learning rate; none where the rate changes all the time."""
     rates = run.column("lr")
     steps = [epoch for epoch in range(2, len(rates) + 1) if not math.isclose(rates[epoch - 1], rates[epoch - 2])]
-    return steps if len(steps) <= MOST_STEPS else []
+    return steps if len(steps) <= min(MOST_STEPS, len(rates) // 2) else []
 
 
 def changes(run: Run) -> list[tuple[int, float]]:

@@ -15,12 +15,12 @@ RULE = _line(f"""
     The rule is mechanical and in `reporting/statements.py`. At each noise level the difference of the last epoch's
     test accuracy, paired over seeds, gets a 95 % confidence interval (Student's t, n - 1 degrees of freedom, n
     seeds). It decides if n is at least 3 and the interval excludes 0: the statement holds there, or does not. It
-    holds for a dataset if it holds at every noise level, and does not hold if it fails at one; all else is not
-    decided. Robustness compares the drops from 0 to 20 % noise, steadiness the mean absolute change of test
-    accuracy from epoch to epoch in the second half of the epochs. Two arms do the same if the interval has 0 in it
-    and lies within {SAME_MARGIN:g} points of 0, and do not if it excludes 0. A validation accuracy is near the
-    authors' ({number(_LOW, 1)} to {number(_HIGH, 1)} % at the end of their logs) if its interval over seeds lies
-    within {NEAR:g} points of that range, and "test" is far higher if it is by more than {FAR:g} points.
+    holds for a dataset if it holds at every noise level, those included whose runs are missing, and does not hold if
+    it fails at one; all else is not decided. Robustness compares the drops from 0 to 20 % noise, steadiness the mean
+    absolute change of test accuracy from epoch to epoch in the second half of the epochs. Two arms do the same if the
+    interval has 0 in it and lies within {SAME_MARGIN:g} points of 0, and do not if it excludes 0. A validation accuracy
+    is near the authors' ({number(_LOW, 1)} to {number(_HIGH, 1)} % at the end of their logs) if its interval over seeds
+    lies within {NEAR:g} points of that range, and "test" is far higher if it is by more than {FAR:g} points.
 """)
 ARMS = _line("""
     `bn` is BatchNorm, `conv` ConvNorm alone, `bncn` ConvNorm then BatchNorm; `conv_published` and `bncn_published`

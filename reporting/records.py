@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from utils.errors import DataError
 from utils.files import write_atomically
-from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, GRID_NAME, METRICS_NAME
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
 
-NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DATA_NAME)
+NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same records are the same bytes, whenever they are written
 
@@ -32,7 +32,7 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
             files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
             files = [file for file in files if file.resolve() not in seen]
             seen |= {file.resolve() for file in files}
-            of_runs = {file.parent for file in files if file.name == METRICS_NAME}
+            of_runs = {file.parent for file in files if file.name in (METRICS_NAME, DIVERGED_NAME)}
             runs += len(of_runs)
             for file in files:
                 if file.parent in of_runs or file.name == GRID_NAME:

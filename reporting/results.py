@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reporting.runs import Run, plain
+from reporting.runs import ARMS, Run, plain
+from reporting.style import Look, looks
 from utils import strict_json
 from utils.errors import DataError
 from utils.run_files import GRID_NAME
 
-ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
 _OWN = {
     *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
@@ -52,6 +52,34 @@ class Results:
     def datasets(self) -> list[str]:
         return sorted({key.dataset for key in (*self.cells, *self.unfinished)})
 
+    @cached_property
+    def asked(self) -> set[Key]:
+        """The cells with a run, be it finished, unfinished or missing."""
+        return {*self.cells, *self.unfinished, *(want.key for want in self.missing)}
+
+    @property
+    def drawn(self) -> list[Key]:
+        """The cells with a run of an epoch or more."""
+        return [*self.cells, *(key for key, cell in self.unfinished.items() if any(r.epochs for r in cell.values()))]
+
+    @cached_property
+    def looks(self) -> Mapping[str, Look]:
+        """How each arm looks in this report's figures."""
+        return looks(sorted({key.arm for key in self.asked}, key=arm_order))
+
+    @cached_property
+    def file_names(self) -> Mapping[str, str]:
+        """Each dataset's part of the names of its figures, no two the same."""
+        names: dict[str, str] = {}
+        for dataset in self.datasets:
+            name = first = slug(dataset) or "dataset"
+            number = 1
+            while name in names.values():
+                number += 1
+                name = f"{first}-{number}"
+            names[dataset] = name
+        return names
+
     def noises(self, dataset: str) -> list[float]:
         """Of cells with a finished run."""
         return sorted({key.noise for key in self.cells if key.dataset == dataset})
@@ -81,6 +109,12 @@ class Results:
         return runs or begun
 
 
+def slug(text: str) -> str:
+    """`text` for a file's name."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
+    return "-".join(part for part in kept.split("-") if part)
+
+
 def arm_order(arm: str) -> tuple[int, str]:
     return (ARMS.index(arm) if arm in ARMS else len(ARMS), arm)
 
@@ -101,6 +135,16 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
                 warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
             (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
     warnings += _differing_settings(cells, unfinished)
+    lost = [run for cell in unfinished.values() for run in cell.values() if run.diverged]
+    if lost:
+        count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
+        which = "; ".join(
+            f"{describe(key)}, seed {seed}"
+            for key, cell in unfinished.items()
+            for seed, run in cell.items()
+            if run.diverged
+        )
+        warnings.append(f"{count} became NaN or infinite; means are of the others alone: {which}.")
     have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
     missing = _holes(have) if wanted is None else _absent(list(wanted), runs, have)
     return Results(
@@ -199,7 +243,7 @@ def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more cells" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reading run folders: config.json, metrics.csv and, where they are there, diagnostics.csv and data.json."""
+"""Reading run folders: config.json, metrics.csv and, where they are there, the other files of a run."""
 
 import csv
 import io
@@ -6,16 +6,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from utils import strict_json
 from utils.errors import DataError
-from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME, stopped_early
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME, stopped_early
 
 SPLITS = ("train", "val", "test")
 REQUIRED = (
@@ -24,11 +24,14 @@ REQUIRED = (
 )
 DIAGNOSTIC_COLUMNS = ("largest_singular_value", "smallest_singular_value", "gradient_norm", "weight_norm")
 AS_PUBLISHED = "as_published"
+SYMMETRIC, FROM_FILE = "symmetric", "file"
+ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
+_T = TypeVar("_T")
 Column = tuple[float | None, ...]  # None where the cell is empty or not finite
 
 
 class DamagedRun(Exception):
-    """metrics.csv, diagnostics.csv or data.json cannot be read; the message says what is wrong, not where."""
+    """A file of a run cannot be read; the message says what is wrong, not where."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,45 @@ class Diagnostics:
     values: Mapping[str, Mapping[tuple[int, str], float | None]]
 
 
+@dataclass(frozen=True)
+class Data:
+    """Of data.json: how many images train, val and test have, and of how many of train the given label is wrong."""
+
+    images: tuple[int, ...]
+    wrong: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes."""
+    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes.
+
+    `data` is None where the run does not say; `diverged` is the epoch in which its loss ceased to be finite.
+    """
 
     root: int
     folder: str
     config: Mapping[str, Any]
     metrics: Mapping[str, Column]
     diagnostics: Diagnostics | None
-    images: tuple[int, ...] | None = None  # of train, val and test; None where the run does not say
+    data: Data | None = None
+    diverged: int | None = None
 
     @cached_property
     def dataset(self) -> str:
-        """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending."""
-        arm = re.escape(self.config["arch"]["args"]["norm"])
-        match = re.fullmatch(rf"(.+)_{arm}_[0-9.]+noise", self.config["name"])
+        """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending; and, where runs
+        beside others would be another experiment, in what."""
+        own = self.config["arch"]["args"]["norm"]
+        arms = "|".join(map(re.escape, sorted({own, *ARMS}, key=len, reverse=True)))
+        match = re.fullmatch(rf"(.+?)_(?:{arms})_[0-9.]+noise", self.config["name"])
         label = plain(match[1] if match else self.config["data_loader"]["type"])
+        notes = []
         if self.partly_as_published:
-            return f"{label} (partly as published)"
-        return f"{label} (as published)" if self.as_published and "published" not in label.lower() else label
+            notes.append("partly as published")
+        elif self.as_published and "published" not in label.lower():
+            notes.append("as published")
+        if self._noise_type != SYMMETRIC:
+            notes.append("labels of a file" if self._noise_type == FROM_FILE else f"{plain(self._noise_type)} noise")
+        return f"{label} ({', '.join(notes)})" if notes else label
 
     @property
     def as_published(self) -> bool:
@@ -83,10 +105,18 @@ class Run:
     def arm(self) -> str:
         return plain(self.config["arch"]["args"]["norm"])
 
-    @property
+    @cached_property
     def noise(self) -> float:
-        """Share of labels redrawn, from 0 to 1."""
-        return self.config["label_noise"]["rate"]
+        """Share of labels redrawn, from 0 to 1; of labels of a file the share of wrong ones in train, to a percent."""
+        if self._noise_type != FROM_FILE:
+            return self.config["label_noise"]["rate"]
+        assert self.data is not None, "such a run is left out"
+        assert self.data.wrong is not None
+        return round(self.data.wrong / self.data.images[0], 2)
+
+    @property
+    def _noise_type(self) -> str:
+        return str(self.config["label_noise"].get("type", SYMMETRIC))
 
     @property
     def seed(self) -> int:
@@ -126,9 +156,11 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
     """All run folders in and below `folders`, by path, and warnings about those that had to be left out.
 
     Raises:
-        DataError: a folder is not there, holds no run, or a config.json is damaged.
+        DataError: a folder is not there, or none holds a run that can be read.
     """
-    runs, warnings, seen = [], [], set()
+    runs: list[Run] = []
+    warnings: list[str] = []
+    seen: set[Path] = set()
     for number, root in enumerate(folders):
         if not root.is_dir():
             raise DataError(f"there is no folder {root} to look for runs in")
@@ -137,26 +169,13 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
                 continue
             seen.add(folder.resolve())
             relative = folder.relative_to(root).as_posix()
-            config = read_config(folder / CONFIG_NAME)
             try:
-                metrics = read_metrics(folder / METRICS_NAME)
+                runs.append(_read_run(number, relative, folder, warnings))
             except DamagedRun as error:
-                warnings.append(f"`{plain(relative)}` is left out: its metrics.csv is damaged: {plain(str(error))}.")
-                continue
-            diagnostics = None
-            try:
-                diagnostics = read_diagnostics(folder / DIAGNOSTICS_NAME)
-            except DamagedRun as error:
-                warnings.append(f"The diagnostics of `{plain(relative)}` are left out: {plain(str(error))}.")
-            images = None
-            try:
-                images = read_sizes(folder / DATA_NAME)
-            except DamagedRun as error:
-                warnings.append(f"The data.json of `{plain(relative)}` is damaged: {plain(str(error))}.")
-            runs.append(Run(number, relative, config, metrics, diagnostics, images))
+                warnings.append(f"`{plain(relative)}` is left out: {plain(str(error))}.")
     if not runs:
         where = ", ".join(str(folder) for folder in folders)
-        why = f"; {len(warnings)} damaged" if warnings else ""
+        why = f"; of those that are there: {warnings[0]}" if warnings else ""
         raise DataError(f"no run in {where}: a run is a folder with {CONFIG_NAME} and {METRICS_NAME}{why}")
     return runs, warnings
 
@@ -164,8 +183,35 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
 def _run_folders(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root):
         below.sort()
-        if CONFIG_NAME in files and METRICS_NAME in files:
+        if CONFIG_NAME in files and (METRICS_NAME in files or DIVERGED_NAME in files):
             yield Path(folder)
+
+
+def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> Run:
+    """A warning is added for each file that the report can do without and cannot read.
+
+    Raises:
+        DamagedRun: for every other, and for wrong labels of a file whose number nothing says.
+    """
+
+    def read(reader: Callable[[Path], _T], name: str) -> _T | None:
+        try:
+            return reader(folder / name)
+        except DamagedRun as error:
+            warnings.append(f"The {name} of `{plain(relative)}` is left out: {plain(str(error))}.")
+            return None
+
+    config = read_config(folder / CONFIG_NAME)
+    diverged = read(read_divergence, DIVERGED_NAME)
+    if diverged and not (folder / METRICS_NAME).exists():
+        metrics: dict[str, Column] = dict.fromkeys(REQUIRED, ())  # it had no whole epoch
+    else:
+        metrics = read_metrics(folder / METRICS_NAME)
+    diagnostics = read(read_diagnostics, DIAGNOSTICS_NAME)
+    run = Run(number, relative, config, metrics, diagnostics, read(read_data, DATA_NAME), diverged)
+    if config["label_noise"].get("type") == FROM_FILE and (run.data is None or run.data.wrong is None):
+        raise DamagedRun(f"its labels come from a file, and it has no {DATA_NAME} that says how many are wrong")
+    return run
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -174,19 +220,17 @@ def read_config(path: Path) -> dict[str, Any]:
     Older and newer configs than this code's are welcome, so it is not validated as a whole.
 
     Raises:
-        DataError: unreadable, not JSON, or one of those values is missing or of the wrong kind.
+        DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
     """
     try:
         config = strict_json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
-        raise DataError(f"{path}: {why}; mend it or take the folder away") from None
+        raise DamagedRun(f"{path.name}: {why}") from None
     for keys, kind, what in _NEEDED:
         value = _value(config, keys)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(
-                f"{path}: {'.'.join(keys)} must be {what}, is {json.dumps(value)[:60]}; it is no run's config"
-            )
+            raise DamagedRun(f"{path.name}: {'.'.join(keys)} must be {what}, is {json.dumps(value)[:60]}")
     return config
 
 
@@ -213,6 +257,13 @@ def read_metrics(path: Path) -> dict[str, Column]:
     Raises:
         DamagedRun: a column is missing, a row is cut short, an epoch is missing, a figure is none.
     """
+    try:
+        return _read_metrics(path)
+    except DamagedRun as error:
+        raise DamagedRun(f"its {path.name} is damaged: {error}") from None
+
+
+def _read_metrics(path: Path) -> dict[str, Column]:
     rows, names = _read_csv(path, REQUIRED)
     columns: dict[str, Column] = {}
     for name in names:
@@ -242,7 +293,7 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     for line, row in enumerate(rows, 2):
         epoch = _number(row["epoch"], "epoch", line)
         if epoch is None or epoch != int(epoch):
-            raise DamagedRun(f"{path.name}: no epoch in line {line}")
+            raise DamagedRun(f"no epoch in line {line}")
         for name in DIAGNOSTIC_COLUMNS:
             values[name][int(epoch), row["layer"]] = _number(row[name], name, line)
     keys = values[DIAGNOSTIC_COLUMNS[0]]
@@ -250,22 +301,41 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     return Diagnostics(epochs, tuple(dict.fromkeys(layer for _, layer in keys)), values)
 
 
-def read_sizes(path: Path) -> tuple[int, ...] | None:
-    """How many images train, val and test have; None for a run that does not say, as older ones do not.
+def read_data(path: Path) -> Data | None:
+    """None for a run that does not say, as older ones do not.
 
     Raises:
-        DamagedRun: unreadable, not JSON, or without those numbers.
+        DamagedRun: unreadable, not JSON, or without the numbers of images.
     """
     if not path.is_file():
         return None
-    try:
-        images = _value(strict_json.loads(path.read_text(encoding="utf-8")), ("images",))
-    except (OSError, ValueError) as error:
-        raise DamagedRun(str(error)) from None
-    sizes = tuple(_value(images, (name,)) for name in SPLITS)
+    record = _read_json(path)
+    sizes = tuple(_value(record, ("images", name)) for name in SPLITS)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise DamagedRun(f"images has not a number for each of {', '.join(SPLITS)}")
-    return sizes
+    wrong = _value(record, ("wrong_labels", "train"))
+    return Data(sizes, wrong if isinstance(wrong, int) else None)
+
+
+def read_divergence(path: Path) -> int | None:
+    """The epoch in which a run's loss became NaN or infinite; None if it did not.
+
+    Raises:
+        DamagedRun: unreadable, not JSON, or without an epoch.
+    """
+    if not path.is_file():
+        return None
+    epoch = _value(_read_json(path), ("epoch",))
+    if not isinstance(epoch, int) or epoch < 1:
+        raise DamagedRun("it has no epoch")
+    return epoch
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return strict_json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedRun(str(error)) from None
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:

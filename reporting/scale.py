@@ -8,6 +8,7 @@ from reporting.measures import last_test, last_training, last_validation, mean
 from reporting.memorisation import GIVEN, chance, share
 from reporting.results import Results, percent
 from reporting.runs import Run
+from reporting.statistics import ENOUGH_SEEDS
 from reporting.text import listed, number
 
 _ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it
@@ -78,7 +79,7 @@ def _split(runs: list[Run], found: Scale) -> str:
 
 def _sizes(runs: list[Run]) -> tuple[int, ...] | None:
     """Of train, val and test, where those runs that say it, if any, say the same."""
-    said = {run.images for run in runs if run.images}
+    said = {run.data.images for run in runs if run.data}
     return said.pop() if len(said) == 1 else None
 
 
@@ -123,9 +124,11 @@ def _test_by_heart(results: Results) -> str | None:
 def _memorised(results: Results) -> str:
     """Whether the runs have got to where robustness to label noise is decided."""
     most, at = None, ""
-    for key, cell in results.cells.items():
+    noisy = {key: cell for key, cell in results.cells.items() if key.noise}
+    enough = {key: cell for key, cell in noisy.items() if len(cell) >= ENOUGH_SEEDS}
+    for key, cell in (enough or noisy).items():
         values = results.by_seed(*key, share(GIVEN))
-        if values and key.noise and (most is None or mean(list(values.values())) > most):
+        if values and (most is None or mean(list(values.values())) > most):
             most = mean(list(values.values()))
             guess = [value for value in map(chance, cell.values()) if value is not None]
             by_chance = f", where chance alone would hit {number(mean(guess), 1)} %" if guess else ""

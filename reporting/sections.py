@@ -8,15 +8,9 @@ from reporting import dots, layers, paper, prose, robustness, scale
 from reporting.blocks import Block, Figure, Heading, Paragraph, Table
 from reporting.measures import last_test, last_validation, mean, restlessness
 from reporting.memorisation import PARTS, chance, share
-from reporting.results import Results, percent
+from reporting.results import Results, percent, slug
 from reporting.statistics import paired, spread
 from reporting.text import NONE, number, with_interval, with_std
-
-
-def slug(text: str) -> str:
-    """`text` for a file's name."""
-    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
-    return "-".join(part for part in kept.split("-") if part)
 
 
 def tables(
@@ -35,7 +29,7 @@ def curve_section(results: Results) -> list[Block]:
         Paragraph(prose.CURVES),
     ]
     for dataset in results.datasets:
-        for noise in sorted({key.noise for key in (*results.cells, *results.unfinished) if key.dataset == dataset}):
+        for noise in sorted({key.noise for key in results.drawn if key.dataset == dataset}):
             ends = [f"{arm} {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
             here = f"{dataset}, {percent(noise)} label noise"
             what = f"Loss and accuracy by epoch on training, validation and test images: {here}."
@@ -43,7 +37,7 @@ def curve_section(results: Results) -> list[Block]:
             blocks += [
                 Heading(3, here),
                 Figure(
-                    f"curves-{slug(dataset)}-{slug(f'{100 * noise:g}')}noise",
+                    f"curves-{results.file_names[dataset]}-{slug(f'{100 * noise:g}')}noise",
                     partial(curve_figures.curves, results, dataset, noise),
                     alt,
                     f"{here}.",
@@ -100,7 +94,7 @@ def stability_section(results: Results) -> list[Block]:
         half = [value for value in map(restlessness, cell.values()) if value is not None]
         whole = [value for run in cell.values() if (value := restlessness(run, second_half=False)) is not None]
         cells = (with_std(spread(values)) if values else NONE for values in (half, whole))
-        rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(len(cell))))
+        rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(max(len(half), len(whole)))))
     return [
         Heading(2, "Stability"),
         Paragraph(prose.STABILITY),
@@ -127,7 +121,7 @@ def memorisation_section(results: Results) -> list[Block]:
         guesses = [value for value in map(chance, cell.values()) if value is not None]
         figures = [with_std(spread(values)) if values else NONE for values in parts]
         figures.insert(2, number(mean(guesses), 1) if guesses else NONE)
-        rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(len(cell))))
+        rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(max(map(len, parts)))))
     blocks: list[Block] = [Heading(2, "Clean and mislabelled training images")]
     if not rows:
         return [*blocks, Paragraph("No finished run has label noise.")]
@@ -159,7 +153,7 @@ def diagnostics_section(results: Results) -> list[Block]:
     rows = []
     for key in results.cells:
         found = [list(results.by_seed(*key, layers.last_of(column)).values()) for column in columns]
-        if any(found):
+        if any(run.diagnostics for run in results.runs(*key)):
             figures = [f"{mean(values):.4g}" if values else NONE for values in found]
             rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(max(map(len, found)))))
     blocks: list[Block] = [
@@ -170,7 +164,7 @@ def diagnostics_section(results: Results) -> list[Block]:
         noise = next(level for name, level in shown if name == dataset)  # one figure a dataset: its cleanest runs
         blocks.append(
             Figure(
-                f"diagnostics-{slug(dataset)}",
+                f"diagnostics-{results.file_names[dataset]}",
                 partial(layers.diagnostics, results, dataset, noise),
                 "Singular values by layer and by epoch, gradient norm and weight norm by epoch, of each arm: "
                 f"{dataset}, {percent(noise)} noise; the last epoch's are in the table below.",

@@ -1,7 +1,8 @@
 """How arms look in every figure: Okabe and Ito's colours, told apart by colour-blind readers, and a dash and a mark."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 Dashes = str | tuple[int, tuple[float, ...]]
@@ -25,7 +26,7 @@ _LOOKS = {
     "in": Look("#7F6A00", (0, (1.2, 1.2)), "<"),
     "none": Look("#777777", (0, (7, 1.5, 1.5, 1.5)), ">"),
 }
-_OTHER = Look("#777777", "solid", "*")
+_MORE_MARKS = ("*", "p", "h", "d", "8", "H", "1", "2", "3", "4")
 
 _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "report",  # ids by content, not at random
@@ -47,18 +48,29 @@ _SETTINGS: dict[str, Any] = {
 WIDTH = 4.3
 
 
-def look(arm: str) -> Look:
-    return _LOOKS.get(arm, _OTHER)
+def looks(arms: Sequence[str]) -> dict[str, Look]:
+    """Of each arm. One that is not known here looks like a known one that is not there, with a mark of its own."""
+    spare = [look for arm, look in reversed(_LOOKS.items()) if arm not in arms] or list(_LOOKS.values())
+    others = [arm for arm in arms if arm not in _LOOKS]
+    made = (replace(look, mark=mark) for look, mark in zip(cycle(spare), cycle(_MORE_MARKS), strict=False))
+    return {arm: _LOOKS[arm] for arm in arms if arm in _LOOKS} | dict(zip(others, made, strict=False))
+
+
+def label(arm: str) -> str:
+    """For a legend, from which matplotlib leaves out what begins with an underscore."""
+    return f" {arm}" if arm.startswith("_") else arm
 
 
 def svg(height: float, draw: Callable[[Any], None]) -> str:
     """What `draw` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
     import io
+    import warnings
 
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.style.context(["default", _SETTINGS]):
+    with matplotlib.style.context(["default", _SETTINGS]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text, and the reader's machine has others
         figure = Figure(figsize=(WIDTH, height))
         draw(figure)
         buffer = io.StringIO()

@@ -118,6 +118,9 @@ def test_34_a_loss_that_is_not_finite(coco_dir: Path, tmp_path: Path, arm: str) 
     assert step[2] == str(folder)
     assert contents(folder, "*.pth") == before
     assert not list(folder.glob(".*.tmp"))
+    assert json.loads((folder / "diverged.json").read_text()) == {"epoch": 2, "step": int(step[1])}
+    assert launch(tmp_path, "-r", "auto", "--run-dir", folder, "trainer.epochs=2", "optimizer.args.lr=0.01").code == 0
+    assert not (folder / "diverged.json").exists(), "it has come through"
 
 
 def test_34_weights_that_blow_up_in_the_last_step(coco_dir: Path, tmp_path: Path) -> None:

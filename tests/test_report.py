@@ -27,10 +27,12 @@ from reporting.robustness import drop, drop_less_than, kept
 from reporting.runs import Run
 from reporting.statements import FAILS, HOLDS, OPEN, Finding
 from reporting.statistics import Interval, interval, paired, spread
+from reporting.style import Look
 from reporting.text import number, with_interval, with_std
 from reporting.writing import read_results, report_files
 from tests.conftest import ROOT
 from tests.made_runs import config, write_cell, write_run, write_table
+from utils.errors import DataError
 
 T_2 = 4.302652729911275  # 0.975 quantile of Student's t with 2 degrees of freedom, from a table
 SEEDS = (12, 13, 14)
@@ -138,6 +140,12 @@ def test_restlessness_leaves_out_steps_and_the_first_half(tmp_path: Path) -> Non
     assert measures.restlessness(run, second_half=False) == pytest.approx((50 + 0 + 25 + 50 + 25 + 12.5) / 6)
 
 
+def test_a_short_run_whose_rate_changes_all_the_time_has_no_steps(tmp_path: Path) -> None:
+    run = one_run(tmp_path, test_accuracy=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], lr=[0.1, 0.09, 0.07, 0.04, 0.02, 0.01])
+    assert measures.rate_steps(run) == []
+    assert measures.restlessness(run) == pytest.approx(10.0)
+
+
 def test_a_rate_that_changes_all_the_time_has_no_steps(tmp_path: Path) -> None:
     run = one_run(tmp_path, test_accuracy=[0.1] * 20, lr=[0.1 / (epoch + 1) for epoch in range(20)])
     assert measures.rate_steps(run) == []
@@ -181,7 +189,9 @@ def labelled(
 def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
     assert labelled("coco_bn_10noise") == "coco"
     assert labelled("coco_conv_published_10noise", arm="conv_published") == "coco"
-    assert labelled("coco_conv_10noise") == "TinyCOCO"  # not this run's arm
+    assert labelled("coco_conv_10noise", arm="gn") == "coco"  # a config of another arm, changed on the command line
+    assert labelled("coco_mine_10noise", arm="mine") == "coco"
+    assert labelled("coco_mine_10noise", arm="other") == "TinyCOCO"
     assert labelled("my experiment") == "TinyCOCO"
 
 
@@ -280,6 +290,60 @@ def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -
     assert read_results([tmp_path]).warnings == ()
 
 
+def write_data(folder: Path, wrong: int, train: int = 1000) -> None:
+    record = {"images": {"train": train, "val": 100, "test": 100}, "wrong_labels": {"train": wrong, "val": 0}}
+    (folder / "data.json").write_text(json.dumps(record))
+
+
+def test_noise_of_another_kind_is_another_experiment(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    write_cell(tmp_path, "bn", 0.2, seeds(0.4))
+    asymmetric = {"type": "asymmetric", "rate": 0.2, "include_true_class": None}
+    write_cell(tmp_path / "b", "bn", 0.2, seeds(0.3), label_noise=asymmetric)
+    from_file = {"type": "file", "rate": 0.0, "path": "noise.npz", "include_true_class": None}
+    write_cell(tmp_path / "c", "bn", 0.0, seeds(0.2, 0.1), label_noise=from_file)
+    write_data(tmp_path / "c" / "cifar10_bn_0noise" / "seed12", 198)
+    results = read_results([tmp_path])
+    assert {key: len(cell) for key, cell in results.cells.items()} == {
+        Key("cifar10", 0.0, "bn"): 1,
+        Key("cifar10", 0.2, "bn"): 1,
+        Key("cifar10 (asymmetric noise)", 0.2, "bn"): 1,
+        Key("cifar10 (labels of a file)", 0.2, "bn"): 1,  # 198 of 1,000, whatever the unused rate says
+    }
+    (warning,) = results.warnings
+    assert "c/cifar10_bn_0noise/seed13" in warning
+    assert "no data.json that says how many are wrong" in warning
+
+
+def test_a_run_whose_loss_was_not_finite_is_told(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.5, 0.5))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.9))
+    settings = config("cifar10_conv_0noise", "conv", 0.0, 13, 4)
+    later = write_run(tmp_path / "later", settings, {"test_accuracy": [0.2, 0.3]})
+    (later / "diverged.json").write_text('{"epoch": 3, "step": 70}')
+    at_once = write_run(tmp_path / "at_once", settings | {"seed": 14}, {"test_accuracy": [0.2]})
+    (at_once / "metrics.csv").unlink()
+    (at_once / "diverged.json").write_text('{"epoch": 1, "step": 5}')
+    for source in (tmp_path, tmp_path / "records.zip"):  # and so say the records alone
+        assert run_report(source, "-o", tmp_path / "out", "--records", tmp_path / "records.zip") == 0
+        text = (tmp_path / "out" / "results.md").read_text()
+        assert "seed 13: 2 of 4 epochs, diverged in epoch 3<br>seed 14: 0 of 4 epochs, diverged in epoch 1" in text
+        assert "The loss of 2 runs became NaN or infinite; means are of the others alone: cifar10, `conv`" in text
+
+
+def test_an_arm_that_always_diverged_is_no_hole(tmp_path: Path) -> None:
+    write_cell(tmp_path, "conv", 0.1, seeds(0.9))
+    folder = tmp_path / "cifar10_conv_10noise" / "seed12"
+    (folder / "metrics.csv").unlink()
+    (folder / "diverged.json").write_text('{"epoch": 1, "step": 5}')
+    text = text_of(read_results([tmp_path]))
+    assert "seed 12: 0 of 4 epochs, diverged in epoch 1" in text
+    assert "curves-" not in text
+    (folder / "diverged.json").write_text("{}")
+    with pytest.raises(DataError, match="is left out: it has no epoch"):
+        read_results([tmp_path])
+
+
 def test_fewer_than_three_seeds_are_warned_about(tmp_path: Path) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6, 0.7))
     write_cell(tmp_path, "conv", 0.0, seeds(0.5, 0.6))
@@ -304,6 +368,24 @@ def test_a_difference_beyond_the_spread_of_seeds_decides(tmp_path: Path) -> None
     # 10, 10 and 9 points: 9.667, and 4.303 times 0.577 / 3 ** 0.5 either way
     (line,) = found["cifar10", "test accuracy, `bn` less `conv`"].numbers
     assert line == "0 %: +9.67 [+8.23, +11.10] (3 seeds), holds"
+
+
+def test_a_level_whose_runs_are_missing_keeps_a_statement_open(tmp_path: Path) -> None:
+    for noise in (0.0, 0.2):
+        write_cell(tmp_path, "bn", noise, seeds(0.60, 0.61, 0.62))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.50, 0.51, 0.53))
+    for seed in SEEDS:
+        settings = config("cifar10_conv_20noise", "conv", 0.2, seed, 4)
+        write_run(tmp_path / f"begun{seed}", settings, {"test_accuracy": [0.1, 0.2]})
+    found = findings(tmp_path)
+    finding = found["cifar10", "test accuracy, `bn` less `conv`"]
+    assert finding.verdict == OPEN
+    assert finding.in_short.replace("\N{NO-BREAK SPACE}", " ") == "not decided (1 of 2)"
+    assert finding.numbers[1] == "20 %: no seed has both runs, not decided"
+    assert found["cifar10", "points lost, `bn` less `conv`"].numbers == (
+        "0 to 20 %: no seed has both runs, not decided",
+    )
+    assert ("cifar10", "test accuracy, `bn` less `bncn`") not in found
 
 
 def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
@@ -393,17 +475,23 @@ def test_the_papers_own_figures() -> None:
         (b"\xff\xfe", "not JSON"),
     ],
 )
-def test_a_damaged_config_ends_with_one_line(
+def test_a_damaged_config_costs_its_run_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes, says: str
 ) -> None:
-    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
-    damaged = tmp_path / "cifar10_bn_0noise" / "seed12" / "config.json"
-    damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert run_report(tmp_path, "-o", tmp_path / "out") == 3
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
+    for seed in (12, 13):
+        damaged = tmp_path / "cifar10_bn_0noise" / f"seed{seed}" / "config.json"
+        damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
+        if seed == 12:
+            results = read_results([tmp_path])
+            assert [run.seed for run in results.finished] == [13]
+            (warning,) = results.warnings
+            assert warning.startswith("`cifar10_bn_0noise/seed12` is left out: config.json: ")
+            assert says in warning
+    assert run_report(tmp_path, "-o", tmp_path / "out") == 3  # no run is left
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert says in error
-    assert str(damaged) in error
     assert not (tmp_path / "out").exists()
 
 
@@ -584,6 +672,7 @@ def test_ours_stand_beside_the_papers(grid: Path) -> None:
 
 def test_diagnostics_are_shown(tmp_path: Path) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5), epochs=2)
     columns = {
         "epoch": [1, 1, 2, 2],
         "layer": ["a", "b", "a", "b"],
@@ -592,10 +681,12 @@ def test_diagnostics_are_shown(tmp_path: Path) -> None:
         "gradient_norm": [9, 9, 3.0, 4.0],
         "weight_norm": [9, 9, 6.0, 8.0],
     }
-    write_table(tmp_path / "cifar10_bn_0noise" / "seed12" / "diagnostics.csv", columns)
+    for arm in ("bn", "conv"):
+        write_table(tmp_path / f"cifar10_{arm}_0noise" / "seed12" / "diagnostics.csv", columns)
     blocks = document(read_results([tmp_path]))
     (table,) = (b for b in blocks if isinstance(b, Table) and b.caption.startswith("Diagnostics"))
-    assert table.rows == (("bn", "0 %", "3", "0.5", "5", "10", "1"),)
+    # bn's were switched off after epoch 2 of 4: they are not those of its last epoch
+    assert table.rows == (("bn", "0 %", "-", "-", "-", "-", "0"), ("conv", "0 %", "3", "0.5", "5", "10", "1"))
     assert "diagnostics-cifar10.svg" in markdown(blocks, "results")
 
 
@@ -647,6 +738,28 @@ def test_figures_are_small_well_formed_and_refer_to_themselves_alone(files: dict
             for key, value in element.attrib.items():
                 assert not key.endswith("href") or value.startswith("#"), name
         assert "<dc:date>" not in text
+
+
+def test_no_two_datasets_share_a_figure(tmp_path: Path) -> None:
+    for dataset in ("cifar10", "CIFAR10", "数据", "猫"):
+        write_cell(tmp_path / dataset, "bn", 0.0, seeds(0.5), dataset=dataset)
+    results = read_results([tmp_path])
+    assert sorted(results.file_names.values()) == ["cifar10", "cifar10-2", "dataset", "dataset-2"]
+    files = report_files(results)
+    assert "results/curves-cifar10-2-0noise.svg" in files
+    for name in ("cifar10-0noise", "cifar10-2-0noise", "dataset-0noise", "dataset-2-0noise"):
+        assert files["results.md"].count(f"(results/curves-{name}.svg)") == 1
+
+
+def test_arms_of_ones_own_can_be_told_apart(tmp_path: Path) -> None:
+    arms = ["bn", *(f"mine{n}" for n in range(8)), "_hidden"]
+    for arm in arms:
+        write_cell(tmp_path, arm, 0.0, seeds(0.5))
+    results = read_results([tmp_path])
+    assert len(set(results.looks.values())) == len(arms)
+    assert results.looks["bn"] == Look("#000000", "solid", "o")
+    figure = report_files(results)["results/curves-cifar10-0noise.svg"]
+    assert all(f"{arm}<" in figure for arm in arms), "each is in the legend"
 
 
 def test_names_from_a_config_cannot_break_the_page(tmp_path: Path) -> None:

@@ -16,10 +16,21 @@ from trainer.checkpoint import BEST_NAME, position
 from utils.errors import CheckpointError, FileSystemError
 from utils.files import temporary_of, user_path, write_atomically
 from utils.lock import FolderLock
-from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
+from utils.run_files import (
+    CONFIG_NAME,
+    DATA_NAME,
+    DIAGNOSTICS_NAME,
+    DIVERGED_NAME,
+    METRICS_NAME,
+    NOISE_NAME,
+    TRANSITION_NAME,
+)
 
 STAMP = "%Y%m%d_%H%M%S"
-_OWN_NAMES = (CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, METRICS_NAME, DIAGNOSTICS_NAME, BEST_NAME)
+_OWN_NAMES = (
+    *(CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, METRICS_NAME),
+    *(DIAGNOSTICS_NAME, DIVERGED_NAME, BEST_NAME),
+)
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
@@ -54,11 +65,12 @@ def _make_new(config: Config) -> Path:
 
 def write_run_files(folder: Path, config: Config, data: RunData) -> None:
     """config.json, the labels the run is given (noise.npz) and how they came about (noise_transition.csv), and what
-    the data are (data.json)."""
+    the data are (data.json). What an earlier process said of its loss (diverged.json) goes."""
     write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
     write_atomically(folder / DATA_NAME, (json.dumps(data_record(config, data), indent=2) + "\n").encode())
+    (folder / DIVERGED_NAME).unlink(missing_ok=True)
 
 
 def data_record(config: Config, data: RunData) -> dict[str, Any]:

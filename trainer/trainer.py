@@ -74,7 +74,7 @@ class Trainer(BaseTrainer):
             figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
         self.meter = Meter(self.device, self.world)
         if not all(math.isfinite(figures[f"{split}_loss"]) for split in ("train", "val", "test")):
-            raise NonFiniteLossError(self._diverged(epoch, self.global_step))
+            raise self._diverged(epoch, self.global_step)
         if self.diagnostics is not None:
             self._diagnose(self.diagnostics.rows(epoch))
         return figures
@@ -200,11 +200,12 @@ class Trainer(BaseTrainer):
     def check_finite(self) -> None:
         step = self.world.largest(int(self.bad_step))
         if step != NONE_YET:
-            raise NonFiniteLossError(self._diverged(self.epoch + 1, step + 1))
+            raise self._diverged(self.epoch + 1, step + 1)
 
-    def _diverged(self, epoch: int, step: int) -> str:
+    def _diverged(self, epoch: int, step: int) -> NonFiniteLossError:
         kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""
-        return f"the loss became NaN or infinite in epoch {epoch} at step {step}{kept}; lower optimizer.args.lr"
+        said = f"the loss became NaN or infinite in epoch {epoch} at step {step}{kept}; lower optimizer.args.lr"
+        return NonFiniteLossError(said, epoch, step)
 
     def _show_images(self) -> None:
         assert self.board is not None

@@ -30,7 +30,13 @@ class FileSystemError(UserError):
 
 
 class NonFiniteLossError(UserError):
+    """The loss is NaN or infinite since `step`, counted over all epochs, in `epoch`; both from 1."""
+
     exit_code = 6
+
+    def __init__(self, message: str, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.epoch, self.step = epoch, step
 
 
 class ProcessError(UserError):

@@ -9,6 +9,7 @@ METRICS_NAME = "metrics.csv"
 DIAGNOSTICS_NAME = "diagnostics.csv"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
+DIVERGED_NAME = "diverged.json"
 GRID_NAME = "grid.json"
 
 
