@@ -105,7 +105,7 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     return [
         Paragraph(prose.RULE),
         Table(
-            "Verdicts, and at how many of the noise levels (for TinyCOCO as published, of each arm) the statement holds",
+            "Verdicts, and at how many noise levels (for TinyCOCO as published, of each arm) the statement holds",
             ("statement", "by", *datasets),
             overview,
             columns,
