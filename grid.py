@@ -5,14 +5,18 @@ folder, and the command that made it is an ordinary train.py.
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from grids.running import Show
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -48,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
         for cell in grid.cells:
             if states[cell] == WAITING and cell not in refused:
                 print(shlex.join(command(cell, devices[0])))
+        if refused:
+            raise ConfigError(f"{len(refused)} of {len(grid.cells)} runs would be refused; the table says why")
         return
     if args.executor == "slurm":
         from grids.slurm import SlurmRun, parameters_of
@@ -59,25 +65,33 @@ def run(args: argparse.Namespace) -> None:
         LocalRun(grid, args.jobs or 1, devices, _shower()).run()
 
 
-def _shower() -> Callable[[str], None]:
-    """On a terminal each table takes the place of the last; elsewhere, a table only where it has changed."""
+def _shower() -> "Show":
+    """On a terminal each table takes the place of the last. Elsewhere the first and the last are printed whole, and of
+    those between only what is new, epochs and minutes left aside."""
     if not sys.stdout.isatty():
-        seen: list[str] = []
+        seen: set[str] = set()
 
-        def append(text: str) -> None:
-            if text not in seen[-1:]:
-                print(text + "\n", flush=True)
-            seen[:] = [text]
+        def append(text: str, last: bool) -> None:
+            nonlocal seen
+            now = {_without_progress(line): line for line in text.splitlines()}
+            new = [line for key, line in now.items() if last or key not in seen]
+            seen = set(now)
+            if new:
+                print("\n".join(new), flush=True)
 
         return append
     height = [0]
 
-    def redraw(text: str) -> None:
+    def redraw(text: str, last: bool) -> None:
         up = f"\x1b[{height[0]}F\x1b[J" if height[0] else ""
         print(up + text, flush=True)
         height[0] = screen_lines(text, shutil.get_terminal_size().columns)
 
     return redraw
+
+
+def _without_progress(line: str) -> str:
+    return re.sub(r", (epoch \d+ of \d+|about \d+ min left)$", "", line)
 
 
 def screen_lines(text: str, columns: int) -> int:

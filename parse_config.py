@@ -408,12 +408,12 @@ def _describe(problem: Any, values: dict[str, Any]) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         keys = list(_block_at(loc[:-1]).model_fields)
-        return f"unknown key {path!r}{_did_you_mean(str(loc[-1]), keys)}; keys here: {', '.join(keys)}"
+        return f"unknown key {path!r}{did_you_mean(str(loc[-1]), keys)}; keys here: {', '.join(keys)}"
     if kind == "missing":
         return f"{path}: missing; {_block_at(loc[:-1]).model_fields[str(loc[-1])].description}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        return f"{path}: unknown choice {given!r}{_did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
+        return f"{path}: unknown choice {given!r}{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
     if kind == "model_type":
         return f"{path}: must be an object {{...}}, got {_short(given)}"
     if kind == "value_error":
@@ -431,7 +431,8 @@ def _block_at(loc: Sequence[Any]) -> type[BaseModel]:
     return block
 
 
-def _did_you_mean(word: str, choices: Sequence[str]) -> str:
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """The end of a message: the choice that is most like `word`, if any is."""
     close = difflib.get_close_matches(word.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
     if not close:
         return ""

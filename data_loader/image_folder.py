@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data_loader.dataset import ImageDataset
 from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
-from data_loader.pictures import SIZE, SUFFIXES, Files, decode
+from data_loader.pictures import SIZE, SUFFIXES, Files, check_classes, decode, walk
 from logger.log import get_logger
 from utils.errors import DataError, FileSystemError
 from utils.files import sha256_of_file, write_atomically
@@ -54,6 +54,7 @@ def _decode_all(source: Path) -> ImageDataset:
     with Files(source) as files:
         found = sorted(_labelled(files.names))
         classes = sorted({name for split, name, _ in found if split == "train"})
+        check_classes(classes, source)
         unknown = sorted({name for _, name, _ in found} - set(classes))
         if not classes or unknown:
             problem = (
@@ -87,12 +88,17 @@ def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _content_hash(source: Path) -> str:
-    if source.is_file():
-        return sha256_of_file(source)
-    digest = hashlib.sha256()
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(source).as_posix()}\0{sha256_of_file(path)}\n".encode())
-    return digest.hexdigest()
+    path = source
+    try:
+        if source.is_file():
+            return sha256_of_file(source)
+        digest = hashlib.sha256()
+        for name in walk(source):
+            path = source / name
+            digest.update(f"{name}\0{sha256_of_file(path)}\n".encode(errors="surrogatepass"))
+        return digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or take it away") from None
 
 
 def _cache_paths(source: Path, content: str) -> list[Path]:

@@ -1,10 +1,13 @@
 """Encoded images from strangers: found in a folder or .zip, and decoded within limits."""
 
+import errno
 import io
+import os
+import stat
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,10 @@ DECODING_ERRORS = (
     *(*ZIP_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning),
     *(struct.error, IndexError),
 )
+
+
+class UnreadableFileError(DataError):
+    """The machine did not give a file out: no permission, a disk that is away. Another time it may."""
 
 
 def crop_to_size(image: Image.Image) -> Image.Image:
@@ -71,6 +78,52 @@ def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
     return np.rint(values * scale).clip(0, 255).astype(np.uint8)
 
 
+def walk(folder: Path) -> list[str]:
+    """The names of all files below `folder`, relative with forward slashes, in order.
+
+    Links to folders are followed, but not round in circles; links that lead nowhere are listed like files.
+
+    Raises:
+        UnreadableFileError: a folder cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UnreadableFileError(f"cannot look into {error.filename} ({error.strerror}); make it readable") from None
+
+    found: list[Path] = []
+    chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # of a folder, what it and those above it are
+    for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place)
+        chain = chains.pop(here)
+        for name in list(below):
+            real = (here / name).resolve()
+            if real in chain:
+                below.remove(name)
+            else:
+                chains[here / name] = (*chain, real)
+        found += [here / name for name in files if _is_file(here / name, refuse)]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _is_file(path: Path, refuse: Callable[[OSError], None]) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:  # of the folder, which lists its files but gives none out
+        refuse(error)
+    except OSError:  # a link to nothing: reading it will say so
+        pass
+    return True
+
+
+def check_classes(names: Iterable[str], source: Path) -> None:
+    """Raise DataError where a folder's name is no text, and so none that a class can have."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{source}: the name of the class folder {name!r} is not UTF-8; rename it") from None
+
+
 class Files:
     """The files below a folder or inside a zip, by their relative POSIX names."""
 
@@ -78,30 +131,44 @@ class Files:
         self._source = source
         self._zip: zipfile.ZipFile | None = None
         if source.is_dir():
-            self.names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+            self.names = walk(source)
             return
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from None
-        self.names = list(dict.fromkeys(self._zip.namelist()))  # a zip may hold one name twice; the last one is read
+        # A zip may hold one name twice; the last one is read. Some that Windows made have its slashes.
+        self._entries = {info.filename.replace("\\", "/"): info for info in self._zip.infolist()}
+        self.names = [name for name in self._entries if not name.endswith("/")]
 
     def stamp(self, name: str) -> str:
         """What changes when the file does: size and time of a file in a folder, size and checksum in a zip."""
         if self._zip:
-            info = self._zip.getinfo(name)
+            info = self._entries[name]
             return f"{info.file_size} {info.CRC}"
-        status = (self._source / name).stat()
+        try:
+            status = (self._source / name).stat()
+        except OSError:
+            return "missing"
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of one of `names`. Raises DataError where they cannot be read or are too many for an image."""
+        """The bytes of one of `names`.
+
+        Raises:
+            UnreadableFileError: the machine does not give them out.
+            DataError: they are damaged, or too many for an image.
+        """
         try:
-            size = self._zip.getinfo(name).file_size if self._zip else (self._source / name).stat().st_size
+            size = self._entries[name].file_size if self._zip else (self._source / name).stat().st_size
             if size > LARGEST_IMAGE:
                 raise ValueError(f"{size:,} bytes are no image")
-            return self._zip.read(name) if self._zip else (self._source / name).read_bytes()
+            return self._zip.read(self._entries[name]) if self._zip else (self._source / name).read_bytes()
         except ZIP_ERRORS as error:
+            # A damaged zip sends its reader to places that there are not, which is an invalid argument.
+            if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL:
+                reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+                raise UnreadableFileError(f"{self._source}: cannot read {name} ({reason})") from None
             raise DataError(f"{self._source}: cannot read {name} ({error})") from None
 
     def __enter__(self) -> "Files":

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path
-from grids.running import GridRun, command, last_line, shell_code, start
+from grids.running import GridRun, Show, command, start
 from utils.errors import FileSystemError
 from utils.lock import FolderLock
 
@@ -19,37 +19,45 @@ PATIENCE = 120.0  # seconds for a run that a killed grid left behind to save and
 class LocalRun(GridRun):
     """Runs `jobs` cells at a time, cores and devices shared out among them. When it stops, they save and end."""
 
-    def __init__(self, grid: Grid, jobs: int, devices: Sequence[str | None], show: Callable[[str], None]) -> None:
+    def __init__(self, grid: Grid, jobs: int, devices: Sequence[str | None], show: Show) -> None:
         super().__init__(grid, show)
         self._devices = devices
         self._slots: list[subprocess.Popen | None] = [None] * jobs
         self._cell_of: dict[int, Cell] = {}  # by slot
+        self._log_starts: dict[Cell, int] = {}  # bytes that its log had before
+        self._deadline = 0.0
         self._threads = max(1, _cores() // jobs)
 
     def begin(self) -> None:
-        """Wait until no other process writes a run that is to go on; those that a killed grid left behind are on their
-        way to save and end. A signal ends the wait, and so does a run that does not end: its cell then says so.
-        """
-        deadline = time.monotonic() + PATIENCE
-        for cell in self.grid.cells:
-            while self.states[cell] == WAITING and _in_use(cell.folder):
-                if self.signal or time.monotonic() > deadline:
-                    return
-                time.sleep(self.pause)
+        self._deadline = time.monotonic() + PATIENCE
 
     def step(self) -> bool:
         for slot, process in enumerate(self._slots):
             if process is not None and process.poll() is not None:
                 self._slots[slot] = None
                 self._ended(self._cell_of.pop(slot), process.returncode)
-        waiting = [cell for cell in self.grid.cells if self.states[cell] == WAITING]
         for slot, process in enumerate(self._slots):
-            if process is None and waiting:
-                self._start(slot, waiting.pop(0))
-        busy = any(process is not None for process in self._slots)
+            if process is None and (cell := self._next()):
+                self._start(slot, cell)
+        busy = any(process is not None for process in self._slots) or WAITING in self.states.values()
         if busy:
             self.show_if_due()
         return busy
+
+    def _next(self) -> Cell | None:
+        """The next cell to run. One whose folder another process writes waits, until the others have been started or
+        patience ends: runs that a killed grid left behind are on their way to save and end. After that it says so.
+        """
+        for cell in self.grid.cells:
+            if self.states[cell] == WAITING:
+                holder = _holder(cell.folder) if time.monotonic() < self._deadline else None
+                if holder is None:
+                    self.notes.pop(cell, None)
+                    return cell
+                if self.notes.get(cell) != holder:
+                    self.notes[cell] = holder
+                    self.show()
+        return None
 
     def end(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
@@ -63,7 +71,9 @@ class LocalRun(GridRun):
 
     def _start(self, slot: int, cell: Cell) -> None:
         argv = command(cell, self._devices[slot % len(self._devices)])
-        self._slots[slot] = start(argv, log_path(self.grid, cell), self._threads)
+        log = log_path(self.grid, cell)
+        self._log_starts[cell] = log.stat().st_size if log.exists() else 0
+        self._slots[slot] = start(argv, log, self._threads)
         self._cell_of[slot] = cell
         self.states[cell] = RUNNING
         self.show()
@@ -74,7 +84,7 @@ class LocalRun(GridRun):
         elif self.signal:
             self.states[cell] = WAITING
         else:
-            self.fail(cell, shell_code(code), last_line(log_path(self.grid, cell)))
+            self.ended(cell, code, log_path(self.grid, cell), self._log_starts[cell])
         self.show()
 
 
@@ -82,11 +92,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_use(folder: Path) -> bool:
+def _holder(folder: Path) -> str | None:
+    """Why a run folder cannot be written now; None if it can."""
     try:
         with FolderLock() as lock:
             if folder.is_dir():
                 lock.acquire(folder)
-    except FileSystemError:
-        return True
-    return False
+    except FileSystemError as error:
+        return str(error).split(";")[0]
+    return None

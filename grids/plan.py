@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import Config, load_config
+from parse_config import Config, did_you_mean, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import user_path
@@ -90,7 +90,7 @@ def load_grid(path: Path) -> Grid:
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
     for settings in (file.settings, *file.by_dataset.values(), *file.by_arm.values()):
-        given = [key for key in GIVEN if key in settings]
+        given = [key for key in GIVEN if key in _keys(settings)]
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
     folder = user_path(file.save_dir) / file.name
@@ -122,8 +122,19 @@ def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, nois
         **{"name": name, "seed": seed, "arch.args.norm": arm, "label_noise.rate": noise / 100},
     }
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
-    config = load_config(base, overrides)
+    try:
+        config = load_config(base, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {name}: {error}") from None
     return Cell(dataset, arm, noise, seed, base, overrides, config, folder / name / f"seed{seed}")
+
+
+def _keys(settings: Settings) -> set[str]:
+    """All that they set, by dotted key, however deep."""
+    keys = set()
+    for key, value in settings.items():
+        keys |= {key} | ({f"{key}.{below}" for below in _keys(value)} if isinstance(value, dict) else set())
+    return keys
 
 
 def _read(path: Path) -> GridFile:
@@ -135,10 +146,15 @@ def _read(path: Path) -> GridFile:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ConfigError(f"{path}: {problems}; keys: {', '.join(GridFile.model_fields)}") from None
+        keys = list(GridFile.model_fields)
+        problems = []
+        for problem in error.errors():
+            where = ".".join(map(str, problem["loc"])) or "the file"
+            unknown = problem["type"] == "extra_forbidden"
+            problems.append(
+                f"unknown key {where!r}{did_you_mean(where, keys)}" if unknown else f"{where}: {problem['msg']}"
+            )
+        raise ConfigError(f"{path}: {'; '.join(problems)}; keys: {', '.join(keys)}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
         raise ConfigError(f"cannot read the grid {str(path)!r}: {reason}") from None

@@ -39,7 +39,12 @@ def standing(cell: Cell) -> Standing:
 
 
 def misfit(cell: Cell) -> str | None:
-    """Why a cell cannot be run where its folder holds a run of other settings, by that run's own config; else None."""
+    """Why a cell cannot be run where its folder holds a run of other settings, by that run's own config; else None.
+
+    A run that left neither a checkpoint nor a figure, as one that diverged at once, is nothing to hold on to.
+    """
+    if not (cell.folder / METRICS_NAME).exists() and not any(cell.folder.glob("*.pth")):
+        return None
     try:
         own = load_config(cell.folder / CONFIG_NAME)
     except ConfigError:  # not there, or damaged, which train.py tells of
@@ -70,9 +75,9 @@ def table(grid: Grid, states: Mapping[Cell, str], notes: Mapping[Cell, str]) -> 
         lines.append("  ".join([f"{dataset:<{max(wide, 7)}}", f"{noise:>4}%", *cells]))
     done = sum(state == FINISHED for state in states.values())
     lines.append(f"{done} of {len(grid.cells)} runs finished{_time_left(grid, states)}")
-    for state in (RUNNING, FAILED):
+    for state in (RUNNING, WAITING, FAILED):
         for cell in grid.cells:
-            if states[cell] == state:
+            if states[cell] == state and (state != WAITING or cell in notes):
                 lines.append(f"{state}: {cell.name}, {notes.get(cell) or _epochs(standing(cell))}")
     return "\n".join(lines)
 

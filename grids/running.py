@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grids.plan import Cell, Grid
 from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
-from utils.errors import ConfigError, FileSystemError, Stopped, UserError
+from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, UserError
 from utils.files import write_atomically
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
@@ -21,6 +21,9 @@ from utils.stopping import Handlers, exit_code
 ROOT = Path(__file__).resolve().parent.parent
 REFRESH = 10.0  # seconds between two tables on a terminal
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+Show = Callable[[str, bool], None]
 
 
 class CellsFailed(UserError):
@@ -73,21 +76,17 @@ def start(
         )
 
 
-def shell_code(code: int) -> int:
-    """A process's return code as a shell counts it: 128 and the signal's number for one that a signal ended."""
-    return code if code >= 0 else 128 - code
-
-
 class GridRun(ABC):
     """The state of each cell of `grid`, and the loop that ends when all have finished or failed.
 
-    A subclass says how cells are run. `show` is given the table whenever it may have changed.
+    A subclass says how cells are run. `show` is given the table whenever it may have changed, and whether that is the
+    last one.
     """
 
     pause = 0.2  # seconds between two looks at the runs
     goes_on = "the same command goes on with the grid"  # said when a signal stops this
 
-    def __init__(self, grid: Grid, show: Callable[[str], None]) -> None:
+    def __init__(self, grid: Grid, show: Show) -> None:
         self.grid = grid
         self.states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
         self.notes: dict[Cell, str] = {}
@@ -131,16 +130,24 @@ class GridRun(ABC):
                     self._wait()
             finally:
                 self.end()
-        self.show()
+        self.show(last=True)
         self._raise_what_is_wrong()
 
     def fail(self, cell: Cell, code: int, why: str) -> None:
         self.states[cell], self._codes[cell] = FAILED, code
         self.notes[cell] = f"exit code {code}: {why}"
 
-    def show(self) -> None:
+    def ended(self, cell: Cell, code: int, log: Path, since: int = 0) -> None:
+        """Of a run that failed with this return code, and wrote to `log` from byte `since` on."""
+        if code >= 0:
+            self.fail(cell, code, last_line(log, since))
+            return
+        memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+        self.fail(cell, ProcessError.exit_code, f"killed by {_signal_name(-code)}{memory}; see {log}")
+
+    def show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
-        self._show(table(self.grid, self.states, self.notes))
+        self._show(table(self.grid, self.states, self.notes), last)
 
     def show_if_due(self) -> None:
         if time.monotonic() - self._shown > REFRESH:
@@ -166,9 +173,11 @@ class GridRun(ABC):
             failed = [cell.name for cell in self.grid.cells if cell in self._codes]
             listed = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
             first = next(iter(self._codes))
+            again = (
+                "; the same command tries them again" if set(self._codes.values()) != {ConfigError.exit_code} else ""
+            )
             raise CellsFailed(
-                f"{len(failed)} of {len(self.grid.cells)} runs failed: {listed}; {self.notes[first]}; the same "
-                "command tries them again",
+                f"{len(failed)} of {len(self.grid.cells)} runs failed: {listed}; {self.notes[first]}{again}",
                 self._codes[first],
             )
 
@@ -176,10 +185,17 @@ class GridRun(ABC):
         self.signal = self.signal or number
 
 
-def last_line(log: Path) -> str:
-    """What a run said last: of one that failed, why."""
+def last_line(log: Path, since: int = 0) -> str:
+    """What a run said last, from byte `since` on: of one that failed, why."""
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_bytes()[since:].decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
     return lines[-1] if lines else f"see {log}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"

@@ -14,14 +14,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path, standing
-from grids.running import ROOT, GridRun, command, last_line, shell_code, start
+from grids.running import ROOT, GridRun, Show, command, start
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
 from utils.files import write_atomically
@@ -94,7 +94,7 @@ class SlurmRun(GridRun):
         jobs: int | None,
         device: str | None,
         parameters: Mapping[str, Any],
-        show: Callable[[str], None],
+        show: Show,
     ) -> None:
         super().__init__(grid, show)
         self._device = device
@@ -169,7 +169,7 @@ class SlurmRun(GridRun):
             where = self._executor.folder / f"{number}_0_log.out"
             self.fail(cell, 1, f"its job has gone, and its run did not say why; see {where}, if that is there")
         else:
-            self.fail(cell, shell_code(code), last_line(log))
+            self.ended(cell, code, log)
 
     def _read_ids(self) -> dict[str, str]:
         path = self.grid.folder / JOBS_NAME

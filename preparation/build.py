@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_loader.npz import LARGEST
-from data_loader.pictures import SIZE
+from data_loader.pictures import SIZE, UnreadableFileError
 from preparation import output
 from preparation.manifest import difference, dump, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
@@ -43,7 +43,7 @@ def build(plan: Plan, request: Request) -> str:
     out = request.out
     output.check_suffix(out)
     expected = select(plan, request.per_class, request.seed, lambda position: None, request.keep_duplicates)
-    check_counts(plan, expected, request.per_class)
+    check_counts(plan, expected, request, lambda position: None)
     size = len(expected.chosen) * 3 * SIZE * SIZE * output.TYPES[request.form].itemsize
     if size > LARGEST:
         raise ConfigError(
@@ -62,7 +62,7 @@ def build(plan: Plan, request: Request) -> str:
                 return f"nothing to do: {out} is what this command makes"
             with Store(work / _DECODED) as store:
                 selection = _Decoding(plan, request, store).run(len(expected.chosen))
-                check_counts(plan, selection, request.per_class)
+                check_counts(plan, selection, request, lambda position: store.get(key_of(plan, position)))
                 report = _write(plan, request, selection, store, work)
             (work / _DECODED).unlink()
             return report
@@ -108,6 +108,8 @@ class _Decoding:
                 data = self._plan.read(candidate)
                 source = hashlib.sha256(data).hexdigest()
                 pixels = self._plan.decode(data, candidate)
+            except UnreadableFileError as error:  # not the image's fault, and nothing to remember
+                raise DataError(f"{error}; make it readable, or take it away") from None
             except DataError as error:
                 fault = str(error).removeprefix(f"{self._plan.place}: ").replace(self._plan.place, "the source")
             outcome = self._store.add(key, source, pixels, fault)
@@ -149,6 +151,9 @@ def _report(plan: Plan, request: Request, selection: Selection, written: Mapping
     width = max(len(name) for name in plan.classes)
     lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(plan.classes)]
     lines.insert(0, f"label  {'class':<{width}}    images")
+    if plan.ignored:
+        some = "picture that lies" if len(plan.ignored) == 1 else "pictures that lie"
+        lines.append(f"{len(plan.ignored):,} {some} in no class folder left out, such as {plan.ignored[0]!r}")
     if selection.duplicates:
         lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
     if selection.broken:
@@ -167,7 +172,10 @@ def _known(outcome: Outcome | None) -> Outcome:
 def _workplace(out: Path) -> Iterator[Path]:
     """The folder beside `out` for what is unfinished, locked; it goes at the end unless there is something to keep."""
     work = out.with_name(f".{out.name}.partial")
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from None
     with FolderLock("folder", "another -o") as lock:
         lock.acquire(work)
         for left in out.parent.iterdir():  # by a run that was killed while it wrote

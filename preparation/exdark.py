@@ -23,11 +23,12 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
         ConfigError: one of `classes` is none of ExDark's.
         DataError: no such source, or one of `classes`, by default all twelve, has no images in it.
     """
-    unknown = [name for name in classes or () if name not in CLASSES]
+    wanted = {name.lower() for name in classes or CLASSES}
+    unknown = sorted(wanted - {name.lower() for name in CLASSES})
     if unknown:
         raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(CLASSES)}")
     with open_files(source) as files:
-        labels = {name.lower(): label for label, name in enumerate(CLASSES) if name in (classes or CLASSES)}
+        labels = {name.lower(): label for label, name in enumerate(CLASSES) if name.lower() in wanted}
         candidates = [
             Candidate(name, labels[parts[-2].lower()])
             for name, parts in pictures(files)

@@ -1,6 +1,7 @@
 """Reading the lists of a JSON file that is too large to hold: COCO's annotations are half a gigabyte."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,14 +20,15 @@ def elements(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, int, An
         DataError: not JSON, no object of that kind, a key twice, or one of `wanted` is missing or no list.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             yield from _Reader(file).elements(wanted)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8; get the file again") from None
-    except _Malformed as error:
-        raise DataError(f"{path}: {error}") from None
+    except (UnicodeDecodeError, _Malformed) as error:
+        if zipfile.is_zipfile(path):
+            raise DataError(f"{path} is a zip; unpack it and name the instances_*.json that is in it") from None
+        reason = "not UTF-8; get the file again" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise DataError(f"{path}: {reason}") from None
 
 
 class _Malformed(Exception):

@@ -50,6 +50,7 @@ class Plan:
     decode: Callable[[bytes, Candidate], np.ndarray]  # uint8 (3, 32, 32); raises DataError
     stamp: Callable[[Candidate], str]  # changes when the bytes do; found without reading them
     left_out: frozenset[int] = frozenset()  # labels of which no image is wanted
+    ignored: tuple[str, ...] = ()  # pictures of the source that could not be candidates
 
     def digest(self) -> str:
         """Hex SHA-256 of the list of candidates."""
@@ -165,18 +166,33 @@ def counts(plan: Plan, selection: Selection) -> list[int]:
     return np.bincount(labels, minlength=len(plan.classes)).tolist()
 
 
-def check_counts(plan: Plan, selection: Selection, per_class: int | None) -> None:
-    """Raise DataError if a class has fewer images than were asked for, or nothing was chosen at all."""
-    found = {
+def _wanted_counts(plan: Plan, selection: Selection) -> dict[str, int]:
+    """By class, of those of which images are wanted."""
+    return {
         plan.classes[label]: count for label, count in enumerate(counts(plan, selection)) if label not in plan.left_out
     }
-    lacking = [f"{name} has {count:,}" for name, count in found.items() if count < (per_class or 0)]
+
+
+def check_counts(plan: Plan, selection: Selection, request: Request, outcome: Callable[[int], Outcome | None]) -> None:
+    """Raise DataError if a class has fewer images than were asked for, or nothing was chosen at all.
+
+    `outcome` is that of `select`, of which the largest number that every class can have is asked.
+    """
+    found = _wanted_counts(plan, selection)
+    lacking = [f"{name} has {count:,}" for name, count in found.items() if count < (request.per_class or 0)]
     if lacking:
+        assert request.per_class is not None
+        # Of a picture with boxes of several classes one gets it, so a smaller number leaves the later classes more.
+        low, high = min(found.values()), request.per_class  # enough for all; too many
+        while high - low > 1:
+            middle = (low + high) // 2
+            drawn = select(plan, middle, request.seed, outcome, request.keep_duplicates)
+            low, high = (middle, high) if min(_wanted_counts(plan, drawn).values()) >= middle else (low, middle)
         lost = len(selection.broken) + len(selection.duplicates)
         raise DataError(
-            f"{plan.place}: not every class has --per-class {per_class:,} images: {', '.join(lacking)}"
+            f"{plan.place}: not every class has --per-class {request.per_class:,} images: {', '.join(lacking)}"
             + (f" ({lost:,} that are broken or duplicates left out)" if lost else "")
-            + f"; {min(found.values()):,} is what all have"
+            + f"; {low:,} is what all can have"
         )
     if not selection.chosen:
         raise DataError(f"{plan.place}: none of the images can be used")

@@ -55,7 +55,13 @@ def describe(source: Path) -> dict[str, Any]:
 
 
 def plan_of_pictures(
-    command: str, source: Path, files: Files, candidates: list[Candidate], classes: Sequence[str], options: dict
+    command: str,
+    source: Path,
+    files: Files,
+    candidates: list[Candidate],
+    classes: Sequence[str],
+    options: dict,
+    ignored: tuple[str, ...] = (),
 ) -> Plan:
     """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
     to_size = {"crop": crop_to_size, "pad": pad_to_size}[options["square"]]
@@ -76,6 +82,7 @@ def plan_of_pictures(
         decode=pixels,
         stamp=cache(lambda candidate: files.stamp(candidate.name)),
         left_out=frozenset(range(len(classes))) - labels,
+        ignored=ignored,
     )
 
 

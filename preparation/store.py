@@ -59,7 +59,7 @@ class Store:
         if pixels is not None:
             record["pixels"] = pixels
         else:
-            reason = np.frombuffer(fault.encode()[:_LONGEST_REASON], np.uint8)
+            reason = np.frombuffer(fault.encode(errors="backslashreplace")[:_LONGEST_REASON], np.uint8)
             record["pixels"].reshape(-1)[: len(reason)] = reason
         record["crc"] = zlib.crc32(record.tobytes()[:-4])
         data = memoryview(record.tobytes())

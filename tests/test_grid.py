@@ -97,7 +97,7 @@ def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, co
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"arm": ["bn"]}, "arm: Extra inputs are not permitted"),
+        ({"arm": ["bn"]}, "unknown key 'arm'; did you mean 'arms'?"),
         ({"arms": []}, "arms: List should have at least 1 item"),
         ({"arms": ["bx"]}, "cannot read the config"),
         ({"arms": ["bx"], "config": str(ROOT / "configs" / "demo.json")}, "arch.args.norm: unknown choice 'bx'"),
@@ -107,6 +107,8 @@ def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, co
         ({"by_arm": {"conv": {}}}, "by_arm.conv: not in the grid, which has bn, bncn"),
         ({"settings": {"seed": 3}}, "seed cannot be among the settings"),
         ({"by_arm": {"bn": {"arch.args.norm": "gn"}}}, "arch.args.norm cannot be among the settings"),
+        ({"settings": {"trainer": {"save_dir": "x"}}}, "trainer.save_dir cannot be among the settings"),
+        ({"settings": {"trainer.epoch": 2}}, "grid.json: coco_bn_20noise: "),
         ({"settings": {"trainer.epoch": 2}}, "unknown key 'trainer.epoch'; did you mean 'epochs'?"),
         ({"config": "no/such/{dataset}.json"}, "cannot read the config"),
         ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
@@ -198,8 +200,10 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(done: Path, coco_dir: 
     assert ended.returncode == 2
     assert "2 of 2 runs failed" in ended.stderr
     assert "holds a run of other settings (optimizer.args.lr is 0.025 there, 0.5 here)" in ended.stderr
+    assert "again" not in ended.stderr, "which would change nothing"
     dry = program("grid.py", str(path), "--dry-run")
-    assert dry.returncode == 0
+    assert dry.returncode == 2
+    assert dry.stderr == "error: 2 of 2 runs would be refused; the table says why\n"
     assert dry.stdout.count("holds a run of other settings") == 2
     assert "train.py" not in dry.stdout
 
@@ -251,6 +255,48 @@ def test_a_grid_that_waits_for_a_run_of_another_process_can_be_stopped(tmp_path:
         _, stderr = running.communicate(timeout=60)
     assert running.returncode == 143
     assert stderr == "stopped by SIGTERM; the same command goes on with the grid\n"
+
+
+def test_a_run_of_another_process_keeps_only_its_own_cell_waiting(tmp_path: Path, coco_dir: Path) -> None:
+    path = write_grid(tmp_path, coco_dir, seeds=[1])
+    held, other = load_grid(path).cells
+    held.folder.mkdir(parents=True)
+    with FolderLock() as lock:
+        lock.acquire(held.folder)
+        running = subprocess.Popen(
+            [sys.executable, "grid.py", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: standing(other).finished)
+        assert running.poll() is None
+    stdout, stderr = running.communicate(timeout=300)
+    assert (running.returncode, stderr) == (0, "")
+    assert standing(held).finished
+    assert f"waiting: coco_bn_20noise/seed1, {held.folder.resolve()} is in use by pid {os.getpid()}" in stdout
+    assert stdout.count("dataset") == 2, "on no terminal, the table is printed at the beginning and at the end"
+
+
+def test_a_killed_run_is_told_apart_from_what_its_log_said_before(tmp_path: Path, coco_dir: Path) -> None:
+    path = write_grid(tmp_path, coco_dir, seeds=[1], arms=["bn"], settings=settings(coco_dir) | {"trainer.epochs": 99})
+    (cell,) = load_grid(path).cells
+    log = tmp_path / "saved" / "tiny" / "logs" / "coco_bn_20noise-seed1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: of another day\n")
+    running = start(path)
+    until(lambda: (cell.folder / ".lock").exists() and (cell.folder / ".lock").read_text().startswith("pid "))
+    os.kill(int((cell.folder / ".lock").read_text().split()[1]), signal.SIGKILL)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 7
+    assert f"killed by SIGKILL, as the system does when memory runs out; see {log}" in stderr
+    assert "another day" not in stderr
+
+
+def test_a_cell_that_diverged_at_once_may_be_given_another_rate(tmp_path: Path, coco_dir: Path) -> None:
+    """Its folder has neither a checkpoint nor a figure that the new run would belie."""
+    for rate, code in ((1e20, 6), (0.01, 0)):
+        path = write_grid(tmp_path, coco_dir, seeds=[1], arms=["bn"], by_arm={"bn": {"optimizer.args.lr": rate}})
+        ended = program("grid.py", str(path))
+        assert ended.returncode == code, ended.stderr
+    assert not (load_grid(path).cells[0].folder / "diverged.json").exists()
 
 
 @pytest.mark.slow

@@ -228,6 +228,47 @@ def test_a_broken_image_leaves_its_place_to_another(images: Path, tmp_path: Path
     assert [entry["name"] for entry in manifest["broken"]] == [drawn]
 
 
+def test_what_the_machine_does_not_give_out_is_not_remembered_as_broken(images: Path, tmp_path: Path) -> None:
+    folder, out = shutil.copytree(images, tmp_path / "in"), tmp_path / "x.npz"
+    photo = (folder / "train" / "ant" / "photo.JPG").rename(tmp_path / "photo.JPG")
+    (folder / "train" / "ant" / "photo.JPG").symlink_to(tmp_path / "away.JPG")
+    for more in ((), ("--skip-broken",)):
+        assert "cannot read train/ant/photo.JPG (No such file" in refused(3, "folder", folder, "-o", out, *more)
+    photo.rename(tmp_path / "away.JPG")
+    made("folder", folder, "-o", out, "--skip-broken")
+    made("folder", images, "-o", tmp_path / "y.npz")
+    assert out.read_bytes() == (tmp_path / "y.npz").read_bytes()
+
+
+def test_linked_class_folders_are_followed_and_circles_are_not(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in CLASSES:
+        (folder / name).symlink_to(images / "train" / name)
+    (folder / "again").symlink_to(folder)
+    made("folder", folder, "-o", tmp_path / "x.npz")
+    made("folder", images, "-o", tmp_path / "y.npz")
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
+
+
+def test_a_picture_beside_the_class_folders_is_told_of(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "top"
+    shutil.copytree(images / "train", folder)
+    shutil.copy(images / "train" / "ant" / "000.png", folder / "cover.png")
+    said = made("folder", tmp_path / "in", "-o", tmp_path / "x.npz")
+    assert "1 picture that lies in no class folder left out, such as 'top/cover.png'" in said
+    assert [entry["name"] for entry in manifest_of(tmp_path / "x.npz")["classes"]] == list(CLASSES)
+
+
+def test_a_file_s_name_need_not_be_utf_8_but_a_class_s_must(images: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(images, tmp_path / "in")
+    (folder / "train" / "ant" / "photo.JPG").rename(folder / "train" / "ant" / "caf\udce9.JPG")
+    made("folder", folder, "-o", tmp_path / "x.npz")
+    assert len(load_image_folder(folder)) == 49
+    (folder / "train" / "bee").rename(folder / "train" / "b\udce9e")
+    assert "is not UTF-8; rename it" in refused(3, "folder", folder, "-o", tmp_path / "y.npz")
+
+
 def test_a_zip_that_claims_too_much_is_not_unfolded(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train/a/1.png", bytes(300 << 20))
@@ -450,7 +491,20 @@ def test_one_box_of_a_picture_is_taken_and_rare_classes_choose_first(coco_source
     assert len(set(names)) == 30
     data["annotations"] = [entry for entry in data["annotations"] if entry["image_id"] != 4]  # two dogs of their own
     line = refused(3, *coco_arguments(folder, data, "--force"))
-    assert "dog has 2; 2 is what all have" in line
+    assert "dog has 2; 2 is what all can have" in line
+
+
+def test_the_number_that_all_classes_can_have_is_true(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    for image in data["images"]:  # every picture has a box of each of three more classes
+        for name in ("cat", "boat", "pizza"):
+            box = {"id": len(data["annotations"]) + 9000, "image_id": image["id"], "category_id": CATEGORY_IDS[name]}
+            data["annotations"].append({**box, "bbox": [0, 0, 50, 50]})
+    line = refused(3, *coco_arguments(folder, data, "--per-class", 25))
+    most = int(line.split("; ")[-1].split()[0])
+    assert most > 0
+    made(*coco_arguments(folder, data, "--per-class", most))
+    assert "not every class" in refused(3, *coco_arguments(folder, data, "--per-class", most + 1, "--force"))
 
 
 def test_coco_s_images_may_be_a_zip_and_its_json_may_be_pretty(coco_source: tuple[Path, dict]) -> None:
@@ -574,7 +628,7 @@ def test_exdark_s_folders_become_tiny_exdark(tmp_path: Path) -> None:
     assert "no images in a folder Boat" in refused(3, "exdark", source, "-o", tmp_path / "x.npz")
     made("exdark", source, "-o", tmp_path / "x.npz", "--classes", "Table,Cat", "--per-class", 2, "--layout", "NCHW")
     assert load_tiny_exdark(tmp_path / "x.npz").labels.tolist() == [5, 5, 11, 11]
-    assert "none of ExDark's classes" in refused(2, "exdark", source, "-o", tmp_path / "y.npz", "--classes", "cat")
+    assert "none of ExDark's classes" in refused(2, "exdark", source, "-o", tmp_path / "y.npz", "--classes", "cow")
 
 
 def test_the_demo_is_the_digits_and_trains_as_tiny_coco(tmp_path: Path) -> None:
