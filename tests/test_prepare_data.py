@@ -78,7 +78,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
-        for row in range(60):
+        for row in range(200):
             small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
             small.resize((500, 400), Image.Resampling.BICUBIC).save(folder / name / f"{row:03}.jpg")
     return folder
@@ -346,7 +346,7 @@ def decoded(out: Path) -> int:
 def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("straight")
-    ended = program("prepare_data.py", "folder", str(many), "-o", str(folder / "x.pkl"), "--per-class", "55")
+    ended = program("prepare_data.py", "folder", str(many), "-o", str(folder / "x.pkl"), "--per-class", "195")
     assert ended.returncode == 0, ended.stderr
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -360,7 +360,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
     many: Path, straight: dict[str, bytes], tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "x.pkl"
-    arguments = ("folder", many, "-o", out, "--per-class", 55)
+    arguments = ("folder", many, "-o", out, "--per-class", 195)
     running = Running(*arguments).until(lambda: decoded(out) >= 10)
     returncode, err = running.end(number)
     assert returncode == code
@@ -387,7 +387,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
 def test_a_kill_while_the_files_are_written(
     many: Path, straight: dict[str, bytes], tmp_path: Path, moment: str, name: str
 ) -> None:
-    arguments = ["folder", str(many), "-o", str(tmp_path / "x.pkl"), "--per-class", "55"]
+    arguments = ["folder", str(many), "-o", str(tmp_path / "x.pkl"), "--per-class", "195"]
     code = f"from tests.faults import kill_at; kill_at({moment!r}, {name!r})(); "
     code += f"import prepare_data; prepare_data.main({arguments!r})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
