@@ -80,12 +80,13 @@ def _shower() -> "Show":
                 print("\n".join(new), flush=True)
 
         return append
-    height = [0]
+    height = 0
 
     def redraw(text: str, last: bool) -> None:
-        up = f"\x1b[{height[0]}F\x1b[J" if height[0] else ""
+        nonlocal height
+        up = f"\x1b[{height}F\x1b[J" if height else ""
         print(up + text, flush=True)
-        height[0] = screen_lines(text, shutil.get_terminal_size().columns)
+        height = screen_lines(text, shutil.get_terminal_size().columns)
 
     return redraw
 

@@ -49,6 +49,11 @@ class Table:
     text_columns: int = 1
     unbroken: tuple[int, ...] = ()
 
+    @property
+    def words_only(self) -> bool:
+        """Whether no column holds figures."""
+        return self.text_columns >= len(self.header)
+
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows), self.caption
 

@@ -97,7 +97,7 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     # On a phone the first column of figures stays in sight while the others scroll; a row of words becomes a list.
-    kind = "figures" if table.text_columns < len(table.header) else "words"
+    kind = "words" if table.words_only else "figures"
     head = "".join(_cell("th", column, text, table) for column, text in enumerate(table.header))
     rows = [
         "<tr>" + "".join(_cell("td", column, text, table) for column, text in enumerate(row)) + "</tr>"
@@ -113,10 +113,9 @@ def _table(table: Table) -> str:
 
 
 def _cell(tag: str, column: int, text: str, table: Table) -> str:
-    words = table.text_columns == len(table.header)
     kind = ' class="number"' if column >= table.text_columns else ' class="lines"' if column in table.unbroken else ""
     scope = ' scope="col"' if tag == "th" else ""
-    label = f' data-column="{escape(_bare(table.header[column]))}"' if tag == "td" and words else ""
+    label = f' data-column="{escape(_bare(table.header[column]))}"' if tag == "td" and table.words_only else ""
     return f"<{tag}{scope}{kind}{label}>{_text(text)}</{tag}>"
 
 

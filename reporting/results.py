@@ -135,16 +135,15 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
                 warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
             (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
     warnings += _differing_settings(cells, unfinished)
-    lost = [run for cell in unfinished.values() for run in cell.values() if run.diverged]
+    lost = [
+        f"{describe(key)}, seed {seed}"
+        for key, cell in unfinished.items()
+        for seed, run in cell.items()
+        if run.diverged
+    ]
     if lost:
         count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
-        which = "; ".join(
-            f"{describe(key)}, seed {seed}"
-            for key, cell in unfinished.items()
-            for seed, run in cell.items()
-            if run.diverged
-        )
-        warnings.append(f"{count} became NaN or infinite; means are of the others alone: {which}.")
+        warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
     have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
     missing = _holes(have) if wanted is None else _absent(list(wanted), runs, have)
     return Results(

@@ -6,8 +6,8 @@ from reporting.blocks import Figure
 from reporting.document import document
 from reporting.html import html
 from reporting.markdown import markdown
+from reporting.reading import find_runs
 from reporting.results import Results, read_grid, sort_into_cells
-from reporting.runs import find_runs
 from reporting.summary import as_csv, as_latex
 from utils.errors import FileSystemError
 from utils.files import write_atomically

@@ -126,6 +126,16 @@ def test_a_zip_and_its_folder_give_the_same_file(images: Path, tmp_path: Path) -
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+def test_a_zip_with_the_slashes_of_windows_and_entries_of_folders(images: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("train/folder.png/", b"")
+        for path in sorted((images / "train").rglob("*.*")):
+            archive.write(path, path.relative_to(images).as_posix().replace("/", "\\"))
+    made("folder", tmp_path / "x.zip", "-o", tmp_path / "x.npz")
+    made("folder", images, "-o", tmp_path / "y.npz")
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
+
+
 def test_the_draw_is_balanced_and_follows_the_seed(images: Path, tmp_path: Path) -> None:
     common = ("folder", images, "--per-class", 5)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -516,6 +526,16 @@ def test_coco_s_images_may_be_a_zip_and_its_json_may_be_pretty(coco_source: tupl
     arguments[arguments.index("--images") + 1] = folder / "zipped.zip"
     made(*arguments)
     assert (folder / "tinycoco.pkl").read_bytes() == first
+
+
+def test_annotations_may_begin_with_a_byte_order_mark_and_are_no_zip(coco_source: tuple[Path, dict]) -> None:
+    folder, data = coco_source
+    made(*coco_arguments(folder, "\ufeff" + json.dumps(data)))
+    arguments = coco_arguments(folder, data)
+    with zipfile.ZipFile(folder / "annotations_trainval2017.zip", "w") as archive:
+        archive.write(folder / "instances.json", "annotations/instances_train2017.json")
+    arguments[arguments.index("--annotations") + 1] = folder / "annotations_trainval2017.zip"
+    assert "is a zip; unpack it and name the instances_*.json" in refused(3, *arguments)
 
 
 def test_a_missing_or_wrong_picture_is_named(coco_source: tuple[Path, dict]) -> None:

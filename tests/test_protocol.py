@@ -53,6 +53,19 @@ def test_bytes_of_integers_cannot_be_misread(tmp_path: Path) -> None:
     assert len(data("TinyCOCO", path, args={"float_bytes_as_pixels": False}, protocol="as_published").dataset) == 200
 
 
+def test_images_that_are_alike_only_as_misread_are_no_copies(tmp_path: Path) -> None:
+    """Of floats the misreading sees the first quarter of the rows, which images with black bars share."""
+    images, labels = make_pixels(200, 10)
+    images[::7, :8] = 0
+    path = write_pickle(tmp_path / "tinycoco.pkl", {"images": images.astype(np.float32) / 255.0, "labels": labels})
+    misread = {"float_bytes_as_pixels": True}
+    assert len(data("TinyCOCO", path, args=misread).dataset) == 200
+    images[40:80] = images[10]
+    path = write_pickle(tmp_path / "tinycoco.pkl", {"images": images.astype(np.float32) / 255.0, "labels": labels})
+    with pytest.raises(DataError, match="share images"):
+        data("TinyCOCO", path, args=misread)
+
+
 def test_tiny_coco_as_published(coco_dir: Path) -> None:
     clean = data("TinyCOCO", coco_dir)
     published = data("TinyCOCO", coco_dir, protocol="as_published", noise={"rate": 0.5})
