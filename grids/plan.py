@@ -15,8 +15,10 @@ from utils.files import user_path
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 Settings = dict[str, Any]
+Arms = Annotated[list[Name], Field(min_length=1)]
+NORM = "arch.args.norm"
 #: What the grid itself says for each cell.
-GIVEN = ("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.save_dir")
+GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 
 
 class GridFile(BaseModel):
@@ -30,13 +32,17 @@ class GridFile(BaseModel):
         "for those of the cell."
     )
     datasets: list[Name] = Field(min_length=1, description="The datasets, as `config` and `by_dataset` name them.")
-    arms: list[Name] = Field(min_length=1, description="The arms, by the names of arch.args.norm.")
+    arms: Arms = Field(description=f"The arms, by the names of {NORM}; a name of your own needs {NORM} in by_arm.")
+    arms_of: dict[Name, Arms] = Field(default_factory=dict, description="Datasets that have other arms than `arms`.")
     noise: list[Annotated[int, Field(ge=0, le=100)]] = Field(min_length=1, description="Label noise in percent.")
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1, description="One run each.")
     settings: Settings = Field(default_factory=dict, description="KEY: VALUE changes to the config, for every cell.")
     by_dataset: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of a dataset.")
     by_arm: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of an arm.")
     save_dir: str = Field("saved", description="Where the grid's folder is made.")
+
+    def arms_for(self, dataset: str) -> list[str]:
+        return self.arms_of.get(dataset, self.arms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +90,17 @@ def load_grid(path: Path) -> Grid:
     file = _read(path)
     for what, given_for, listed in (
         ("by_dataset", file.by_dataset, file.datasets),
-        ("by_arm", file.by_arm, file.arms),
+        ("by_arm", file.by_arm, sorted({arm for dataset in file.datasets for arm in file.arms_for(dataset)})),
+        ("arms_of", file.arms_of, file.datasets),
     ):
         unknown = sorted(given_for.keys() - set(listed))
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
-    for settings in (file.settings, *file.by_dataset.values(), *file.by_arm.values()):
-        given = [key for key in GIVEN if key in _keys(settings)]
+    for settings, own in (
+        *((settings, GIVEN) for settings in (file.settings, *file.by_dataset.values())),
+        *((settings, tuple(key for key in GIVEN if key != NORM)) for settings in file.by_arm.values()),
+    ):
+        given = [key for key in own if key in _keys(settings)]
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
     folder = user_path(file.save_dir) / file.name
@@ -101,11 +111,11 @@ def load_grid(path: Path) -> Grid:
 
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
-    """Datasets in turn; within one all of a seed before the next seed, so that an unfinished grid compares arms."""
-    for dataset in file.datasets:
-        for seed in file.seeds:
-            for noise in file.noise:
-                for arm in file.arms:
+    """All of a seed before the next, and of a noise level before the next: an unfinished grid compares arms."""
+    for seed in file.seeds:
+        for noise in file.noise:
+            for dataset in file.datasets:
+                for arm in file.arms_for(dataset):
                     yield _cell(file, path, folder, dataset, arm, noise, seed)
 
 
@@ -118,8 +128,8 @@ def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, nois
     changes = {
         **file.settings,
         **file.by_dataset.get(dataset, {}),
-        **file.by_arm.get(arm, {}),
-        **{"name": name, "seed": seed, "arch.args.norm": arm, "label_noise.rate": noise / 100},
+        **{NORM: arm, **file.by_arm.get(arm, {})},
+        **{"name": name, "seed": seed, "label_noise.rate": noise / 100},
     }
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
     try:

@@ -72,12 +72,12 @@ def test_shipped_grids_are_what_they_say(path: Path) -> None:
     assert grid.name == path.stem
     assert len({cell.folder for cell in grid.cells}) == len(grid.cells)
     for cell in grid.cells:
-        assert cell.config.arch.args.norm == cell.arm
+        assert cell.config.arch.args.norm == cell.arm.removesuffix("_clipped")
         assert cell.config.label_noise.rate == cell.noise / 100
         assert cell.config.seed == cell.seed
         assert cell.config.name == f"{cell.dataset}_{cell.arm}_{cell.noise}noise"
         assert (cell.config.protocol == "as_published") == (path.stem == "as_published" or "published" in cell.dataset)
-        assert (cell.config.trainer.clip_grad_norm is not None) == (cell.arm == "conv")
+        assert (cell.config.trainer.clip_grad_norm is not None) == (cell.arm in ("conv", "bn_clipped"))
 
 
 def test_the_paper_s_grid_is_the_shipped_configs() -> None:
@@ -94,9 +94,25 @@ def test_a_seed_s_cells_of_a_dataset_come_one_after_the_other(tmp_path: Path, co
     ]
 
 
+def test_an_arm_may_have_a_name_of_its_own_and_a_dataset_arms_of_its_own() -> None:
+    cells = load_grid(ROOT / "configs" / "grids" / "seeds.json").cells
+    control = [cell for cell in cells if cell.arm == "bn_clipped"]
+    assert len(control) == 28
+    assert all(cell.folder.parent.name == f"{cell.dataset}_bn_clipped_{cell.noise}noise" for cell in control)
+    arms: dict[str, set[str]] = {}
+    for cell in load_grid(ROOT / "configs" / "grids" / "paper_coco.json").cells:
+        arms.setdefault(cell.dataset, set()).add(cell.arm)
+    assert arms == {
+        "coco_full": {"bn", "conv", "bncn"},
+        "coco_published_full": {"bn", "conv_published", "bncn_published"},
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"arms_of": {"koko": ["bn"]}}, "arms_of.koko: not in the grid"),
+        ({"by_arm": {"bn": {"label_noise.rate": 0.5}}}, "label_noise.rate cannot be among the settings"),
         ({"arm": ["bn"]}, "unknown key 'arm'; did you mean 'arms'?"),
         ({"arms": []}, "arms: List should have at least 1 item"),
         ({"arms": ["bx"]}, "cannot read the config"),
