@@ -264,7 +264,7 @@ def validate(values: dict[str, Any], source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise _config_error(source, [_describe(problem, values) for problem in error.errors()]) from None
+        raise _config_error(source, [_describe(problem, values) for problem in error.errors()]) from error
     problems = list(_cross_check(config))
     if problems:
         raise _config_error(source, problems)
@@ -331,11 +331,11 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         inherited = "".join(f", inherited by {p}" for p in reversed(chain[:-1]))
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
-        raise ConfigError(f"cannot read the config {str(path)!r}{inherited}: {reason}") from None
+        raise ConfigError(f"cannot read the config {str(path)!r}{inherited}: {reason}") from error
     try:
         values = strict_json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: line 1 column 1: a config is a JSON object {{...}}, not {type(values).__name__}")
     return values

@@ -98,7 +98,7 @@ def _content_hash(source: Path) -> str:
             digest.update(f"{name}\0{sha256_of_file(path)}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or take it away") from None
+        raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or take it away") from error
 
 
 def _cache_paths(source: Path, content: str) -> list[Path]:

@@ -30,7 +30,7 @@ def read_bytes(path: Path) -> bytes:
             file.seek(0)
             return file.read()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def load_npz(data: bytes, names: Iterable[str], source: str) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def load_npz(data: bytes, names: Iterable[str], source: str) -> dict[str, np.nda
         raise
     except Exception as error:  # numpy reads an array's header as Python text, which can be wrong in many ways
         reason = " ".join(str(error).split()[:20]) or type(error).__name__
-        raise DataError(f"{source}: malformed .npz ({reason}); get or build it again") from None
+        raise DataError(f"{source}: malformed .npz ({reason}); get or build it again") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # an entry that is no .npy comes as bytes
             raise DataError(f"{source}: malformed .npz ({name} is no array); get or build it again")

@@ -53,10 +53,10 @@ def decode(
                 if not upright or image.size != (SIZE, SIZE):
                     image = to_size(image)
                 return np.asarray(image).transpose(2, 0, 1)
-    except UnidentifiedImageError:
-        raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from None
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from error
     except DECODING_ERRORS as error:
-        raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from None
+        raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -88,7 +88,7 @@ def walk(folder: Path) -> list[str]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UnreadableFileError(f"cannot look into {error.filename} ({error.strerror}); make it readable") from None
+        raise UnreadableFileError(f"cannot look into {error.filename} ({error.strerror}); make it readable") from error
 
     found: list[Path] = []
     chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # of a folder, what it and those above it are
@@ -120,8 +120,8 @@ def check_classes(names: Iterable[str], source: Path) -> None:
     for name in names:
         try:
             name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{source}: the name of the class folder {name!r} is not UTF-8; rename it") from None
+        except UnicodeEncodeError as error:
+            raise DataError(f"{source}: the name of the class folder {name!r} is not UTF-8; rename it") from error
 
 
 class Files:
@@ -136,7 +136,7 @@ class Files:
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from None
+            raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from error
         # A zip may hold one name twice; the last one is read. Some that Windows made have its slashes.
         self._entries = {info.filename.replace("\\", "/"): info for info in self._zip.infolist()}
         self.names = [name for name in self._entries if not name.endswith("/")]
@@ -168,8 +168,8 @@ class Files:
             # A damaged zip sends its reader to places that there are not, which is an invalid argument.
             if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL:
                 reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-                raise UnreadableFileError(f"{self._source}: cannot read {name} ({reason})") from None
-            raise DataError(f"{self._source}: cannot read {name} ({error})") from None
+                raise UnreadableFileError(f"{self._source}: cannot read {name} ({reason})") from error
+            raise DataError(f"{self._source}: cannot read {name} ({error})") from error
 
     def __enter__(self) -> "Files":
         return self

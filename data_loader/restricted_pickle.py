@@ -20,10 +20,10 @@ def load_arrays(data: bytes, source: str) -> Any:
     try:
         value = _RestrictedUnpickler(io.BytesIO(data), len(data)).load()
     except DataError as error:
-        raise DataError(f"{source}: {error}") from None
+        raise DataError(f"{source}: {error}") from error
     except Exception as error:  # a hostile stream can make the interpreter of opcodes fail in any way
         reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-        raise DataError(f"{source}: malformed or truncated pickle ({reason}); get or build the file again") from None
+        raise DataError(f"{source}: malformed or truncated pickle ({reason}); get or build the file again") from error
     if isinstance(value, dict):
         return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
     return value
@@ -145,11 +145,11 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
             return self._encode
         try:
             return _ALLOWED[module, name]
-        except KeyError:
+        except KeyError as error:
             raise DataError(
                 f"the pickle names {module}.{name}, which a file of images does not need; it was not run. "
                 "Do not use this file"
-            ) from None
+            ) from error
 
     def load_build(self) -> None:
         state = self.stack.pop()  # type: ignore[attr-defined]

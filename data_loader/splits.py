@@ -117,7 +117,8 @@ def _take(
     try:
         rest, taken = train_test_split(pool, test_size=count, stratify=labels[pool], random_state=state)
     except ValueError as error:
-        raise DataError(f"{dataset.source}: cannot take {count} of {len(pool)} images for {purpose}: {error}") from None
+        wanted = f"{count} of {len(pool)} images for {purpose}"
+        raise DataError(f"{dataset.source}: cannot take {wanted}: {error}") from error
     return rest, taken
 
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import Config, did_you_mean, load_config
+from parse_config import Config, NormName, did_you_mean, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import user_path
@@ -96,11 +96,9 @@ def load_grid(path: Path) -> Grid:
         unknown = sorted(given_for.keys() - set(listed))
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
-    for settings, own in (
-        *((settings, GIVEN) for settings in (file.settings, *file.by_dataset.values())),
-        *((settings, tuple(key for key in GIVEN if key != NORM)) for settings in file.by_arm.values()),
-    ):
-        given = [key for key in own if key in _keys(settings)]
+    for arm, settings in (*((None, each) for each in (file.settings, *file.by_dataset.values())), *file.by_arm.items()):
+        allowed = NORM if arm is not None and arm not in get_args(NormName) else None
+        given = [key for key in GIVEN if key in _keys(settings) and key != allowed]
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
     folder = user_path(file.save_dir) / file.name
@@ -122,8 +120,8 @@ def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
 def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, noise: int, seed: int) -> Cell:
     try:
         base = path.parent / file.config.format(dataset=dataset, arm=arm, noise=noise)
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces") from None
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces") from error
     name = f"{dataset}_{arm}_{noise}noise"
     changes = {
         **file.settings,
@@ -135,7 +133,7 @@ def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, nois
     try:
         config = load_config(base, overrides)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {name}: {error}") from None
+        raise ConfigError(f"{path}: {name}: {error}") from error
     return Cell(dataset, arm, noise, seed, base, overrides, config, folder / name / f"seed{seed}")
 
 
@@ -154,7 +152,7 @@ def _read(path: Path) -> GridFile:
             values.pop("$schema", None)
         return GridFile.model_validate(values)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
     except ValidationError as error:
         keys = list(GridFile.model_fields)
         problems = []
@@ -164,7 +162,7 @@ def _read(path: Path) -> GridFile:
             problems.append(
                 f"unknown key {where!r}{did_you_mean(where, keys)}" if unknown else f"{where}: {problem['msg']}"
             )
-        raise ConfigError(f"{path}: {'; '.join(problems)}; keys: {', '.join(keys)}") from None
+        raise ConfigError(f"{path}: {'; '.join(problems)}; keys: {', '.join(keys)}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
-        raise ConfigError(f"cannot read the grid {str(path)!r}: {reason}") from None
+        raise ConfigError(f"cannot read the grid {str(path)!r}: {reason}") from error

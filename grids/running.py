@@ -117,7 +117,7 @@ class GridRun(ABC):
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FileSystemError(f"cannot make {folder / 'logs'}: {error.strerror}; see save_dir") from None
+            raise FileSystemError(f"cannot make {folder / 'logs'}: {error.strerror}; see save_dir") from error
         with FolderLock("grid's folder", "the grid another name") as lock, Handlers(self._remember):
             lock.acquire(folder)
             write_atomically(folder / GRID_NAME, self.grid.record())

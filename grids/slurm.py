@@ -132,7 +132,7 @@ class SlurmRun(GridRun):
                 with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():  # it would say it twice
                     submitted = [self._executor.submit(job) for job in jobs]
             except RuntimeError as error:  # sbatch said no
-                raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from None
+                raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from error
             self._ids |= {cell.name: job.job_id for cell, job in zip(cells, submitted, strict=True)}
             write_atomically(self.grid.folder / JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
 
@@ -177,8 +177,8 @@ class SlurmRun(GridRun):
             return {str(name): str(number) for name, number in strict_json.loads(path.read_text()).items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, AttributeError):
-            raise FileSystemError(f"{path} is damaged; scancel --name={self._name}, and take the file away") from None
+        except (OSError, ValueError, AttributeError) as error:
+            raise FileSystemError(f"{path} is damaged; scancel --name={self._name}, and take the file away") from error
 
 
 def parameters_of(settings: list[str]) -> dict[str, Any]:
@@ -199,8 +199,8 @@ def parameters_of(settings: list[str]) -> dict[str, Any]:
 def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -> "submitit.SlurmExecutor":
     try:
         import submitit
-    except ImportError:
-        raise ConfigError("--executor slurm needs submitit: pip install -r requirements-slurm.txt") from None
+    except ImportError as error:
+        raise ConfigError("--executor slurm needs submitit: pip install -r requirements-slurm.txt") from error
     if not all(shutil.which(program) for program in ("sbatch", "srun", "squeue")):
         raise ConfigError("--executor slurm: sbatch, srun and squeue are not on this machine; log in to the cluster's")
     executor = submitit.SlurmExecutor(grid.folder.resolve() / "logs" / "slurm", max_num_timeout=TURNS)
@@ -214,7 +214,7 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
     try:
         executor.update_parameters(**wanted)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from error
     return executor
 
 

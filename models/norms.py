@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.pointwise import Conv2d
 from models.preconv import PreConv2d
 from models.preconv_published import PublishedPreConv2d
 
@@ -109,15 +110,15 @@ def instance_norm(in_channels: int, out_channels: int, kernel: int, stride: int,
 
 def no_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """A convolution with bias and nothing else, He-initialised: the default would shrink the signal 6-fold a layer."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
+    conv = Conv2d(in_channels, out_channels, kernel, stride, padding)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> Conv2d:
+    return Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
 
 
 NORMS: dict[str, ConvNorm] = {

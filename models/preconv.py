@@ -213,7 +213,8 @@ class PreConv2d(nn.Module):
         if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
             weight = weight * self._current_preconditioner(method, weight, grid).unsqueeze(1)
             scale, bias = self._affine_like(x)
-            return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias, self.stride)
+            x = x[:, :, :: self.stride, :: self.stride]  # cheaper than a stride, and safe: models/pointwise.py
+            return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
         y = self._evaluate_prepared(method, x, weight, grid) if self._can_prepare(method, x) else None
         if y is None:
             v = self._current_preconditioner(method, weight, grid)
@@ -400,5 +401,5 @@ def _whole(name: str, value: Any) -> int:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)  # numpy's integers too
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    except TypeError as error:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from error

@@ -68,7 +68,7 @@ def build(plan: Plan, request: Request) -> str:
             return report
     except Stopped as stop:
         reason = str(stop).split(";")[0]
-        raise Stopped(stop.exit_code, f"{reason}; what was decoded is kept, and the same command goes on") from None
+        raise Stopped(stop.exit_code, f"{reason}; what was decoded is kept, and the same command goes on") from stop
 
 
 def key_of(plan: Plan, position: int) -> bytes:
@@ -109,7 +109,7 @@ class _Decoding:
                 source = hashlib.sha256(data).hexdigest()
                 pixels = self._plan.decode(data, candidate)
             except UnreadableFileError as error:  # not the image's fault, and nothing to remember
-                raise DataError(f"{error}; make it readable, or take it away") from None
+                raise DataError(f"{error}; make it readable, or take it away") from error
             except DataError as error:
                 fault = str(error).removeprefix(f"{self._plan.place}: ").replace(self._plan.place, "the source")
             outcome = self._store.add(key, source, pixels, fault)
@@ -175,7 +175,7 @@ def _workplace(out: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from None
+        raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from error
     with FolderLock("folder", "another -o") as lock:
         lock.acquire(work)
         for left in out.parent.iterdir():  # by a run that was killed while it wrote

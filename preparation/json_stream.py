@@ -23,12 +23,12 @@ def elements(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, int, An
         with open(path, encoding="utf-8-sig") as file:
             yield from _Reader(file).elements(wanted)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, _Malformed) as error:
         if zipfile.is_zipfile(path):
-            raise DataError(f"{path} is a zip; unpack it and name the instances_*.json that is in it") from None
+            raise DataError(f"{path} is a zip; unpack it and name the instances_*.json that is in it") from error
         reason = "not UTF-8; get the file again" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{path}: {reason}") from error
 
 
 class _Malformed(Exception):

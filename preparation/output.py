@@ -86,4 +86,4 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
         with open(path, "wb") as file:
             yield file
     except OSError as error:
-        raise FileSystemError(f"cannot write {path}: {error.strerror or error}") from None
+        raise FileSystemError(f"cannot write {path}: {error.strerror or error}") from error

@@ -67,7 +67,7 @@ class Store:
             while data:
                 data = data[self._file.write(data) or 0 :]
         except OSError as error:
-            raise FileSystemError(f"cannot write {self.path}: {error.strerror}") from None
+            raise FileSystemError(f"cannot write {self.path}: {error.strerror}") from error
         return self._remember(record[()])
 
     def pixels(self, rows: list[int]) -> np.ndarray:

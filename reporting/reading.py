@@ -80,7 +80,7 @@ def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> 
         try:
             metrics = read_metrics(folder / METRICS_NAME)
         except DamagedRun as error:
-            raise DamagedRun(f"its {METRICS_NAME} is damaged: {error}") from None
+            raise DamagedRun(f"its {METRICS_NAME} is damaged: {error}") from error
     diagnostics = read(read_diagnostics, DIAGNOSTICS_NAME)
     run = Run(number, relative, config, metrics, diagnostics, read(read_data, DATA_NAME), diverged)
     if run.noise_type == FROM_FILE and (run.data is None or run.data.wrong is None):
@@ -100,7 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = strict_json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
-        raise DamagedRun(f"{path.name}: {why}") from None
+        raise DamagedRun(f"{path.name}: {why}") from error
     for keys, kind, what in _NEEDED:
         value = value_at(config, keys)
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -195,21 +195,21 @@ def _read_json(path: Path) -> Any:
     try:
         return strict_json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DamagedRun(str(error)) from None
+        raise DamagedRun(str(error)) from error
 
 
 def _read_csv(path: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise DamagedRun(error.strerror or str(error)) from None
-    except ValueError:
-        raise DamagedRun("it is no UTF-8 text") from None
+        raise DamagedRun(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise DamagedRun("it is no UTF-8 text") from error
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
         rows, names = list(reader), list(reader.fieldnames or [])
     except csv.Error as error:
-        raise DamagedRun(str(error)) from None
+        raise DamagedRun(str(error)) from error
     missing = [name for name in required if name not in names]
     if missing:
         raise DamagedRun(f"it has no column {missing[0]}")
@@ -226,6 +226,6 @@ def _number(text: str, name: str, line: int) -> float | None:
         return None
     try:
         value = float(text)
-    except ValueError:
-        raise DamagedRun(f"{name} in line {line} is {text[:20]!r}, not a number") from None
+    except ValueError as error:
+        raise DamagedRun(f"{name} in line {line} is {text[:20]!r}, not a number") from error
     return value if math.isfinite(value) else None

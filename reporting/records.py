@@ -65,5 +65,5 @@ def unfolded(source: Path) -> Iterator[Path]:
                 for entry in entries:
                     archive.extract(entry, folder)  # which keeps every name inside of the folder
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from None
+            raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from error
         yield folder

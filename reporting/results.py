@@ -211,7 +211,7 @@ def read_grid(folders: list[Path]) -> list[Place] | None:
             found = [(_wanted(cell), (number, (below / cell["folder"]).as_posix())) for cell in cells]
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from None
+            raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
         wanted = (wanted or []) + found
     return wanted
 

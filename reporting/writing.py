@@ -46,7 +46,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     try:
         (folder / NAME).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileSystemError(f"cannot make {folder / NAME}: {error.strerror}; see -o") from None
+        raise FileSystemError(f"cannot make {folder / NAME}: {error.strerror}; see -o") from error
     for old in sorted((folder / NAME).glob("*.svg")):
         if old.name.startswith(FIGURES) and f"{NAME}/{old.name}" not in files:
             old.unlink()

@@ -130,7 +130,7 @@ def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, A
     except CheckpointError:
         raise
     except Exception as error:  # a kind of tensor that torch itself stumbles over
-        raise CheckpointError(f"{source}: malformed: {type(error).__name__}") from None
+        raise CheckpointError(f"{source}: malformed: {type(error).__name__}") from error
     return state
 
 
@@ -195,7 +195,7 @@ def read(path: Path, allow_inexact: bool = False) -> dict[str, Any]:
                 raise CheckpointError(f"{path}: not a checkpoint: it is larger than {LARGEST_FILE >> 30} GiB")
             data = file.read()
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     return unpack(data, str(path), allow_inexact)
 
 

@@ -57,7 +57,7 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
         found = _MISMATCH.findall(str(error))
         listed = "; ".join(f"{key} is ({saved}) there, ({here}) here" for key, saved, here in found[:4])
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        raise CheckpointError(f"{source}: it is of another architecture: {listed or error}{more}") from None
+        raise CheckpointError(f"{source}: it is of another architecture: {listed or error}{more}") from error
     model.load_state_dict(weights)
 
 
@@ -78,7 +78,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> 
         optimizer.load_state_dict(state["optimizer"])
         _check_buffers(optimizer)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from None
+        raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from error
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
 

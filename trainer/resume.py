@@ -103,7 +103,7 @@ def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str]) -
     try:
         validate(state["config"], f"the config in {source}")
     except (ConfigError, RecursionError, TypeError) as error:
-        raise CheckpointError(f"{source}: malformed: {error}") from None
+        raise CheckpointError(f"{source}: malformed: {error}") from error
     return validate(merge(state["config"], parse_overrides(overrides)), f"the config in {source}")
 
 

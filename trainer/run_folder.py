@@ -95,7 +95,7 @@ def _make(folder: Path, exist_ok: bool) -> Path:
     except OSError as error:
         if isinstance(error, FileExistsError) and not exist_ok and folder.is_dir():
             raise  # another run of this second
-        raise FileSystemError(f"cannot make the run folder {folder}: {error.strerror}; see trainer.save_dir") from None
+        raise FileSystemError(f"cannot make the run folder {folder}: {error.strerror}; see trainer.save_dir") from error
     return folder
 
 

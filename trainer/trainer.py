@@ -170,7 +170,7 @@ class Trainer(BaseTrainer):
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, UserError):
                 raise
-            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from None
+            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
     def _load(self, state: dict[str, Any], source: str) -> None:
         check_progress(state, len(self.data.train), source)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from utils.errors import EXIT_INTERRUPTED, ConfigError, FileSystemError, Stopped, UserError
 from utils.stopping import STOP_SIGNALS, Handlers, exit_code
+from utils.text import visible
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -63,6 +64,5 @@ def _stop(number: int) -> NoReturn:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    printable = "".join(char if char.isprintable() else " " for char in message)
-    sys.stderr.write(" ".join(printable.split()) + "\n")
+    sys.stderr.write(visible(message) + "\n")
     return code

@@ -19,8 +19,8 @@ def choose_device(name: str | None, local_rank: int | None = None) -> torch.devi
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from None
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = (local_rank or 0) if device.index is None else device.index

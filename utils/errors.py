@@ -45,8 +45,11 @@ class ProcessError(UserError):
     exit_code = 7
 
 
-class Stopped(Exception):
-    """A run that was asked to stop and has saved what there was to save."""
+class Stopped(BaseException):
+    """A program that was asked to stop and has saved what there was to save.
+
+    It is no Exception: what reads a file catches all that its library may raise, and must not take this for damage.
+    """
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

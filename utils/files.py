@@ -7,6 +7,7 @@ import io
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,32 @@ def user_path(text: str) -> Path:
             raise RuntimeError("it holds a NUL character")
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{text!r} is no path: {error}") from None
+        raise ConfigError(f"{text!r} is no path: {error}") from error
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: it cannot be read, it is no regular file (a FIFO, a device, a folder: none is waited for), or it is
+            larger than `limit` bytes. `strerror` says which.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        data = file.read(limit + 1) if status.st_size <= limit else b""
+        if status.st_size > limit or len(data) > limit:
+            raise OSError(errno.EFBIG, f"it is larger than {_in_units(limit)}", str(path))
+    return data
+
+
+def _in_units(size: int) -> str:
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.3g} {unit}"
+    return f"{size} bytes"
 
 
 #: Bytes to write, or a function of them, which is called when it is their turn.

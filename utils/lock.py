@@ -42,15 +42,15 @@ class FolderLock:
         try:
             descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise FileSystemError(f"cannot write into the {self._kind} {folder}: {error.strerror}") from None
+            raise FileSystemError(f"cannot write into the {self._kind} {folder}: {error.strerror}") from error
         holder = os.read(descriptor, 300).decode(errors="replace").strip()
         try:
             self._lock(descriptor)
-        except BlockingIOError:
+        except BlockingIOError as error:
             os.close(descriptor)
             raise FileSystemError(
                 f"{folder} is in use by {holder or 'another process'}; wait for it to end, or give {self._otherwise}"
-            ) from None
+            ) from error
         self.folder, self.left_by, self._descriptor = folder, holder or None, descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)

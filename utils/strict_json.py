@@ -15,12 +15,12 @@ def loads(text: str) -> Any:
     """
     try:
         return _StrictDecoder().decode(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
     except json.JSONDecodeError:
         raise
     except ValueError as error:  # a number of thousands of digits
-        raise json.JSONDecodeError(str(error).split(";")[0], text, 0) from None
+        raise json.JSONDecodeError(str(error).split(";")[0], text, 0) from error
 
 
 class _StrictDecoder(json.JSONDecoder):

@@ -1,0 +1,12 @@
+"""Text from files and from users, made fit to be shown."""
+
+
+def visible(text: str, limit: int = 2000) -> str:
+    """`text` in one line of at most `limit` characters, with whatever a terminal would act on as a visible escape.
+
+    Runs of white space become one space; control characters, lone surrogates, bidirectional marks and the like become
+    \\x1b, \\u202e and so on.
+    """
+    line = " ".join(text[: 4 * limit].split())
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)
+    return shown if len(shown) <= limit and len(text) <= 4 * limit else shown[: limit - 4] + " ..."
