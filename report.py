@@ -10,6 +10,8 @@ import sys
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
+from utils.limits import memory_for_data
+from utils.output import say
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -24,6 +26,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@memory_for_data()
 def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
@@ -40,15 +43,15 @@ def report(args: argparse.Namespace) -> None:
         results = read_results(folders)
         if args.records:
             count = write_records(dict(zip(names, folders, strict=True)), user_path(args.records))
-            print(f"wrote {args.records}: the records of {count} runs")
+            say(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     written = write_report(results, output)
     lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
-    print(f"runs: {len(results.finished)} finished, {lacking} missing or unfinished")
+    say(f"runs: {len(results.finished)} finished, {lacking} missing or unfinished")
     for path in written:
         if path.parent == output:
-            print(f"wrote {path}")
+            say(f"wrote {path}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,6 +28,7 @@ def test(args: argparse.Namespace) -> None:
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory
+    from utils.output import say
 
     path = user_path(args.resume)
     state = read(path, args.allow_inexact)
@@ -43,9 +44,9 @@ def test(args: argparse.Namespace) -> None:
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")
     report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true, departures(config))
-    print(report.table())
+    say(*report.table())
     for written in save_report(report, path):
-        print(f"wrote {written}")
+        say(f"wrote {written}")
 
 
 if __name__ == "__main__":

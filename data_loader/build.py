@@ -14,6 +14,7 @@ from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
 from utils.files import user_path
+from utils.limits import memory_for_data
 from utils.world import World
 
 
@@ -40,6 +41,7 @@ class RunData:
         return torch.cat([self.given[name] for name in self.splits.named()])
 
 
+@memory_for_data()
 def build_data(config: Config, device: torch.device, world: World | None = None) -> RunData:
     """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
     args = config.data_loader.args

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_loader.dataset import ImageDataset
 from utils.errors import DataError
 from utils.files import write_atomically
+from utils.progress import Bar
 
 _LARGEST = 256 << 20  # bytes of the archive, which has 171 million
 _SECONDS = 60.0  # without an answer
@@ -71,7 +71,7 @@ def _download(url: str, md5: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "convnorm-experiments"})
     with (
         urllib.request.build_opener(_HttpsOnly).open(request, timeout=_SECONDS) as response,
-        tqdm(desc="downloading CIFAR10", total=response.length, unit="B", unit_scale=True, disable=None) as bar,
+        Bar(desc="downloading CIFAR10", total=response.length, unit="B", unit_scale=True) as bar,
     ):
         while piece := response.read(1 << 20):
             data += piece

@@ -21,7 +21,7 @@ from utils.stopping import Handlers, exit_code
 ROOT = Path(__file__).resolve().parent.parent
 REFRESH = 10.0  # seconds between two tables on a terminal
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-Show = Callable[[str, bool], None]  # is given a table, and whether it is the last
+Show = Callable[[list[str], bool], None]  # is given a table, and whether it is the last
 
 
 class CellsFailed(UserError):

@@ -24,6 +24,7 @@ from torch import Tensor
 from logger.log import get_logger
 from utils.errors import CheckpointError
 from utils.files import write_atomically
+from utils.limits import out_of_memory
 
 FORMAT_VERSION = 2
 _LABEL = b"sha256:"
@@ -121,6 +122,8 @@ def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, A
             with warnings.catch_warnings(action="ignore"):  # torch's advice on what is refused below
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
+        if out_of_memory(error):
+            raise
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"it names {unsafe[1]}, which was not run" if unsafe else type(error).__name__
     if problem:
@@ -130,6 +133,8 @@ def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, A
     except CheckpointError:
         raise
     except Exception as error:  # a kind of tensor that torch itself stumbles over
+        if out_of_memory(error):
+            raise
         raise CheckpointError(f"{source}: malformed: {type(error).__name__}") from error
     return state
 

@@ -8,23 +8,25 @@ import torch
 from data_loader.build import RunData
 from protocol import announcements, departures
 from trainer.trainer import Trainer
+from utils.output import say
+from utils.text import CELL, visible
 
 
 def show(trainer: Trainer) -> None:
     """Print the report, once for all processes."""
     lines = report(trainer)
     if trainer.world.first:
-        print(lines)
+        say(*lines)
 
 
-def report(trainer: Trainer) -> str:
+def report(trainer: Trainer) -> list[str]:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
-    lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
+    lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
     lines += announcements(departures(config))
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
-    return "\n".join(lines)
+    return lines
 
 
 def dataset_facts(data: RunData) -> list[str]:
@@ -32,9 +34,10 @@ def dataset_facts(data: RunData) -> list[str]:
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
     lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
-    width = max(len(name) for name in (*dataset.classes, "class"))
+    names = [visible(name, CELL) for name in dataset.classes]
+    width = max(len(name) for name in (*names, "class"))
     lines.append(f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits))
-    for label, name in enumerate(dataset.classes):
+    for label, name in enumerate(names):
         counts = "".join(f"{int((dataset.labels[part] == label).sum()):>8,}" for part in splits.values())
         lines.append(f"  {name:<{width}}{counts}")
     for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):

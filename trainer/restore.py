@@ -11,6 +11,7 @@ from base.base_model import BaseModel
 from data_loader.build import RunData
 from trainer.checkpoint import check_tensors
 from utils.errors import CheckpointError
+from utils.limits import out_of_memory
 
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
@@ -54,6 +55,8 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
     try:
         trial.load_state_dict(weights)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         found = _MISMATCH.findall(str(error))
         listed = "; ".join(f"{key} is ({saved}) there, ({here}) here" for key, saved, here in found[:4])
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""

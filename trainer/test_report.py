@@ -13,6 +13,7 @@ from logger.figures import confusion_figure
 from protocol import announcements
 from trainer.evaluation import confusion
 from utils.files import write_atomically
+from utils.text import CELL, visible
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,18 @@ class TestReport:
             "confusion_matrix": self.confusion.tolist(),
         }
 
-    def table(self) -> str:
-        width = max(len(name) for name in (*self.classes, "top5_accuracy"))
+    def table(self) -> list[str]:
+        names = [visible(name, CELL) for name in self.classes]
+        width = max(len(name) for name in (*names, "top5_accuracy"))
         lines = [f"{self.checkpoint}, after epoch {self.epoch}, {len(self.true):,} test images"]
         lines += [f"  {line}" for line in announcements(self.as_published)]
         lines.append(f"  {'loss':<{width}}  {self.figures['loss']:.4f}")
         lines += [f"  {name:<{width}}  {share:.2%}" for name, share in self.figures.items() if name != "loss"]
         lines += ["", f"  {'class':<{width}}  accuracy   predicted as"]
-        for label, (name, share) in enumerate(self.per_class().items()):
+        for label, (name, share) in enumerate(zip(names, self.per_class().values(), strict=True)):
             counts = " ".join(f"{count:>5}" for count in self.confusion[label].tolist())
             lines.append(f"  {name:<{width}}  {'none' if share is None else format(share, '.2%'):>8}  {counts}")
-        return "\n".join(lines)
+        return lines
 
 
 def save_report(report: TestReport, checkpoint: Path) -> list[Path]:

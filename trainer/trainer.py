@@ -24,6 +24,7 @@ from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from utils.errors import CheckpointError, NonFiniteLossError, UserError
+from utils.limits import out_of_memory
 from utils.seeding import rng_state, set_rng_state
 from utils.world import World
 
@@ -168,7 +169,7 @@ class Trainer(BaseTrainer):
         try:
             self._load(state, source)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or out_of_memory(error):
                 raise
             raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
