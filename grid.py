@@ -4,6 +4,7 @@ What has finished is skipped, what was interrupted goes on, and what is missing 
 folder, and the command that made it is an ordinary train.py.
 """
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import re
 import shlex

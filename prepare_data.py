@@ -1,5 +1,6 @@
 """Build a dataset file from images: python prepare_data.py folder|coco|exdark|demo ... -o OUT.pkl"""
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
 from contextlib import AbstractContextManager

@@ -4,6 +4,7 @@ RUNS is a folder with run folders in it, or a .zip of the records of some. Write
 that needs nothing else), results.csv, results.tex and, in results/, the figures.
 """
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import contextlib
 import sys

@@ -1,5 +1,6 @@
 """Evaluate a checkpoint on its test split: python test.py -r saved/<name>/<run>/model_best.pth [-d DEVICE]"""
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
 

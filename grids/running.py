@@ -1,6 +1,7 @@
 """Running what is missing of a grid, wherever its runs run; each is an ordinary train.py."""
 
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -17,9 +18,11 @@ from utils.files import write_atomically
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
 from utils.stopping import Handlers, exit_code
+from utils.text import visible
 
 ROOT = Path(__file__).resolve().parent.parent
 REFRESH = 10.0  # seconds between two tables on a terminal
+_LAST = 1 << 16  # bytes of a log's end in which its last line is looked for
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Show = Callable[[list[str], bool], None]  # is given a table, and whether it is the last
 
@@ -186,10 +189,12 @@ class GridRun(ABC):
 def last_line(log: Path, since: int = 0) -> str:
     """What a run said last, from byte `since` on: of one that failed, why."""
     try:
-        lines = log.read_bytes()[since:].decode(errors="replace").strip().splitlines()
+        with open(log, "rb") as file:
+            file.seek(max(since, file.seek(0, io.SEEK_END) - _LAST))
+            lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1] if lines else f"see {log}"
+    return visible(lines[-1]) if lines else f"see {log}"
 
 
 def _signal_name(number: int) -> str:
