@@ -1,4 +1,4 @@
-"""Closed, full and narrow outputs, hostile text on the way to a terminal, lost signals, and errors that are not ours."""
+"""Outputs that are closed, full or narrow, text from others, signals that are lost, and errors that are not ours."""
 
 import fcntl
 import importlib
@@ -27,7 +27,7 @@ from utils.errors import CheckpointError, DataError, Stopped
 from utils.text import shown
 
 TERMINAL = "\x1b]0;owned\x07\x1b[2J"
-SHORT = ("trainer.epochs=1", "lr_scheduler.args.milestones=[1]", "trainer.tensorboard=false")
+SHORT = ("trainer.epochs=1", "trainer.tensorboard=false")
 
 # --- 49: signals while something is read -----------------------------------------------------------------------------
 
@@ -85,10 +85,11 @@ def test_49_a_signal_while_a_checkpoint_is_read(finished: Path, tmp_path: Path, 
     assert contents(folder) | {".lock": b""} == before | {".lock": b""}
 
 
-@pytest.mark.parametrize(("where", "becomes"), [("pickle._Unpickler.load", "raised"), ("numpy.frombuffer", "lost")])
+@pytest.mark.parametrize(
+    ("where", "becomes"),
+    [("data_loader.restricted_pickle._RestrictedUnpickler", "raised"), ("numpy.frombuffer", "lost")],
+)
 def test_49_a_signal_while_data_are_read(coco_dir: Path, tmp_path: Path, where: str, becomes: str) -> None:
-    if where == "pickle._Unpickler.load":
-        where = "data_loader.restricted_pickle._RestrictedUnpickler"
     folder = tmp_path / "run"
     stopped(launch(tmp_path, *coco(coco_dir, folder, *SHORT), prepare=[signal_in(where, becomes)]))
     assert not folder.exists()
@@ -138,7 +139,7 @@ def test_49_a_signal_while_a_program_starts(tmp_path: Path, module: str, number:
     one_line(Ended(ended.returncode, ended.stdout, ended.stderr), code, f"stopped by {signal.Signals(number).name}")
 
 
-# --- 52: text from others ----------------------------------------------------------------------------------------------
+# --- 52: text from others --------------------------------------------------------------------------------------------
 
 
 def test_52_the_names_of_classes_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +194,7 @@ def test_52_what_is_logged_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         assert text.count("\n") == 1
 
 
-# --- 60 and 67: outputs that are closed, full, narrow or gone -----------------------------------------------------------
+# --- 60 and 67: outputs that are closed, full, narrow or gone --------------------------------------------------------
 
 
 def _no_reader(descriptor: int) -> None:
@@ -256,7 +257,7 @@ def test_60_test_py_writes_its_files_though_nobody_reads_its_table(finished: Pat
     assert checkpoint.with_name("model_best-confusion.png").exists()
 
 
-@pytest.mark.parametrize("redirection", ["| head -1", ">&- 2>&-", ">/dev/full 2>&1", "2>&-", "<&- >&-"])
+@pytest.mark.parametrize("redirection", ["| head -1", "<&- >&- 2>&-"])
 def test_67_a_real_program_and_a_shell(tmp_path: Path, redirection: str) -> None:
     out = tmp_path / "digits.pkl"
     command = f"{sys.executable} prepare_data.py demo -o {out} --per-class 2 {redirection}; exit ${{PIPESTATUS[0]}}"
@@ -343,7 +344,7 @@ def test_67_a_stream_of_ours(tmp_path: Path) -> None:
     assert shown("a  b\nc", 6) == "a  ..."[:2] + " ..."
 
 
-# --- 74, 75, 76: errors that no part of ours raised ---------------------------------------------------------------------
+# --- 74, 75, 76: errors that no part of ours raised ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -373,14 +374,9 @@ def test_74_settings_that_are_too_large(
 def test_74_rates_whose_product_is_too_large(
     coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rates = (
-        "optimizer.args.lr=1e30",
-        "lr_scheduler.args.gamma=1e30",
-        "trainer.epochs=2",
-        "optimizer.args.momentum=0.0",
-    )
-    code = run(*coco(coco_dir, tmp_path / "run", *SHORT, *rates, "lr_scheduler.args.milestones=[1]"))
-    assert code in (2, 6)
+    """The second epoch's rate is no float."""
+    rates = ("optimizer.args.lr=1e-9", "lr_scheduler.args.gamma=3e38", "lr_scheduler.args.milestones=[1,2]")
+    assert run(*coco(coco_dir, tmp_path / "run", *SHORT, *rates, "trainer.epochs=3")) in (2, 6)
     assert capsys.readouterr().err.count("\n") == 1
 
 
