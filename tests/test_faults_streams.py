@@ -389,6 +389,13 @@ def test_74_rates_whose_product_is_too_large(
         (RecursionError("maximum recursion depth exceeded"), 2, "nested too deeply"),
         (OverflowError(34, "Numerical result out of range"), 2, "too large to compute with"),
         (RuntimeError("can't start new thread"), 7, "no more threads"),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might"),
+            7,
+            "GPU failed",
+        ),
+        (torch._dynamo.exc.BackendCompilerFailed("inductor", OSError("no compiler"), None), 2, "trainer.compile=false"),
+        (RuntimeError("foo_cuda does not have a deterministic implementation"), 2, "trainer.deterministic=false"),
     ],
 )
 def test_74_76_errors_of_python_and_torch(

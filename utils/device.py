@@ -1,5 +1,7 @@
 """Which device a run uses."""
 
+import warnings
+
 import torch
 
 from utils.errors import ConfigError
@@ -18,7 +20,8 @@ def choose_device(name: str | None, local_rank: int | None = None) -> torch.devi
             return choose_device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings(action="ignore"):  # of names that torch no longer uses, which are refused below
+            device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda":

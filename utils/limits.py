@@ -1,4 +1,4 @@
-"""What errors of Python's and torch's own say of the settings: too little memory, numbers that are too large."""
+"""What errors of Python's and torch's own say to a user: too little memory, numbers that are too large, a GPU gone."""
 
 import errno
 import re
@@ -40,6 +40,12 @@ def in_our_terms(error: BaseException) -> UserError | None:
             f"out of memory ({_gist(error)}): lower arch.args.width or data_loader.args.batch_size, or end what else "
             "uses this memory; checkpoints are as they were"
         )
+    if isinstance(error, RuntimeError) and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return ConfigError(f"torch cannot compile this network here ({_gist(error)}); set trainer.compile=false")
+    if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
+        return ProcessError(f"the GPU failed ({_gist(error)}); the newest checkpoint is whole: go on with -r auto")
+    if isinstance(error, RuntimeError) and "deterministic" in text:
+        return ConfigError(f"there is no deterministic way ({_gist(error)}); set trainer.deterministic=false")
     if isinstance(error, RecursionError):
         return ConfigError("what was given is nested too deeply; take levels out")
     if isinstance(error, RuntimeError) and "start new thread" in text:
