@@ -44,8 +44,7 @@ def report(args: argparse.Namespace) -> None:
     for warning in results.warnings:
         print(f"warning: {warning}")
     written = write_report(results, output)
-    lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
-    print(f"runs: {len(results.finished)} finished, {lacking} missing or unfinished")
+    print(f"runs: {len(results.finished)} finished, {results.lacking} missing or unfinished")
     for path in written:
         if path.parent == output:
             print(f"wrote {path}")

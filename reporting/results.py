@@ -57,6 +57,19 @@ class Results:
         """The cells with a run, be it finished, unfinished or missing."""
         return {*self.cells, *self.unfinished, *(want.key for want in self.missing)}
 
+    def fullest_levels(self, dataset: str) -> set[float]:
+        """The noise levels of a dataset for which the most seeds were asked for, by any arm."""
+        seeds: dict[float, set[int]] = {}
+        for cells in (self.cells, self.unfinished):
+            for key, cell in cells.items():
+                if key.dataset == dataset:
+                    seeds.setdefault(key.noise, set()).update(cell)
+        for want in self.missing:
+            if want.key.dataset == dataset:
+                seeds.setdefault(want.key.noise, set()).add(want.seed)
+        most = max(map(len, seeds.values()), default=0)
+        return {noise for noise, asked in seeds.items() if len(asked) == most}
+
     @property
     def drawn(self) -> list[Key]:
         """The cells with a run of an epoch or more."""
@@ -97,6 +110,11 @@ class Results:
         """A measure of the finished runs of a cell by seed, those left out that it is not defined for."""
         found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
         return {seed: value for seed, value in found if value is not None}
+
+    @property
+    def lacking(self) -> int:
+        """How many runs are missing or unfinished."""
+        return len(self.missing) + sum(len(cell) for cell in self.unfinished.values())
 
     @property
     def finished(self) -> list[Run]:
