@@ -28,7 +28,7 @@ from pydantic.fields import FieldInfo
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
-from utils.text import control_character
+from utils.text import control_character, one_line
 
 # The names that a config may use. A test holds each list against the registry that it names.
 ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
@@ -380,9 +380,7 @@ class _Files:
 
     def merged(self, path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         """The keys of a file over those that it inherits; `chain` is the files that inherit from it."""
-        found = control_character(str(path))
-        if found is not None:
-            raise ConfigError(f"a file name must not hold the control character {found}: {str(path)!r}")
+        one_line(str(path), "a file name")
         own = Path(os.path.realpath(path))  # which, unlike Path.resolve, takes a loop of links for a file
         if own in chain:
             names = " -> ".join(str(p) for p in (*chain, own))

@@ -2,6 +2,8 @@
 
 import unicodedata
 
+from utils.errors import ConfigError
+
 
 def visible(text: str, limit: int = 2000) -> str:
     """`text` in one line of at most `limit` characters, with whatever a terminal would act on as a visible escape.
@@ -23,3 +25,12 @@ def control_character(text: str) -> str | None:
         if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
             return char.encode("unicode_escape").decode("ascii")
     return None
+
+
+def one_line(text: str, what: str) -> str:
+    """`text` itself, which ends in a script, a command line or a log. Raises ConfigError if it has a control character,
+    for what follows a line's end could be taken for a command."""
+    found = control_character(text)
+    if found is not None:
+        raise ConfigError(f"{what} must not hold the control character {found}: {text!r}")
+    return text
