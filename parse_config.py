@@ -332,7 +332,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         path, equals, text = override.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"override {_short(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
+            raise ConfigError(f"override {shortened(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
         value = _value(keys, text)
         for key in reversed(keys):
             value = {key: value}
@@ -432,7 +432,7 @@ def merge(
         ConfigError: objects lie too deep within one another.
     """
     if len(path) > DEEPEST:
-        raise ConfigError(f"objects lie more than {DEEPEST} deep within one another, at {_short('.'.join(path))}")
+        raise ConfigError(f"objects lie more than {DEEPEST} deep within one another, at {shortened('.'.join(path))}")
     merged = dict(base)
     retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
     if retyped and path in (("optimizer",), ("lr_scheduler",)):
@@ -458,10 +458,11 @@ def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
         now, given = block.args.model_dump(), block.args.model_fields_set
         lost = [key for key in takes[block.type] if key in args and key not in given and args[key] != now[key]]
         if lost:
-            listed = ", ".join(
-                f"{where}.args.{key} {_short(args[key])} is not inherited, it is now {_short(now[key])}" for key in lost
+            each = (
+                f"{where}.args.{key} {shortened(args[key])} is not inherited, it is now {shortened(now[key])}"
+                for key in lost
             )
-            yield f"{where}.type is {block.type} over a config of {_short(earlier)}: {listed}"
+            yield f"{where}.type is {block.type} in place of {shortened(earlier)}: {'; '.join(each)}"
 
 
 def _cross_check(config: Config) -> Iterable[str]:
@@ -522,11 +523,11 @@ def _describe(problem: Any) -> str:
         choices = re.findall(r"'([^']*)'", context["expected"])
         return f"{path}: unknown choice {given!r}{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
     if kind == "model_type":
-        return f"{path}: must be an object {{...}}, got {_short(given)}"
+        return f"{path}: must be an object {{...}}, got {shortened(given)}"
     if kind == "value_error":
         return f"{path}: {context['error']}"
     message = problem["msg"].removeprefix("Input ")
-    return f"{path}: {message}, got {_short(given)}{_json_form(kind, given, NoneType in _kinds_at(loc))}"
+    return f"{path}: {message}, got {shortened(given)}{_json_form(kind, given, NoneType in _kinds_at(loc))}"
 
 
 def _json_form(kind: str, given: Any, nullable: bool) -> str:
@@ -621,7 +622,8 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
     return f"; did you mean {match!r}?"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -108,7 +108,7 @@ class SlurmRun(GridRun):
         super().__init__(grid, show)
         self._device = device
         # Of this very folder, so that jobs of a grid of that name elsewhere are not taken for its own.
-        self._name = f"{grid.name}-{hashlib.sha256(str(grid.folder.resolve()).encode()).hexdigest()[:8]}"
+        self._name = f"{grid.name}-{hashlib.sha256(str(Path(os.path.realpath(grid.folder))).encode()).hexdigest()[:8]}"
         self._executor = _executor(grid, self._name, jobs or len(grid.cells), parameters)
         self._ids: dict[str, str] = {}  # of jobs, by the cell's name
         self._absent: set[Cell] = set()
@@ -217,7 +217,7 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
         raise ConfigError("--executor slurm needs submitit: pip install -r requirements-slurm.txt") from error
     if not all(shutil.which(program) for program in ("sbatch", "srun", "squeue")):
         raise ConfigError("--executor slurm: sbatch, srun and squeue are not on this machine; log in to the cluster's")
-    logs = grid.folder.resolve() / "logs" / "slurm"
+    logs = Path(os.path.realpath(grid.folder)) / "logs" / "slurm"
     for what, text in (
         ("the grid's folder", str(logs)),
         ("this program's folder", str(ROOT)),
