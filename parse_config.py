@@ -57,7 +57,7 @@ SCHEDULER_ARGS: dict[str, tuple[str, ...]] = {
 }
 _SPLITS = ("train", "val", "test")
 
-LARGEST_CONFIG = 1 << 20  # bytes of a config and all the files that it inherits from
+LARGEST_CONFIG = 1 << 18  # bytes of a config and all the files that it inherits from
 MOST_FILES = 100  # that a config inherits from, each counted as often as it is named
 LARGEST_OVERRIDES = 1 << 16  # characters of all overrides
 DEEPEST = 20  # objects within one another; a config has four

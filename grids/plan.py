@@ -22,7 +22,7 @@ NORM = "arch.args.norm"
 #: What the grid itself says for each cell.
 GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 _BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
-LARGEST_GRID = 1 << 20  # bytes
+LARGEST_GRID = 1 << 18  # bytes
 MOST_CELLS = 10_000
 
 

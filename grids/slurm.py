@@ -204,7 +204,7 @@ def parameters_of(settings: list[str]) -> dict[str, Any]:
             hint = did_you_mean(key, _GIVEN)
             raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_GIVEN)}")
         one_line(value, f"--slurm: {key}")
-        found[key] = int(value) if value.isdecimal() else value
+        found[key] = int(value) if value.isdecimal() and len(value) < 20 else value
     if not isinstance(found.get("time", MINUTES), int):
         raise ConfigError(f"--slurm: time is in whole minutes, such as time=240, got {found['time']!r}")
     return found

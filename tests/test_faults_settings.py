@@ -513,14 +513,14 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
         return path, "Is a directory"
     with open(path, "wb") as file:
         file.truncate(5 << 30)
-    return path, "it is larger than 1 MiB"
+    return path, "it is larger than 256 KiB"
 
 
 def test_72_a_config_or_grid_that_is_no_file(no_file: tuple[Path, str], tmp_path: Path) -> None:
     path, says = no_file
     one_line(launch(tmp_path, "-c", path), 2, f"cannot read the config '{path}': {says}")
     (tmp_path / "c.json").write_text(json.dumps({"_base_": path.name, "name": "x"}))
-    with pytest.raises(ConfigError, match=says.replace("1 MiB", "")):
+    with pytest.raises(ConfigError, match=says.partition(" 256")[0]):
         load_config(tmp_path / "c.json")
     with pytest.raises(ConfigError, match=f"cannot read the grid '{path}': {says}"):
         load_grid(path)
@@ -532,14 +532,14 @@ def test_72_only_plain_names_stand_in_braces(coco_dir: Path, tmp_path: Path, bra
         load_grid(write_grid(tmp_path, coco_dir, config=f"configs/{braces}.json"))
 
 
-def test_72_a_grid_of_a_billion_runs(coco_dir: Path, tmp_path: Path) -> None:
+def test_72_a_grid_of_millions_of_runs(coco_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="which are more than 10,000"):
-        load_grid(write_grid(tmp_path, coco_dir, seeds=list(range(100_000)), noise=list(range(101))))
+        load_grid(write_grid(tmp_path, coco_dir, seeds=list(range(20_000)), noise=list(range(101))))
 
 
 def test_72_a_hundred_thousand_unknown_keys(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(json.dumps({f"key{number}": 1 for number in range(60_000)}))
-    with pytest.raises(ConfigError, match=r"60001 problems: .*; \.\.\.$") as caught:
+    (tmp_path / "c.json").write_text(json.dumps({f"key{number}": 1 for number in range(15_000)}))
+    with pytest.raises(ConfigError, match=r"15001 problems: .*; \.\.\.$") as caught:
         load_config(tmp_path / "c.json")
     assert len(str(caught.value)) < 10_000
 
