@@ -1,5 +1,6 @@
 """The loop around the epochs: monitor, early stop, checkpoints, resume. What an epoch is, a subclass says."""
 
+import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -186,7 +187,7 @@ class BaseTrainer(ABC):
         raise Stopped(
             exit_code(number),
             f"stopped by {signal.Signals(number).name} {where}; saved. "
-            f"Go on with: python train.py -r auto --run-dir {self.folder}",
+            f"Go on with: python train.py -r auto --run-dir {shlex.quote(str(self.folder))}",
         )
 
     def _write_csv(self) -> None:

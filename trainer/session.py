@@ -1,5 +1,6 @@
 """What a training process says and writes before its first step and after its last."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -50,5 +51,5 @@ def log_outcome(trainer: Trainer) -> None:
     log = get_logger()
     log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
     log.info("run folder: %s", trainer.folder)
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else f"{sys.executable} -m tensorboard.main"
-    log.info("to see the curves, type: %s --logdir %s", tensorboard, trainer.folder)
+    tensorboard = ["tensorboard"] if shutil.which("tensorboard") else [sys.executable, "-m", "tensorboard.main"]
+    log.info("to see the curves, type: %s", shlex.join([*tensorboard, "--logdir", str(trainer.folder)]))
