@@ -20,6 +20,7 @@ def test(args: argparse.Namespace) -> None:
     from models.build import build_model
     from models.metric import METRICS
     from protocol import departures
+    from trainer.changes import changes, check_function
     from trainer.checkpoint import read
     from trainer.evaluation import AMP_TYPES, Evaluator
     from trainer.restore import check_data, load_model
@@ -39,6 +40,7 @@ def test(args: argparse.Namespace) -> None:
     check_data(data, state, str(path))
     model = build_model(config, len(data.dataset.classes)).to(device)
     load_model(model, state, str(path))
+    check_function(changes(saved_config(state, str(path)), config), len(data.dataset.classes), str(path))
     evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")

@@ -61,7 +61,10 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     model = build_model(config, len(data.dataset.classes)).to(device)
     optimizer, schedule = build_optimizer(config, model)
     if args.check:
-        show(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
+        checked = Trainer(config, model, optimizer, schedule, data, device, Path(), world)
+        if start.state is not None:
+            checked.load_state_dict(start.state, start.source)
+        show(checked)
         return
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
     trainer = Trainer(config, model, optimizer, schedule, data, device, folder, world)

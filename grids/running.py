@@ -19,6 +19,7 @@ from utils.run_files import GRID_NAME
 from utils.stopping import Handlers, exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST_LINE = 1 << 16  # bytes of a log's end that are looked at
 REFRESH = 10.0  # seconds between two tables on a terminal
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Show = Callable[[str, bool], None]  # is given a table, and whether it is the last
@@ -186,7 +187,9 @@ class GridRun(ABC):
 def last_line(log: Path, since: int = 0) -> str:
     """What a run said last, from byte `since` on: of one that failed, why."""
     try:
-        lines = log.read_bytes()[since:].decode(errors="replace").strip().splitlines()
+        with open(log, "rb") as file:
+            file.seek(max(since, log.stat().st_size - LONGEST_LINE))
+            lines = file.read(LONGEST_LINE).decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
     return lines[-1] if lines else f"see {log}"

@@ -617,7 +617,7 @@ def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
     fails(capsys, 2, "cannot read the config", "-c", tmp_path / "nowhere.json")
     fails(capsys, 4, "is not there", "-r", tmp_path / "nowhere.pth")
     fails(capsys, 2, "is no path", *coco(coco_dir, tmp_path / "r", "data_loader.args.data_dir=~no_such_user/x"))
-    fails(capsys, 2, "NUL", "-c", "a\0b")
+    fails(capsys, 2, "must not hold the control character \\x00", "-c", "a\0b")
     fails(capsys, 4, "is a folder", "-r", tmp_path)
     (tmp_path / "text.pth").write_text("text")
     fails(capsys, 4, "not a checkpoint", "-r", tmp_path / "text.pth")

@@ -21,7 +21,7 @@ def report(trainer: Trainer) -> str:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
     lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
-    lines += announcements(departures(config))
+    lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
     return "\n".join(lines)

@@ -30,13 +30,14 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
 
 
 def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
-    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch."""
+    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
+    which may have been more or fewer in earlier ones."""
     epoch, history = state["epoch"], state["history"]
     rows = [row["epoch"] for row in history if all(isinstance(value, int | float) for value in row.values())]
-    within = 0 <= state["batch"] <= batches and state["global_step"] == epoch * batches + state["batch"]
+    within = 0 <= state["batch"] <= batches and state["global_step"] >= epoch + state["batch"]
     if epoch < 0 or rows != list(range(1, epoch + 1)) or len(history) != epoch or not within:
         raise CheckpointError(
-            f"{source}: malformed, or of another batch size: {epoch} epochs and {state['batch']} batches at step "
+            f"{source}: malformed: {epoch} epochs and {state['batch']} batches at step "
             f"{state['global_step']} with {len(history)} rows of history"
         )
 

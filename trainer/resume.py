@@ -46,6 +46,7 @@ def find_start(
         CheckpointError: what is to be resumed is damaged or not there.
         FileSystemError: another process is writing that run.
     """
+    run_dir = None if run_dir is None else user_path(str(run_dir))
     if resume is None:
         if config_path is None:
             raise ConfigError("give a config with -c, or a checkpoint to resume with -r")
@@ -97,14 +98,15 @@ def _auto(
     return Start(_config(config_path, folder, None, "", overrides), folder, in_place=True)
 
 
-def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str]) -> Config:
+def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
     latter."""
+    where = f"the config in {source}"
     try:
-        validate(state["config"], f"the config in {source}")
+        config = validate(state["config"], where)
     except (ConfigError, RecursionError, TypeError) as error:
         raise CheckpointError(f"{source}: malformed: {error}") from error
-    return validate(merge(state["config"], parse_overrides(overrides)), f"the config in {source}")
+    return config if not overrides else validate(merge(state["config"], parse_overrides(overrides)), where)
 
 
 def _config(

@@ -17,12 +17,14 @@ from models.compiled import compiled
 from models.loss import LOSSES
 from models.metric import METRICS
 from parse_config import Config
+from trainer.changes import changes, check_function, check_order, told
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
+from trainer.resume import saved_config
 from utils.errors import CheckpointError, NonFiniteLossError, UserError
 from utils.seeding import rng_state, set_rng_state
 from utils.world import World
@@ -173,17 +175,23 @@ class Trainer(BaseTrainer):
             raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
     def _load(self, state: dict[str, Any], source: str) -> None:
+        saved_as = saved_config(state, source)
+        since = changes(saved_as, self.whole_config)
+        check_order(state, since, self.whole_config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
         diagnostic_rows = saved_rows(state, source)
         load_model(self.model, state, source)
+        check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
-        if state["config"]["trainer"]["monitor"] == self.config.monitor:  # else they speak of another figure
-            self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
+        self.best, self.epochs_since_best = None, 0
+        for row in self.history:  # by the monitor of this config, which may be another one than the checkpoint's
+            self._is_best(row)
+        self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
         self.diagnostic_rows = diagnostic_rows
         if self.diagnostics is not None:
@@ -194,6 +202,7 @@ class Trainer(BaseTrainer):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
+        self.remarks += told(since, saved_as, self.whole_config, state)
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 

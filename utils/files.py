@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.errors import ConfigError, FileSystemError
+from utils.text import control_character
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
@@ -20,8 +21,9 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 def user_path(text: str) -> Path:
     """The path that a user wrote, `~` expanded. Raises ConfigError where there is no such path."""
     try:
-        if "\0" in text:
-            raise RuntimeError("it holds a NUL character")
+        found = control_character(text)
+        if found is not None:
+            raise RuntimeError(f"it must not hold the control character {found}")
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{text!r} is no path: {error}") from error

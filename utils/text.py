@@ -1,5 +1,9 @@
 """Text from files and from users, made fit to be shown."""
 
+import unicodedata
+
+from utils.errors import ConfigError
+
 
 def visible(text: str, limit: int = 2000) -> str:
     """`text` in one line of at most `limit` characters, with whatever a terminal would act on as a visible escape.
@@ -10,3 +14,23 @@ def visible(text: str, limit: int = 2000) -> str:
     line = " ".join(text[: 4 * limit].split())
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)
     return shown if len(shown) <= limit and len(text) <= 4 * limit else shown[: limit - 4] + " ..."
+
+
+def control_character(text: str) -> str | None:
+    """The first character of `text` that ends a line or that a terminal acts on, as an escape such as \\n; or None.
+
+    Those are the categories of control characters and of line and paragraph separators.
+    """
+    for char in text:
+        if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
+            return char.encode("unicode_escape").decode("ascii")
+    return None
+
+
+def one_line(text: str, what: str) -> str:
+    """`text` itself, which ends in a script, a command line or a log. Raises ConfigError if it has a control character,
+    for what follows a line's end could be taken for a command."""
+    found = control_character(text)
+    if found is not None:
+        raise ConfigError(f"{what} must not hold the control character {found}: {text!r}")
+    return text
