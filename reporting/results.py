@@ -1,6 +1,7 @@
 """The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -215,7 +216,7 @@ def read_grid(folders: list[Path]) -> list[Place] | None:
         DataError: one is damaged.
     """
     wanted: list[Place] | None = None
-    for root, path in ((n, path) for n, folder in enumerate(folders) for path in sorted(folder.rglob(GRID_NAME))):
+    for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
         below = path.parent.relative_to(folders[root])
         try:
             cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
@@ -225,6 +226,10 @@ def read_grid(folders: list[Path]) -> list[Place] | None:
             raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
         wanted = (wanted or []) + found
     return wanted
+
+
+def _grids(folder: Path) -> list[Path]:
+    return sorted(Path(place, GRID_NAME) for place, _, files in os.walk(folder) if GRID_NAME in files)
 
 
 def _wanted(cell: dict[str, Any]) -> Wanted:
