@@ -10,6 +10,7 @@ import sys
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
+from utils.text import visible
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -42,12 +43,16 @@ def report(args: argparse.Namespace) -> None:
             count = write_records(dict(zip(names, folders, strict=True)), user_path(args.records))
             print(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
-        print(f"warning: {warning}")
-    written = write_report(results, output)
+        _warn(warning)
+    written = write_report(results, output, _warn)
     print(f"runs: {len(results.finished)} finished, {results.lacking} missing or unfinished")
     for path in written:
         if path.parent == output:
             print(f"wrote {path}")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {visible(text)}")
 
 
 def main(argv: list[str] | None = None) -> int:

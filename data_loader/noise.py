@@ -20,6 +20,7 @@ from parse_config import LabelNoise
 from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.seeding import generator
+from utils.text import csv_cell
 
 #: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
 CIFAR10_CONFUSIONS = {
@@ -153,9 +154,9 @@ def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) 
     matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(classes))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", *classes])
+    writer.writerow(["true", *map(csv_cell, classes)])
     for name, row in zip(classes, matrix.tolist(), strict=True):
-        writer.writerow([name, *(f"{share:.6g}" for share in row)])
+        writer.writerow([csv_cell(name), *(f"{share:.6g}" for share in row)])
     return text.getvalue()
 
 

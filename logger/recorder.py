@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from utils.drawing import spared
 from utils.errors import FileSystemError
 from utils.files import write_atomically
 from utils.run_files import DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
+from utils.text import csv_cell
 
 _FIRST = (
     *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
@@ -45,8 +48,9 @@ def write_csv(folder: Path, history: Sequence[Row]) -> None:
     keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have been given more metrics
     others = [key for key in keys if key not in _FIRST and key != "seconds"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_FIRST, *others, "seconds"], restval="", lineterminator="\n")
-    writer.writeheader()
+    columns = [*_FIRST, *others, "seconds"]
+    csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
     write_atomically(folder / METRICS_NAME, text.getvalue().encode())
@@ -66,7 +70,7 @@ def write_diagnostics(folder: Path, rows: Sequence[DiagnosticRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(DIAGNOSTIC_COLUMNS)
     for row in rows:
-        writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row.values()])
+        writer.writerow([f"{value:.8g}" if isinstance(value, float) else csv_cell(value) for value in row.values()])
     write_atomically(folder / DIAGNOSTICS_NAME, text.getvalue().encode())
 
 
@@ -112,14 +116,19 @@ class TensorBoard:
         """A grid of images, float (N, 3, H, W) in [0, 1]."""
         from torchvision.utils import make_grid
 
-        with self._one_warning():
+        with spared(f"picture {name}", get_logger().warning), self._one_warning():
             if self._writer is not None:
                 self._writer.add_image(name, make_grid(images, nrow=8), 0)
 
-    def figure(self, name: str, figure: Any, epoch: int) -> None:
+    def picture(self, name: str, png: bytes, epoch: int) -> None:
+        """The bytes of a PNG as they are: SummaryWriter.add_figure would draw with the user's own backend."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack(">II", png[16:24])  # of the header that every PNG starts with
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         with self._one_warning():
             if self._writer is not None:
-                self._writer.add_figure(name, figure, epoch)
+                self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), epoch)
 
     def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
         """The config and the last epoch's figures, in the HParams tab of this very run.

@@ -4,6 +4,7 @@ from collections import Counter
 
 from reporting import prose, scale, statements, summary
 from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
+from reporting.marks import TITLE
 from reporting.results import Key, Results, cell_order, percent
 from reporting.runs import plain
 from reporting.sections import (
@@ -23,7 +24,7 @@ from reporting.text import NONE, listed, with_std
 def document(results: Results) -> list[Block]:
     found = statements.examine(results)
     return [
-        Heading(1, "Results: the paper's experiments, reproduced and re-examined"),
+        Heading(1, TITLE),
         Paragraph(_in_short(results, found)),
         *forest_figure(results, found),
         *_warnings(results),

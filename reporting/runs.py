@@ -101,7 +101,7 @@ class Run:
     def noise(self) -> float:
         """Share of labels redrawn, from 0 to 1; of labels of a file the share of wrong ones in train, to a percent."""
         if self.noise_type != FROM_FILE:
-            return self.config["label_noise"]["rate"]
+            return float(f"{self.config['label_noise']['rate']:.6g}")  # what tells two levels apart in print as well
         assert self.data is not None, "such a run is left out"
         assert self.data.wrong is not None
         return round(self.data.wrong / self.data.images[0], 2)

@@ -653,8 +653,9 @@ def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> N
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
     write_cell(tmp_path / "runs", "bn", 0.0, seeds(0.5))
     output = tmp_path / "docs"
-    (output / "results").mkdir(parents=True)
-    for name in ("results/curves-old-0noise.svg", "results/mine.svg", "design.md"):
+    assert run_report(tmp_path / "runs", "-o", output) == 0
+    shutil.copy(output / "results" / "stability.svg", output / "results" / "curves-old-0noise.svg")
+    for name in ("results/curves-mine-0noise.svg", "results/mine.svg", "design.md"):
         (output / name).write_text("x")
     assert run_report(tmp_path / "runs", "-o", output) == 0
     assert sorted(contents(output)) == [
@@ -664,6 +665,7 @@ def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) ->
         "results.md",
         "results.tex",
         "results/curves-cifar10-0noise.svg",
+        "results/curves-mine-0noise.svg",
         "results/mine.svg",
         "results/stability.svg",
     ]

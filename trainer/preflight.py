@@ -2,12 +2,15 @@
 
 import json
 import time
+from operator import itemgetter
 
 import torch
 
 from data_loader.build import RunData
 from protocol import announcements, departures
+from trainer.test_report import BEST, LONGEST, MOST_LISTED, WORST
 from trainer.trainer import Trainer
+from utils.text import visible
 
 
 def show(trainer: Trainer) -> None:
@@ -32,11 +35,7 @@ def dataset_facts(data: RunData) -> list[str]:
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
     lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
-    width = max(len(name) for name in (*dataset.classes, "class"))
-    lines.append(f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits))
-    for label, name in enumerate(dataset.classes):
-        counts = "".join(f"{int((dataset.labels[part] == label).sum()):>8,}" for part in splits.values())
-        lines.append(f"  {name:<{width}}{counts}")
+    lines += _class_counts(data)
     for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):
         lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
     for name in ("train", "val"):
@@ -44,6 +43,21 @@ def dataset_facts(data: RunData) -> list[str]:
         wrong = int((data.given[name] != dataset.labels[part]).sum())
         lines.append(f"label noise on {name}: {wrong:,} of {len(part):,} labels are wrong ({wrong / len(part):.2%})")
     return lines
+
+
+def _class_counts(data: RunData) -> list[str]:
+    """Images of each class in each split; of many classes those with the fewest and the most training images."""
+    dataset, splits = data.dataset, data.splits.named()
+    names = [visible(name, LONGEST) for name in dataset.classes]
+    counts = [torch.bincount(dataset.labels[part], minlength=len(names)).tolist() for part in splits.values()]
+    rows = list(zip(names, *counts, strict=True))
+    width = max(len(name) for name in (*names, "class"))
+    lines = [f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits)]
+    if len(rows) > MOST_LISTED:
+        rows.sort(key=itemgetter(1))
+        lines[0] += f"  the {WORST} smallest and the {BEST} largest of {len(rows):,} classes"
+        rows = rows[:WORST] + rows[WORST:][-BEST:]
+    return lines + [f"  {name:<{width}}" + "".join(f"{count:>8,}" for count in row) for name, *row in rows]
 
 
 def _timed_step(trainer: Trainer) -> list[str]:

@@ -11,7 +11,7 @@ from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, environment
 from data_loader.build import RunData
-from logger.figures import confusion_figure
+from logger.confusion import Confusion, confusion_picture
 from logger.recorder import DiagnosticRow, displayable, write_diagnostics
 from models.compiled import compiled
 from models.loss import LOSSES
@@ -20,13 +20,15 @@ from parse_config import Config
 from trainer.changes import changes, check_function, check_order, told
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
-from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
+from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from trainer.resume import saved_config
+from utils.drawing import spared
 from utils.errors import CheckpointError, NonFiniteLossError, UserError
 from utils.seeding import rng_state, set_rng_state
+from utils.stopping import Handlers
 from utils.world import World
 
 NONE_YET = -1
@@ -130,12 +132,13 @@ class Trainer(BaseTrainer):
         assert self.board is not None
         if not self.history or not self.config.tensorboard:
             return
-        predicted, true = self.evaluator.predictions(self.data.test, "confusion")
+        predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
-        classes = self.data.dataset.classes
-        counts = confusion(predicted, true, len(classes))
-        self.board.figure("test/confusion", confusion_figure(counts, classes, f"Epoch {self.epoch}"), self.epoch)
+        # All is saved, so that a signal need wait for nothing.
+        with Handlers(self._stop), spared("picture of the confusion matrix", self.log.warning):
+            confusion = Confusion.of(predicted, true, self.data.dataset.classes)
+            self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
         self.board.hyper_parameters(self.whole_config.model_dump(), self.history[-1])
 
     def state_dict(self) -> dict[str, Any]:

@@ -34,3 +34,21 @@ def one_line(text: str, what: str) -> str:
     if found is not None:
         raise ConfigError(f"{what} must not hold the control character {found}: {text!r}")
     return text
+
+
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are the first in their wide forms
+
+
+def csv_cell(value: object) -> object:
+    """What to write into a CSV for `value`, which may be text that is not ours.
+
+    A spreadsheet runs text as a formula that starts with =, +, -, @, a tab or a line break, so it gets a quotation mark
+    in front. What reads as a number stays as it is.
+    """
+    if not isinstance(value, str) or not (value.lstrip()[:1] in FORMULA or value[:1] in tuple("\t\r\n")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
