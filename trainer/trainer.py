@@ -23,7 +23,8 @@ from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
-from utils.errors import CheckpointError, NonFiniteLossError, UserError
+from utils.errors import CheckpointError, NonFiniteLossError
+from utils.reading import told_as
 from utils.seeding import rng_state, set_rng_state
 from utils.world import World
 
@@ -60,6 +61,10 @@ class Trainer(BaseTrainer):
         self.diagnostics = Diagnostics(model, (size[0], size[1]), device, self.world) if wanted else None
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
+
+    def enter(self, folder: Path) -> None:
+        """Take `folder` for the run's own, now that there is one."""
+        self.folder, self.store = folder, CheckpointStore(folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
@@ -165,12 +170,8 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        try:
+        with told_as(CheckpointError, source, "malformed"):
             self._load(state, source)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
     def _load(self, state: dict[str, Any], source: str) -> None:
         check_progress(state, len(self.data.train), source)
