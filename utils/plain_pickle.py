@@ -22,20 +22,6 @@ def _refused(self: Any) -> NoReturn:
     malformed("an opcode that a file of plain values does not need")
 
 
-class _Counted(dict[int, Any]):
-    """The table of opcodes, which is asked once for each of them and gives out `most` in all."""
-
-    def __init__(self, table: dict[int, Any], most: int) -> None:
-        super().__init__(table)
-        self._left = self._most = most
-
-    def __getitem__(self, opcode: int) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            malformed(f"it is made of more than {self._most:,} parts")
-        return super().__getitem__(opcode)
-
-
 class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     """The standard unpickler in its Python form, for None, numbers, text, bytes, lists, tuples, dicts, and whatever a
     subclass's `find_class`, `load_build` and `persistent_load` make of the rest.
@@ -56,48 +42,69 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         dispatch[_opcode[0]] = _refused
 
     def __init__(self, data: bytes, most: int) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes")
-        self._size = len(data)
-        self.dispatch = _Counted(type(self).dispatch, most)  # type: ignore[misc]
+        self._file = io.BytesIO(data)
+        super().__init__(self._file, encoding="bytes")
+        self._size, self._most = len(data), most
+
+    def load(self) -> Any:
+        """As the standard one, but for the count, and without frames, which only say how much to read ahead."""
+        read = self.read = self._file.read
+        self.readline = self._file.readline
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        dispatch = self.dispatch
+        try:
+            for _ in range(self._most):
+                opcode = read(1)
+                if not opcode:
+                    raise EOFError("it ends in the middle")
+                dispatch[opcode[0]](self)
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
+            return stop.value
+        malformed(f"it is made of more than {self._most:,} parts")
+
+    def load_frame(self) -> None:
+        self.read(8)
 
     def find_class(self, module: str, name: str) -> Any:
         raise NotImplementedError
 
     def load_long1(self) -> None:
-        size = self.read(1)[0]  # type: ignore[attr-defined]
+        size = self.read(1)[0]
         if size > LONGEST_NUMBER:
             malformed("a number of hundreds of digits")
-        self.append(pickle.decode_long(self.read(size)))  # type: ignore[attr-defined]
+        self.append(pickle.decode_long(self.read(size)))
 
     def load_bytearray8(self) -> None:
         """The standard one allocates what the stream claims before it reads it."""
-        size = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
+        size = int.from_bytes(self.read(8), "little")
         if size > self._size:
             malformed("a string longer than the file")
-        self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(size)))
 
     def load_append(self) -> None:
-        value = self.stack.pop()  # type: ignore[attr-defined]
+        value = self.stack.pop()
         self._extend([value])
 
     def load_appends(self) -> None:
         self._extend(self.pop_mark())  # type: ignore[attr-defined]
 
     def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]
-        self._set(self.stack[-1], [(key, value)])  # type: ignore[attr-defined]
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [(key, value)])
 
     def load_setitems(self) -> None:
         items = self.pop_mark()  # type: ignore[attr-defined]
-        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))  # type: ignore[attr-defined]
+        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 
     def load_dict(self) -> None:
         items = self.pop_mark()  # type: ignore[attr-defined]
-        self.append({})  # type: ignore[attr-defined]
-        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))  # type: ignore[attr-defined]
+        self.append({})
+        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 
     def _extend(self, items: list[Any]) -> None:
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        target = self.stack[-1]
         if not isinstance(target, list):
             malformed("something appended to what is no list")
         target.extend(items)
@@ -112,6 +119,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
                 malformed(f"a key of {len(key):,} characters, {visible(str(key[:20]), 40)}...")
         target.update(pairs)
 
+    dispatch[pickle.FRAME[0]] = load_frame
     dispatch[pickle.LONG1[0]] = load_long1
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.APPEND[0]] = load_append
