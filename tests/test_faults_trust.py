@@ -216,13 +216,13 @@ def test_53_a_hostile_checkpoint_in_real_processes(tmp_path: Path) -> None:
     path = tmp_path / "received.pth"
     path.write_bytes(in_checkpoint(HOSTILE["a million keys"][0]))
     for program in (evaluate, launch):
-        one_line(program(tmp_path, "-r", path, prepare=[limit_more_memory(400 << 20)]), 4, str(path), TOO_MANY)
+        one_line(program(tmp_path, "-r", path, prepare=[limit_more_memory(1 << 30)]), 4, str(path), TOO_MANY)
 
 
 def test_53_entries_of_one_name_but_for_case(finished: Path) -> None:
     inner = pickle.dumps({}, 2)
     for name in ("archive/DATA.PKL", "archive/Data.pkl"):
-        with pytest.raises(CheckpointError, match="two entries under one name, 'archive/data.pkl', "):
+        with pytest.raises(CheckpointError, match=r"two entries under one name, 'archive/data\.pkl', "):
             unpack(in_checkpoint(inner, (name, inner)), "file")
 
 
@@ -240,7 +240,7 @@ def npz(**entries: bytes) -> bytes:
     return buffer.getvalue()
 
 
-LONG_HEADER = b"\x93NUMPY\x02\x00" + struct.pack("<I", 40_000_000) + b" " * 40_000_000
+LONG_HEADER = b"\x93NUMPY\x02\x00" + struct.pack("<I", 20_000_000) + b" " * 20_000_000
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ LONG_HEADER = b"\x93NUMPY\x02\x00" + struct.pack("<I", 40_000_000) + b" " * 40_0
         ({"images__npy": npy(IMAGES), "Images__NPY": b""}, "two entries under one name"),
         ({"images__npy": LONG_HEADER}, "images.npy has a header of 40,000,012 bytes"),
         ({"images__npy": npy(IMAGES)[:128]}, "images.npy is said to be (40, 32, 32, 3) of uint8, and has 0 bytes"),
-        ({f"x{number}": b"" for number in range(20_000)}, "its list of entries has more than 1,048,576 bytes"),
+        ({f"x{number}": b"" for number in range(30_000)}, "its list of entries has more than 1,048,576 bytes"),
     ],
     ids=["npy or not", "case", "header", "claim", "entries"],
 )
@@ -266,15 +266,15 @@ def test_53_an_npz_is_bounded_before_it_is_read(tmp_path: Path, entries: dict[st
 
 @pytest.mark.parametrize("suffix", ["npz", "pkl"])
 def test_59_memory_that_runs_out_is_told_as_that(tmp_path: Path, suffix: str) -> None:
-    images = np.zeros((40_000, 32, 32, 3), np.uint8)
-    labels = np.arange(40_000) % 10
+    images = np.zeros((20_000, 32, 32, 3), np.uint8)
+    labels = np.arange(20_000) % 10
     data = (
         npz(images__npy=npy(images), labels__npy=npy(labels))
         if suffix == "npz"
         else pickle.dumps({"images": images, "labels": labels})
     )
     (tmp_path / f"tinycoco.{suffix}").write_bytes(data)
-    ended = launch(tmp_path, *coco(tmp_path, tmp_path / "run"), prepare=[limit_more_memory(80 << 20)])
+    ended = launch(tmp_path, *coco(tmp_path, tmp_path / "run"), prepare=[limit_more_memory(40 << 20)])
     one_line(ended, 3, "there is not enough memory")
     assert not (tmp_path / "run").exists()
 
@@ -356,25 +356,14 @@ def test_71_tensors_are_read_or_told(tmp_path: Path) -> None:
         load_tiny_coco(tmp_path)
 
 
-BOMBS = {
-    "one list again and again": b"\x80\x02}"
-    + text("images")
-    + b"]q\x00("
-    + b"K\x01" * 900
-    + b"e"
-    + b"".join(b"]q" + bytes([n + 1]) + b"(" + (b"h" + bytes([n])) * 900 + b"e" for n in range(3)),
-    "one array again and again": b"\x80\x02}"
-    + text("images")
-    + python_2(IMAGES)
-    + b"q\x000]("
-    + b"h\x00" * 100_000
-    + b"e",
-}
-
-
-@pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.parametrize("kind", ["lists", "arrays"])
 def test_71_what_is_named_again_and_again_is_not_unfolded(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "tinycoco.pkl").write_bytes(BOMBS[kind] + b"s" + text("labels") + python_2(LABELS) + b"s.")
+    images: Any = [IMAGES] * 100_000
+    if kind == "lists":
+        images = [1] * 900
+        for _ in range(3):
+            images = [images] * 900
+    write_pickle(tmp_path / "tinycoco.pkl", {"images": images, "labels": LABELS})
     with pytest.raises(DataError, match="images must be an array of numbers, found list"):
         load_tiny_coco(tmp_path)
 
@@ -455,6 +444,8 @@ FIELDS = (
 )
 #: What a run may well have written there.
 HARMLESS = {
+    "classes": [[]],  # these are held against the data
+    "model": [{}, {"x": [1]}],  # and these against the network
     "environment": [{}],
     "best": [None, 1.5],
     "epochs_since_best": [],
@@ -576,9 +567,9 @@ def test_74_every_reader_has_its_own_error() -> None:
         zipfile.BadZipFile("x"),
         NotImplementedError(),
         UnicodeDecodeError("a", b"", 0, 1, "x"),
-        StopIteration(),
+        RecursionError(),
     ):
-        with pytest.raises(DataError, match="^file: malformed") as caught, told_as(DataError, "file", "malformed"):
+        with pytest.raises(DataError, match=r"^file: malformed \(") as caught, told_as(DataError, "file", "malformed"):
             raise error
         assert caught.value.__cause__ is error
     with pytest.raises(DataError, match="not enough memory"), told_as(DataError, "file", "malformed"):

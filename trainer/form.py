@@ -145,12 +145,15 @@ def _is_gradient_norms(state: dict[str, Any]) -> bool:
 
 
 def _is_history(state: dict[str, Any]) -> bool:
-    return all(
+    """A row for each epoch, in order."""
+    rows = state["history"]
+    return len(rows) == state["epoch"] and all(
         isinstance(row, dict)
         and _ALWAYS <= row.keys() <= _COLUMNS
         and type(row["epoch"]) is int
+        and row["epoch"] == epoch
         and all(map(_is_number, row.values()))
-        for row in state["history"]
+        for epoch, row in enumerate(rows, 1)
     )
 
 

@@ -72,8 +72,9 @@ def _restore(state: dict[str, Any], python: Any, numpy: Any, of_torch: torch.Gen
     of_python, of_numpy = state["python"], state["numpy"]
     python.setstate((of_python["version"], tuple(of_python["state"]), of_python["gauss"]))
     keys = of_numpy["keys"].numpy()
-    if ((keys < 0) | (keys >= 1 << 32)).any():
-        raise ValueError("numpy's generator has words of 32 bits")
+    # numpy looks neither at the words nor at the position, and would read past the end of them.
+    if ((keys < 0) | (keys >= 1 << 32)).any() or not 0 <= of_numpy["position"] <= len(keys):
+        raise ValueError("numpy's generator has 624 words of 32 bits, and a position among them")
     words = keys.astype(np.uint32)
     numpy.set_state((of_numpy["name"], words, of_numpy["position"], of_numpy["has_gauss"], of_numpy["cached"]))
     of_torch.set_state(state["torch"])
