@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -54,19 +55,27 @@ def build_data(
         return _build(config, device, world, access or Access())
 
 
+def _place(data_dir: str) -> Path:
+    """The folder or file that a dataset is in; what is neither is not opened, for a FIFO is waited for."""
+    path = user_path(data_dir)
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        raise DataError(f"{path} is neither a folder nor a regular file; name the data with data_loader.args.data_dir")
+    return path
+
+
 def _build(config: Config, device: torch.device, world: World | None, access: Access) -> RunData:
     args = config.data_loader.args
     switches = departures(config)
     load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
-    dataset = load(user_path(args.data_dir), access)
+    place = _place(args.data_dir)
+    dataset = load(place, access)
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
     if not (args.allow_duplicates or overlapping):
         # Misread, an image is a quarter of its rows, and two that differ below may be the same.
-        pixels = (
-            DATASETS[config.data_loader.type](user_path(args.data_dir), access) if FLOAT_BYTES in switches else dataset
-        )
+        rightly = DATASETS[config.data_loader.type]
+        pixels = rightly(place, access) if FLOAT_BYTES in switches else dataset
         check_nothing_is_shared(pixels, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed, TRUE_CLASS in switches)
     stats = pixel_stats(dataset.images[splits.train])

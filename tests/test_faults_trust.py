@@ -420,6 +420,16 @@ def test_72_what_is_no_checkpoint_is_not_read(tmp_path: Path, kind: str) -> None
         one_line(program(tmp_path, "-r", path, prepare=[limit_more_memory(1 << 30)]), 4, str(path), part)
 
 
+def test_72_data_that_are_no_file(finished: Path, tmp_path: Path) -> None:
+    """Which the checkpoint names."""
+    os.mkfifo(tmp_path / "fifo")
+    state, path = read(finished / NEWEST), tmp_path / "received.pth"
+    for kind in ("ImageFolder", "TinyCOCO"):
+        state["config"]["data_loader"] |= {"type": kind, "args": {"data_dir": str(tmp_path / "fifo")}}
+        path.write_bytes(pack(state))
+        one_line(evaluate(tmp_path, "-r", path), 3, f"{tmp_path / 'fifo'} is neither a folder nor a regular file")
+
+
 # --- 74: fields that no run wrote ------------------------------------------------------------------------------------
 
 

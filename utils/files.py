@@ -36,7 +36,9 @@ def read_file(path: Path, limit: int) -> bytes:
     """
     with _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
+        data = file.read(size + 1) if size <= limit else b""  # room is made for as much as is asked for
+        while size < len(data) <= limit and (more := file.read(1 << 20)):  # it grows, or is one of those without a size
+            data += more
         if size > limit or len(data) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {_in_units(limit)}", str(path))
     return data
