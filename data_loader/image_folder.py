@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
 from data_loader.pictures import SIZE, SUFFIXES, Files, check_classes, decode, walk
@@ -21,12 +22,12 @@ from utils.files import sha256_of_file, write_atomically
 _CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding in pictures.py changes
 
 
-def load_image_folder(data_dir: Path) -> ImageDataset:
+def load_image_folder(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """The images of a folder or .zip, decoded once and then read from a cache.
 
     The cache lies beside the source as `<name>.<hash of its contents>.32x32.npz`, or in the user's cache folder where
     the source's own folder is read-only. The short side is scaled to 32 and the long side cropped at the centre; images
-    of 32x32 stay as they are.
+    of 32x32 stay as they are. Without `access` the cache may be written.
 
     Raises:
         DataError: no such folder or zip, no train/<class>/ images in it, or an image that cannot be decoded.
@@ -41,13 +42,16 @@ def load_image_folder(data_dir: Path) -> ImageDataset:
             if dataset is not None:
                 return dataset
     dataset = _decode_all(source)
-    cache = _cache_paths(source, content)[0]
+    (access or Access()).write(lambda: _write_cache(_cache_paths(source, content)[0], dataset))
+    return dataset
+
+
+def _write_cache(cache: Path, dataset: ImageDataset) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cache, _cache_bytes(dataset))
     except (OSError, FileSystemError) as error:
         get_logger().warning("the images are not cached and will be decoded again next time: %s", error)
-    return dataset
 
 
 def _decode_all(source: Path) -> ImageDataset:

@@ -163,7 +163,7 @@ def changed(array: np.ndarray, index: object, value: float) -> np.ndarray:
         ([1, 2], "expected a dict with 'images' and 'labels', found list"),
         ({"images": IMAGES}, "found keys ['images']"),
         (
-            {"images": IMAGES.astype(object), "labels": LABELS},
+            {"images": IMAGES.astype(str).astype(object), "labels": LABELS},
             "images and labels must be arrays of numbers, found object",
         ),
         ({"images": IMAGES.transpose(0, 3, 1, 2), "labels": LABELS}, "must be (N, 32, 32, 3), found (20, 3, 32, 32)"),

@@ -371,7 +371,7 @@ def test_72_files_that_never_end(tmp_path: Path, name: str, kind: str) -> None:
         with open(folder / name, "wb") as file:
             file.truncate(5 << 30)
     if name == "grid.json":
-        with pytest.raises(DataError, match="not what grid.py writes"):
+        with pytest.raises(DataError, match=r"not what grid\.py writes"):
             read_results([tmp_path / "runs"])
         return
     results = read_results([tmp_path / "runs"])

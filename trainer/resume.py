@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_loader.access import Access
 from logger.log import get_logger
 from parse_config import Config, load_config, merge, parse_overrides, validate
-from trainer.checkpoint import BEST_NAME, CheckpointStore, read
+from trainer.checkpoint import BEST_NAME, CheckpointStore
+from trainer.form import config_of, read_run
 from trainer.run_folder import folder_of, newest_run
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.lock import FolderLock
+from utils.reading import is_out_of_memory
 from utils.run_files import CONFIG_NAME
 
 AUTO = "auto"
@@ -21,7 +24,8 @@ AUTO = "auto"
 class Start:
     """Where a run starts: afresh (no state), or from a checkpoint's state.
 
-    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written.
+    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written;
+    `data_named` that the user, and not what lies with the checkpoint, says where the data are.
     """
 
     config: Config
@@ -29,6 +33,11 @@ class Start:
     state: dict[str, Any] | None = None
     source: str = ""
     in_place: bool = False
+    data_named: bool = False
+
+    def access(self) -> Access:
+        """What may be done where the data are."""
+        return Access() if self.state is None else Access.of_checkpoint(self.data_named, self.in_place)
 
 
 def find_start(
@@ -59,9 +68,10 @@ def find_start(
     own = (folder / CONFIG_NAME).is_file() and (run_dir is None or run_dir.resolve() == folder)
     if own and lock is not None:
         lock.acquire(folder)
-    state = read(checkpoint, allow_inexact)
+    state = read_run(checkpoint, allow_inexact)
     config = _config(config_path, folder, state, str(checkpoint), overrides)
-    return Start(config, folder if own else run_dir, state, str(checkpoint), in_place=own)
+    named = names_data(overrides) or _same_place(config_path, overrides, config)
+    return Start(config, folder if own else run_dir, state, str(checkpoint), own, named)
 
 
 def _auto(
@@ -86,12 +96,15 @@ def _auto(
     candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
         try:
-            state = read(candidate, allow_inexact)
+            state = read_run(candidate, allow_inexact)
         except CheckpointError as error:
+            if is_out_of_memory(error.__cause__):  # the file is not to blame
+                raise
             get_logger().warning("%s; trying an older one", error)
             continue
         config = _config(config_path, folder, state, str(candidate), overrides)
-        return Start(config, folder, state, str(candidate), in_place=True)
+        named = names_data(overrides) or _same_place(config_path, overrides, config)
+        return Start(config, folder, state, str(candidate), True, named)
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
@@ -101,12 +114,30 @@ def _auto(
 def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
     latter."""
-    where = f"the config in {source}"
+    config = config_of(state, source)
+    if not overrides:
+        return config
+    return validate(merge(state["config"], parse_overrides(overrides)), f"the config in {source}")
+
+
+def names_data(overrides: Sequence[str]) -> bool:
+    """Whether the user says with an override where the data are."""
+    block: Any = parse_overrides(overrides)
+    for key in ("data_loader", "args", "data_dir"):
+        if not isinstance(block, dict) or key not in block:
+            return False
+        block = block[key]
+    return True
+
+
+def _same_place(config_path: str | None, overrides: Sequence[str], config: Config) -> bool:
+    """Whether the config that the user names has its data where `config` has them."""
+    if config_path is None:
+        return False
     try:
-        config = validate(state["config"], where)
-    except (ConfigError, RecursionError, TypeError) as error:
-        raise CheckpointError(f"{source}: malformed: {error}") from error
-    return config if not overrides else validate(merge(state["config"], parse_overrides(overrides)), where)
+        return load_config(config_path, overrides).data_loader.args.data_dir == config.data_loader.args.data_dir
+    except ConfigError:  # it is not the one that counts
+        return False
 
 
 def _config(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import stat
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,10 @@ def _age(folder: Path) -> tuple[str, int]:
 
 def folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint file lies in."""
-    if not checkpoint.is_file():
-        kind = "a folder; give a .pth file, or -r auto --run-dir" if checkpoint.is_dir() else "not there"
-        raise CheckpointError(f"the checkpoint {checkpoint} is {kind}")
-    return checkpoint.resolve().parent
+    try:
+        if stat.S_ISREG(checkpoint.stat().st_mode):
+            return checkpoint.resolve().parent
+        kind = "a folder; give a .pth file, or -r auto --run-dir" if checkpoint.is_dir() else "no regular file"
+    except OSError as error:
+        kind = "not there" if isinstance(error, FileNotFoundError) else f"out of reach ({error.strerror})"
+    raise CheckpointError(f"the checkpoint {checkpoint} is {kind}")

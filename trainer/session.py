@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from data_loader.access import Access
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
 from trainer.best import best_epoch, make_best
@@ -13,18 +14,25 @@ from trainer.run_folder import write_run_files
 from trainer.trainer import Trainer
 
 
-def begin(trainer: Trainer, start: Start) -> None:
-    """Put `trainer` where `start` says, and write what a run folder holds from the start.
-
-    A checkpoint that does not fit changes nothing in the folder: it is loaded before anything is written.
+def accept(trainer: Trainer, start: Start, access: Access) -> None:
+    """Put `trainer` where `start` says. Nothing has been written until then, and now what `access` allows may be.
 
     Raises:
         CheckpointError: the state does not fit.
-        FileSystemError: the folder cannot be written.
     """
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
     config = trainer.whole_config
+    if trainer.world.first:
+        access.accept()
+
+
+def begin(trainer: Trainer, start: Start) -> None:
+    """Write what a run folder holds from the start.
+
+    Raises:
+        FileSystemError: the folder cannot be written.
+    """
     if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)

@@ -21,12 +21,13 @@ from trainer.changes import changes, check_function, check_order, told
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
+from trainer.form import config_of
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
-from trainer.resume import saved_config
 from utils.drawing import spared
-from utils.errors import CheckpointError, NonFiniteLossError, UserError
+from utils.errors import CheckpointError, NonFiniteLossError
+from utils.reading import told_as
 from utils.seeding import rng_state, set_rng_state
 from utils.stopping import Handlers
 from utils.world import World
@@ -64,6 +65,10 @@ class Trainer(BaseTrainer):
         self.diagnostics = Diagnostics(model, (size[0], size[1]), device, self.world) if wanted else None
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
+
+    def enter(self, folder: Path) -> None:
+        """Take `folder` for the run's own, now that there is one."""
+        self.folder, self.store = folder, CheckpointStore(folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
@@ -170,15 +175,11 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        try:
+        with told_as(CheckpointError, source, "malformed"):
             self._load(state, source)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
     def _load(self, state: dict[str, Any], source: str) -> None:
-        saved_as = saved_config(state, source)
+        saved_as = config_of(state, source)
         since = changes(saved_as, self.whole_config)
         check_order(state, since, self.whole_config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,15 +36,31 @@ def read_file(path: Path, limit: int) -> bytes:
         OSError: it cannot be read, it is no regular file (a FIFO, a device, a folder: none is waited for), or it is
             larger than `limit` bytes. `strerror` says which.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        data = file.read(limit + 1) if status.st_size <= limit else b""
-        if status.st_size > limit or len(data) > limit:
+    with _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1) if size <= limit else b""  # room is made for as much as is asked for
+        while size < len(data) <= limit and (more := file.read(1 << 20)):  # it grows, or is one of those without a size
+            data += more
+        if size > limit or len(data) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {_in_units(limit)}", str(path))
     return data
+
+
+def read_end(path: Path, count: int) -> tuple[bytes, int]:
+    """The last `count` bytes of a regular file and its size. Raises OSError as `read_file` does."""
+    with _open_regular(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - count))
+        return file.read(count), size
+
+
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        yield file
 
 
 def _in_units(size: int) -> str:
