@@ -4,16 +4,19 @@ What has finished is skipped, what was interrupted goes on, and what is missing 
 folder, and the command that made it is an ordinary train.py.
 """
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
+from utils.output import say, to_terminal
 from utils.text import one_line
 
 if TYPE_CHECKING:
@@ -49,10 +52,10 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
         refused = {cell: why for cell in grid.cells if (why := misfit(cell))}
-        print(table(grid, states | dict.fromkeys(refused, FAILED), refused))
+        say(*table(grid, states | dict.fromkeys(refused, FAILED), refused))
         for cell in grid.cells:
             if states[cell] == WAITING and cell not in refused:
-                print(shlex.join(command(cell, devices[0])))
+                say(shlex.join(command(cell, devices[0])))
         if refused:
             raise ConfigError(f"{len(refused)} of {len(grid.cells)} runs would be refused; the table says why")
         return
@@ -72,22 +75,22 @@ def _shower() -> "Show":
     if not sys.stdout.isatty():
         seen: set[str] = set()
 
-        def append(text: str, last: bool) -> None:
+        def append(lines: Sequence[str], last: bool) -> None:
             nonlocal seen
-            now = {_without_progress(line): line for line in text.splitlines()}
+            now = {_without_progress(line): line for line in lines}
             new = [line for key, line in now.items() if last or key not in seen]
             seen = set(now)
-            if new:
-                print("\n".join(new), flush=True)
+            say(*new)
 
         return append
     height = 0
 
-    def redraw(text: str, last: bool) -> None:
+    def redraw(lines: Sequence[str], last: bool) -> None:
         nonlocal height
-        up = f"\x1b[{height}F\x1b[J" if height else ""
-        print(up + text, flush=True)
-        height = screen_lines(text, shutil.get_terminal_size().columns)
+        if height:
+            to_terminal(sys.stdout).write(f"\x1b[{height}F\x1b[J")
+        say(*lines)
+        height = screen_lines(lines, shutil.get_terminal_size().columns)
 
     return redraw
 
@@ -96,9 +99,9 @@ def _without_progress(line: str) -> str:
     return re.sub(r", (epoch \d+ of \d+|about \d+ min left)$", "", line)
 
 
-def screen_lines(text: str, columns: int) -> int:
-    """How many lines of a terminal `text` takes, those that it breaks counted as often as it breaks them."""
-    return sum(max(1, -(-len(line) // columns)) for line in text.splitlines())
+def screen_lines(lines: Sequence[str], columns: int) -> int:
+    """How many lines of a terminal `lines` take, those that it breaks counted as often as it breaks them."""
+    return sum(max(1, -(-len(line) // columns)) for line in lines)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -57,6 +57,12 @@ SCHEDULER_ARGS: dict[str, tuple[str, ...]] = {
 }
 _SPLITS = ("train", "val", "test")
 
+# What torch computes with: whole numbers of 64 bits, and floats of 32.
+LARGEST = 3.4e38
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+PositiveFloat = Annotated[float, Field(gt=0.0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0.0, le=LARGEST)]
+
 LARGEST_CONFIG = 1 << 18  # bytes of a config and all the files that it inherits from
 MOST_FILES = 100  # that a config inherits from, each counted as often as it is named
 LARGEST_OVERRIDES = 1 << 16  # characters of all overrides
@@ -74,7 +80,6 @@ def _without_control_characters(text: str) -> str:
 
 #: What may end in a script, a command line or a log: no character of it ends a line or is one that a terminal acts on.
 PathText = Annotated[str, AfterValidator(_without_control_characters)]
-Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -163,16 +168,14 @@ class LabelNoise(_Block):
 
 
 class OptimizerArgs(_Block):
-    lr: Annotated[float, Field(gt=0.0)] = Field(0.1, description="Learning rate at the start.")
+    lr: PositiveFloat = Field(0.1, description="Learning rate at the start.")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(None, description="SGD: momentum.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        0.0, description="Weight decay; thresholds of srelu take none."
-    )
+    weight_decay: NotNegative = Field(0.0, description="Weight decay; thresholds of srelu take none.")
     nesterov: bool | None = Field(None, description="SGD: Nesterov's form of the momentum.")
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] | None = Field(
         None, description="Adam, AdamW: decay of the two running averages."
     )
-    eps: Annotated[float, Field(gt=0.0)] | None = Field(None, description="Adam, AdamW: term added to the denominator.")
+    eps: PositiveFloat | None = Field(None, description="Adam, AdamW: term added to the denominator.")
 
 
 class Optimizer(_Block):
@@ -184,12 +187,12 @@ class SchedulerArgs(_Block):
     milestones: list[Positive] | None = Field(
         None, description="MultiStepLR: epochs after which the rate is multiplied."
     )
-    gamma: Annotated[float, Field(gt=0.0)] | None = Field(None, description="MultiStepLR, StepLR: the factor.")
+    gamma: PositiveFloat | None = Field(None, description="MultiStepLR, StepLR: the factor.")
     step_size: Positive | None = Field(None, description="StepLR: epochs between two multiplications.")
     T_max: Positive | None = Field(
         None, description="CosineAnnealingLR: epochs to the lowest rate; null is all epochs."
     )
-    eta_min: Annotated[float, Field(ge=0.0)] | None = Field(None, description="CosineAnnealingLR: the lowest rate.")
+    eta_min: NotNegative | None = Field(None, description="CosineAnnealingLR: the lowest rate.")
 
 
 class Scheduler(_Block):
@@ -203,7 +206,7 @@ class TrainerConfig(_Block):
     epochs: Positive = Field(100, description="Epochs to train in all, those before a resume included.")
     save_dir: PathText = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
     save_period: Positive = Field(1, description="Epochs between two checkpoints; the last epoch is always saved.")
-    save_every_minutes: Annotated[float, Field(gt=0.0)] | None = Field(
+    save_every_minutes: PositiveFloat | None = Field(
         None, description="Save within an epoch as well, when so many minutes have gone by since the last time."
     )
     monitor: str = Field(
@@ -213,7 +216,7 @@ class TrainerConfig(_Block):
     early_stop: Positive | None = Field(
         None, description="Stop after so many epochs without a better `monitor`; null never."
     )
-    clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = Field(
+    clip_grad_norm: PositiveFloat | None = Field(
         None, description="Scale a step's gradients down to this norm, over all parameters; null leaves them."
     )
     device: PathText | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")

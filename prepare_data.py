@@ -1,11 +1,14 @@
 """Build a dataset file from images: python prepare_data.py folder|coco|exdark|demo ... -o OUT.pkl"""
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from utils.cli import OneLineParser, leave, run_program
+from utils.limits import memory_for_data
+from utils.output import say
 
 if TYPE_CHECKING:
     from preparation.plan import Plan
@@ -131,6 +134,7 @@ def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
     return plan_demo()
 
 
+@memory_for_data()
 def prepare(args: argparse.Namespace) -> None:
     from preparation.build import build
     from preparation.output import check_suffix
@@ -150,7 +154,7 @@ def prepare(args: argparse.Namespace) -> None:
         force=args.force,
     )
     with plan(args) as found:
-        print(build(found, request))
+        say(*build(found, request))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,13 +4,15 @@ RUNS is a folder with run folders in it, or a .zip of the records of some. Write
 that needs nothing else), results.csv, results.tex and, in results/, the figures.
 """
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import contextlib
 import sys
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
-from utils.text import visible
+from utils.limits import memory_for_data
+from utils.output import say
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -25,6 +27,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@memory_for_data()
 def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
@@ -41,18 +44,18 @@ def report(args: argparse.Namespace) -> None:
         results = read_results(folders)
         if args.records:
             count = write_records(dict(zip(names, folders, strict=True)), user_path(args.records))
-            print(f"wrote {args.records}: the records of {count} runs")
+            say(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
         _warn(warning)
     written = write_report(results, output, _warn)
-    print(f"runs: {len(results.finished)} finished, {results.lacking} missing or unfinished")
+    say(f"runs: {len(results.finished)} finished, {results.lacking} missing or unfinished")
     for path in written:
         if path.parent == output:
-            print(f"wrote {path}")
+            say(f"wrote {path}")
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {visible(text)}")
+    say(f"warning: {text}")
 
 
 def main(argv: list[str] | None = None) -> int:

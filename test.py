@@ -1,5 +1,6 @@
 """Evaluate a checkpoint on its test split: python test.py -r saved/<name>/<run>/model_best.pth [-d DEVICE]"""
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import json
 import sys
@@ -33,6 +34,7 @@ def test(args: argparse.Namespace) -> None:
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory
+    from utils.output import say
 
     path = user_path(args.resume)
     folder_of(path)  # which says so where there is no such file
@@ -55,9 +57,9 @@ def test(args: argparse.Namespace) -> None:
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")
     report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true, departures(config))
-    print(report.table())
+    say(*report.table())
     for written in save_report(report, path):
-        print(f"wrote {written}")
+        say(f"wrote {written}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
 
+import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
 from pathlib import Path

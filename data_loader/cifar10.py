@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from utils.errors import DataError, UserError
 from utils.files import write_atomically
-from utils.reading import is_out_of_memory, reason_of
+from utils.limits import out_of_memory
+from utils.progress import Bar
+from utils.reading import reason_of
 
 _LARGEST = 256 << 20  # bytes of the archive, which has 171 million
 _SECONDS = 60.0  # without an answer
@@ -35,7 +36,7 @@ def load_cifar10(data_dir: Path, access: Access | None = None) -> ImageDataset:
     except UserError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             raise DataError(f"CIFAR10 in {data_dir}: there is not enough memory for it") from error
         why = f"could not be downloaded ({reason_of(error)})" if fetch else "nothing is downloaded for a checkpoint"
         folder = "with data_loader.args.data_dir=DIR, where it is then also downloaded to"
@@ -94,7 +95,7 @@ def _download(url: str, md5: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "convnorm-experiments"})
     with (
         urllib.request.build_opener(_HttpsOnly).open(request, timeout=_SECONDS) as response,
-        tqdm(desc="downloading CIFAR10", total=response.length, unit="B", unit_scale=True, disable=None) as bar,
+        Bar(desc="downloading CIFAR10", total=response.length, unit="B", unit_scale=True) as bar,
     ):
         while piece := response.read(1 << 20):
             data += piece

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_loader.access import Access
 from data_loader.dataset import ImageDataset
@@ -17,7 +16,8 @@ from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
 from data_loader.pictures import SIZE, SUFFIXES, Files, check_classes, decode, walk
 from logger.log import get_logger
 from utils.errors import DataError, FileSystemError
-from utils.files import sha256_of_file, write_atomically
+from utils.files import cache_home, sha256_of_file, write_atomically
+from utils.progress import Bar
 
 _CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding in pictures.py changes
 
@@ -67,7 +67,7 @@ def _decode_all(source: Path) -> ImageDataset:
             raise DataError(f"{source}: {problem}; expected train/<class>/* and optionally test/<class>/*")
         found.sort(key=lambda item: item[0] == "test")  # training images first; sorted() above fixed the rest
         pixels = np.empty((len(found), 3, SIZE, SIZE), dtype=np.uint8)
-        for row, (_, _, name) in enumerate(tqdm(found, desc=f"decoding {source.name}", unit="image", disable=None)):
+        for row, (_, _, name) in enumerate(Bar(found, desc=f"decoding {source.name}", unit="image")):
             pixels[row] = decode(files.read(name), f"{source}: {name}")
     splits = np.array([split for split, _, _ in found])
     return ImageDataset(
@@ -109,10 +109,11 @@ def _cache_paths(source: Path, content: str) -> list[Path]:
     """Where a cache may lie, the place to write it first."""
     name = f"{source.name}.{content[:16]}.{SIZE}x{SIZE}.v{_CACHE_VERSION}.npz"
     beside = source.resolve().parent
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnorm-experiments"
+    user = cache_home()
+    homes = [] if user is None else [user / "convnorm-experiments"]
     # The mode as well as access(): root may write anywhere, but a folder marked read-only is meant to stay as it is.
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    places = (beside, home) if writable else (home, beside)
+    places = [beside, *homes] if writable else [*homes, beside]
     return [place / name for place in places]
 
 

@@ -61,7 +61,7 @@ def misfit(cell: Cell) -> str | None:
     return None
 
 
-def table(grid: Grid, states: Mapping[Cell, str], notes: Mapping[Cell, str]) -> str:
+def table(grid: Grid, states: Mapping[Cell, str], notes: Mapping[Cell, str]) -> list[str]:
     """A line for each dataset and noise, a column for each arm: seeds finished of all; then what runs or failed."""
     arms = list(dict.fromkeys(cell.arm for cell in grid.cells))
     rows: dict[tuple[str, int], dict[str, list[Cell]]] = {}
@@ -82,7 +82,7 @@ def table(grid: Grid, states: Mapping[Cell, str], notes: Mapping[Cell, str]) -> 
         for cell in grid.cells:
             if states[cell] == state and (state != WAITING or cell in notes):
                 lines.append(f"{state}: {cell.name}, {notes.get(cell) or _epochs(standing(cell))}")
-    return "\n".join(lines)
+    return lines
 
 
 def _share(cells: list[Cell], states: Mapping[Cell, str]) -> str:

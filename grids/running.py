@@ -17,12 +17,13 @@ from utils.files import write_atomically
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
 from utils.stopping import Handlers, exit_code
+from utils.text import visible
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE = 1 << 16  # bytes of a log's end that are looked at
 REFRESH = 10.0  # seconds between two tables on a terminal
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-Show = Callable[[str, bool], None]  # is given a table, and whether it is the last
+Show = Callable[[list[str], bool], None]  # is given a table, and whether it is the last
 
 
 class CellsFailed(UserError):
@@ -192,7 +193,7 @@ def last_line(log: Path, since: int = 0) -> str:
             lines = file.read(LONGEST_LINE).decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1] if lines else f"see {log}"
+    return visible(lines[-1]) if lines else f"see {log}"
 
 
 def _signal_name(number: int) -> str:

@@ -5,11 +5,20 @@ import logging
 import sys
 from pathlib import Path
 
+from utils.text import shown
+
 NAME = "convnorm"
 
 
 def get_logger() -> logging.Logger:
     return logging.getLogger(NAME)
+
+
+class _OneLine(logging.Formatter):
+    """What a message quotes, such as the name of a class, changes neither the log's lines nor the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), 2000)
 
 
 class _LogFile(logging.FileHandler):
@@ -34,10 +43,11 @@ def set_up_logging(folder: Path | None = None, quiet: bool = False) -> None:
     logger.setLevel(logging.CRITICAL if quiet else logging.INFO)
     logger.propagate = False
     out = logging.StreamHandler(sys.stdout)
+    out.setFormatter(_OneLine())
     out.addFilter(lambda record: record.levelno < logging.WARNING)
     problems = logging.StreamHandler(sys.stderr)
     problems.setLevel(logging.WARNING)
-    problems.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    problems.setFormatter(_OneLine("%(levelname)s: %(message)s"))
     logger.addHandler(out)
     logger.addHandler(problems)
     if folder is not None:
@@ -46,5 +56,5 @@ def set_up_logging(folder: Path | None = None, quiet: bool = False) -> None:
         except OSError as error:
             logger.warning("cannot write %s (%s); the log is on the terminal only", folder / "train.log", error)
             return
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_loader.npz import LARGEST
 from data_loader.pictures import SIZE, UnreadableFileError
@@ -22,14 +21,16 @@ from utils.errors import ConfigError, DataError, FileSystemError, Stopped
 from utils.files import temporary_of, write_atomically
 from utils.lock import NAME as LOCK_NAME
 from utils.lock import FolderLock
+from utils.progress import Bar
 from utils.stopping import Handlers, exit_code
+from utils.text import CELL, visible
 
 _CHUNK = 1024  # images
 _DECODED = "decoded"  # the store in the folder for what is unfinished
 
 
-def build(plan: Plan, request: Request) -> str:
-    """Write `request.out` and its manifest, and return what there is to say about it.
+def build(plan: Plan, request: Request) -> list[str]:
+    """Write `request.out` and its manifest, and return what there is to say about it, line by line.
 
     What is decoded is kept in `.<name>.partial` beside it, from where the same command goes on if this one is killed;
     the folder is removed at the end.
@@ -59,7 +60,7 @@ def build(plan: Plan, request: Request) -> str:
                 if reason:
                     raise FileSystemError(f"{out} exists, and {reason}; give another -o, or --force to replace it")
                 (work / _DECODED).unlink(missing_ok=True)
-                return f"nothing to do: {out} is what this command makes"
+                return [f"nothing to do: {out} is what this command makes"]
             with Store(work / _DECODED) as store:
                 selection = _Decoding(plan, request, store).run(len(expected.chosen))
                 check_counts(plan, selection, request, lambda position: store.get(key_of(plan, position)))
@@ -83,14 +84,14 @@ class _Decoding:
 
     def __init__(self, plan: Plan, request: Request, store: Store) -> None:
         self._plan, self._request, self._store = plan, request, store
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._stopped_by: int | None = None
 
     def run(self, count: int) -> Selection:
         """The selection; about `count` images are decoded for it. Its pixels are in the store."""
         request = self._request
         before = len(self._store)
-        with Handlers(self._stop), tqdm(total=count, desc="decoding", unit="image", disable=None) as self._bar:
+        with Handlers(self._stop), Bar(total=count, desc="decoding", unit="image") as self._bar:
             selection = select(self._plan, request.per_class, request.seed, self.outcome, request.keep_duplicates)
             if before and not self._bar.disable:
                 self._bar.write(f"{before:,} images were decoded before")
@@ -128,7 +129,7 @@ class _Decoding:
         self._stopped_by = number
 
 
-def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Path) -> str:
+def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Path) -> list[str]:
     """Write manifest and dataset file, in this order: where there is a file, its manifest is there too."""
     outcomes = {position: _known(store.get(key_of(plan, position))) for position in selection.positions()}
     rows = [outcomes[position].row for position in selection.chosen]
@@ -146,10 +147,11 @@ def _write(plan: Plan, request: Request, selection: Selection, store: Store, wor
     return _report(plan, request, selection, manifest["output"])
 
 
-def _report(plan: Plan, request: Request, selection: Selection, written: Mapping[str, Any]) -> str:
+def _report(plan: Plan, request: Request, selection: Selection, written: Mapping[str, Any]) -> list[str]:
     found = counts(plan, selection)
-    width = max(len(name) for name in plan.classes)
-    lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(plan.classes)]
+    names = [visible(name, CELL) for name in plan.classes]
+    width = max(len(name) for name in names)
+    lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(names)]
     lines.insert(0, f"label  {'class':<{width}}    images")
     if plan.ignored:
         some = "picture that lies" if len(plan.ignored) == 1 else "pictures that lie"
@@ -160,7 +162,7 @@ def _report(plan: Plan, request: Request, selection: Selection, written: Mapping
         lines.append(f"{len(selection.broken):,} left out that cannot be read; the manifest lists them")
     lines.append(f"wrote {request.out}: {sum(found):,} images, {written['bytes']:,} bytes, SHA-256 {written['sha256']}")
     lines.append(f"wrote {manifest_path(request.out)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _known(outcome: Outcome | None) -> Outcome:

@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data_loader.pictures import SIZE, Files, decode
 from preparation.json_stream import elements
 from preparation.plan import Candidate, Plan
 from preparation.sources import VERSIONS, describe, open_files
 from utils.errors import DataError
+from utils.progress import Bar
 
 #: TinyCOCO's classes in the order of their labels (data_loader.tiny_coco.FORMAT.classes), and what COCO calls them.
 CATEGORIES = {
@@ -146,7 +146,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     seen: set[int] = set()
     found = elements(path, ("annotations",))
-    for key, index, value in tqdm(found, desc=f"reading {path.name}", unit="box", disable=None, leave=False):
+    for key, index, value in Bar(found, desc=f"reading {path.name}", unit="box", leave=False):
         entry = _Entry(path, key, index, value)
         category, number, image = entry.whole("category_id"), entry.whole("id"), entry.whole("image_id")
         if image not in pictures:

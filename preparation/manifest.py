@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, counts
 from preparation.store import FORMAT
 from utils.errors import DataError
 from utils.files import sha256_of_file
+from utils.progress import Bar
 
 
 def manifest_path(out: Path) -> Path:
@@ -69,7 +68,7 @@ def difference(plan: Plan, request: Request) -> str | None:
         sums = {
             _key(entry): entry.get("sha256") for part in ("broken", "duplicates", "images") for entry in manifest[part]
         }
-        for candidate in tqdm(plan.candidates, desc="checking", unit="image", disable=None, leave=False):
+        for candidate in Bar(plan.candidates, desc="checking", unit="image", leave=False):
             if candidate.key() in sums and _sum(plan, candidate) != sums[candidate.key()]:
                 return f"{candidate.name} is not the image it was made from"
     return None

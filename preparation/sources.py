@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from data_loader.pictures import SIZE, SUFFIXES, Files, crop_to_size, decode
 from preparation.plan import Candidate, Plan
 from utils.errors import DataError
 from utils.files import sha256_of_file
+from utils.progress import Bar
 
 #: How an image that is not square becomes one. `crop` is what ImageFolder does.
 Square = Literal["crop", "pad"]
@@ -50,7 +50,7 @@ def describe(source: Path) -> dict[str, Any]:
     if source.is_dir():
         return {"name": source.resolve().name, "kind": "folder"}
     size, name = source.stat().st_size, source.name
-    with tqdm(total=size, desc=f"checksum of {name}", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with Bar(total=size, desc=f"checksum of {name}", unit="B", unit_scale=True, leave=False) as bar:
         return {"name": name, "kind": "file", "sha256": sha256_of_file(source, bar.update)}
 
 

@@ -349,7 +349,7 @@ def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Pa
     states = dict.fromkeys(grid.cells, WAITING)
     states[grid.cells[0]] = FINISHED
     states[grid.cells[1]], states[grid.cells[2]] = "running", "failed"
-    lines = table(grid, states, {grid.cells[2]: "exit code 4: why"}).splitlines()
+    lines = table(grid, states, {grid.cells[2]: "exit code 4: why"})
     assert lines[0].split() == ["dataset", "noise", "bn", "bncn"]
     assert lines[1].split() == ["coco", "0%", "1/2", "0/2"]
     assert lines[2].split() == ["coco", "20%", "0/2", "1!", "0/2"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader, Batch
 from trainer.meter import Meter
+from utils.progress import Bar
 from utils.world import World
 
 AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -89,4 +89,4 @@ def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
 
 def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:
     """A progress bar on a terminal; elsewhere (disable=None) nothing, the log lines suffice."""
-    yield from tqdm(batches, desc=name, total=total, initial=done, leave=False, disable=None)
+    yield from Bar(batches, desc=name, total=total, initial=done, leave=False)

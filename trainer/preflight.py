@@ -8,26 +8,27 @@ import torch
 
 from data_loader.build import RunData
 from protocol import announcements, departures
-from trainer.test_report import BEST, LONGEST, MOST_LISTED, WORST
+from trainer.test_report import BEST, MOST_LISTED, WORST
 from trainer.trainer import Trainer
-from utils.text import visible
+from utils.output import say
+from utils.text import CELL, visible
 
 
 def show(trainer: Trainer) -> None:
     """Print the report, once for all processes."""
     lines = report(trainer)
     if trainer.world.first:
-        print(lines)
+        say(*lines)
 
 
-def report(trainer: Trainer) -> str:
+def report(trainer: Trainer) -> list[str]:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
-    lines = [json.dumps(config.model_dump(), indent=2), "", *dataset_facts(data), ""]
+    lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
     lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
-    return "\n".join(lines)
+    return lines
 
 
 def dataset_facts(data: RunData) -> list[str]:
@@ -48,7 +49,7 @@ def dataset_facts(data: RunData) -> list[str]:
 def _class_counts(data: RunData) -> list[str]:
     """Images of each class in each split; of many classes those with the fewest and the most training images."""
     dataset, splits = data.dataset, data.splits.named()
-    names = [visible(name, LONGEST) for name in dataset.classes]
+    names = [visible(name, CELL) for name in dataset.classes]
     counts = [torch.bincount(dataset.labels[part], minlength=len(names)).tolist() for part in splits.values()]
     rows = list(zip(names, *counts, strict=True))
     width = max(len(name) for name in (*names, "class"))

@@ -13,8 +13,8 @@ from trainer.form import config_of, read_run
 from trainer.run_folder import folder_of, newest_run
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
+from utils.limits import out_of_memory
 from utils.lock import FolderLock
-from utils.reading import is_out_of_memory
 from utils.run_files import CONFIG_NAME
 
 AUTO = "auto"
@@ -98,7 +98,7 @@ def _auto(
         try:
             state = read_run(candidate, allow_inexact)
         except CheckpointError as error:
-            if is_out_of_memory(error.__cause__):  # the file is not to blame
+            if error.__cause__ is not None and out_of_memory(error.__cause__):  # the file is not to blame
                 raise
             get_logger().warning("%s; trying an older one", error)
             continue

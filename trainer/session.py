@@ -22,7 +22,6 @@ def accept(trainer: Trainer, start: Start, access: Access) -> None:
     """
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
-    config = trainer.whole_config
     if trainer.world.first:
         access.accept()
 
@@ -33,6 +32,7 @@ def begin(trainer: Trainer, start: Start) -> None:
     Raises:
         FileSystemError: the folder cannot be written.
     """
+    config = trainer.whole_config
     if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)

@@ -15,12 +15,11 @@ from logger.log import get_logger
 from protocol import announcements
 from utils.drawing import spared
 from utils.files import write_atomically
-from utils.text import visible
+from utils.text import CELL, visible
 
 MOST_LISTED = 40  # classes; of more the table has the worst and the best
 WORST, BEST, MISTAKES = 20, 10, 20
 MOST_IN_MATRIX = 1000  # classes; of more the JSON has the pairs that occur
-LONGEST = 40  # characters of a class's name in the table
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class TestReport:
         rows = ",\n    ".join(json.dumps(line) for line in lines)
         return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'
 
-    def table(self) -> str:
-        names = [visible(name, LONGEST) for name in self.classes]
+    def table(self) -> list[str]:
+        names = [visible(name, CELL) for name in self.classes]
         width = max(len(name) for name in (*names, "top5_accuracy"))
         lines = [f"{self.checkpoint}, after epoch {self.epoch}, {len(self.true):,} test images"]
         lines += [f"  {line}" for line in announcements(self.as_published)]
@@ -75,12 +74,12 @@ class TestReport:
         lines += [f"  {name:<{width}}  {share:.2%}" for name, share in self.figures.items() if name != "loss"]
         shares = list(self.per_class().values())
         if len(names) > MOST_LISTED:
-            return "\n".join([*lines, "", *self._extremes(names, shares, width)])
+            return [*lines, "", *self._extremes(names, shares, width)]
         lines += ["", f"  {'class':<{width}}  accuracy   predicted as"]
         for name, share, row in zip(names, shares, self.confusion.matrix().tolist(), strict=True):
             counts = " ".join(f"{count:>5}" for count in row)
             lines.append(f"  {name:<{width}}  {'none' if share is None else format(share, '.2%'):>8}  {counts}")
-        return "\n".join(lines)
+        return lines
 
     def _extremes(self, names: list[str], shares: list[float | None], width: int) -> list[str]:
         """The worst and the best classes and the most frequent mistakes, a line each."""

@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from utils.errors import EXIT_INTERRUPTED, ConfigError, FileSystemError, Stopped, UserError
+from utils.limits import in_our_terms
+from utils.output import complain, set_up
 from utils.stopping import STOP_SIGNALS, Handlers, exit_code
 from utils.text import visible
 
@@ -25,29 +28,25 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
-    """Run `main` and return the process's exit code; faults become one line, with a traceback under --debug."""
-    debug = "--debug" in arguments
+    """Run `main` and return the process's exit code; faults become one line, with a traceback under --debug.
+
+    Whoever reads what is printed may go away: the exit code is that of the work.
+    """
+    set_up()
     # Nothing a program writes is for others on the machine to change, whatever the umask.
     os.umask(os.umask(0o077) | 0o002)
+    Stopped.forget()
     try:
-        with Handlers(_stop):
+        with _no_word_of_lost_requests(), Handlers(_stop):
             main()
-            sys.stdout.flush()
+            Stopped.check()
         return 0
-    except UserError as error:
-        return _fail(f"error: {error}", error.exit_code, debug)
-    except Stopped as stop:
-        return _fail(str(stop), stop.exit_code, debug=False)
-    except KeyboardInterrupt:  # before or after the handlers had their turn
-        return _fail("interrupted; nothing was left to save", EXIT_INTERRUPTED, debug)
-    except BrokenPipeError:  # the reader of stdout has gone, as in `--check | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f"error: {error}", FileSystemError.exit_code, debug)
-    except Exception as error:
-        text = f"error: {type(error).__name__}: {error}"
-        return _fail(text[:500] + (" ..." if len(text) > 500 else "") + " (--debug shows where)", 1, debug)
+    except (Exception, Stopped, KeyboardInterrupt) as error:
+        message, code = _outcome(error)
+        if "--debug" in arguments and not isinstance(error, Stopped):
+            complain(*traceback.format_exc().splitlines())
+        complain(visible(message))
+        return code
 
 
 def leave(code: int) -> NoReturn:
@@ -57,12 +56,40 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _outcome(error: BaseException) -> tuple[str, int]:
+    """What to say of an error that ended a program, and the exit code of its kind."""
+    if isinstance(error, Stopped):
+        return str(error), error.exit_code
+    try:
+        Stopped.check()  # else `error` may be what a library made of the request
+        found = error if isinstance(error, UserError) else in_our_terms(error)
+    except Stopped as stop:
+        return str(stop), stop.exit_code
+    if isinstance(error, KeyboardInterrupt):  # before or after the handlers had their turn
+        return "interrupted; nothing was left to save", EXIT_INTERRUPTED
+    if found is not None:
+        return f"error: {found}", found.exit_code
+    if isinstance(error, OSError):
+        return f"error: {error}", FileSystemError.exit_code
+    text = f"error: {type(error).__name__}: {error}"
+    return text[:500] + (" ..." if len(text) > 500 else "") + " (--debug shows where)", 1
+
+
 def _stop(number: int) -> NoReturn:
-    raise Stopped(exit_code(number), f"stopped by {signal.Signals(number).name}; nothing was left to save")
+    Stopped.ask(exit_code(number), f"stopped by {signal.Signals(number).name}; nothing was left to save")
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    sys.stderr.write(visible(message) + "\n")
-    return code
+@contextmanager
+def _no_word_of_lost_requests() -> Iterator[None]:
+    """The interpreter prints a traceback of an exception that it cannot pass on; this one will be raised again."""
+    before = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

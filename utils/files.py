@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.errors import ConfigError, FileSystemError
+from utils.errors import ConfigError, FileSystemError, Stopped
 from utils.text import control_character
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
@@ -27,6 +27,14 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{text!r} is no path: {error}") from error
+
+
+def cache_home() -> Path | None:
+    """The folder for the user's caches; None where there is none, as for a container's user that has no name."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -83,6 +91,7 @@ def write_atomically(path: Path, *pieces: Piece) -> None:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
             The temporary file is removed, and what was at `path` stays.
     """
+    Stopped.check()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask

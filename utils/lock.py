@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from utils.errors import FileSystemError
+from utils.errors import FileSystemError, Stopped
 
 try:
     import fcntl
@@ -35,6 +35,7 @@ class FolderLock:
         Raises:
             FileSystemError: another process holds it, or the folder cannot be written to.
         """
+        Stopped.check()
         folder = folder.resolve()
         if folder == self.folder:
             return

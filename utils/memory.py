@@ -1,7 +1,9 @@
-"""What the C library does with memory that is freed."""
+"""How much memory there is, and what the C library does with what is freed."""
 
 import ctypes
+import os
 import platform
+import sys
 
 # Names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -19,3 +21,11 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
     return all(libc.mallopt(name, value) == 1 for name, value in settings)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, however much of it is in use; where it does not say, no end of it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize

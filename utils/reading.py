@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
+from utils.limits import out_of_memory
 from utils.text import visible
 
 
@@ -20,17 +21,10 @@ def told_as(kind: type[UserError], source: str, what: str, advice: str = "") -> 
     except UserError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        Stopped.check()  # else it may be what a library made of the request
+        if out_of_memory(error):
             raise kind(f"{source}: there is not enough memory for it; free some, or use a larger machine") from error
         raise kind(f"{source}: {what} ({reason_of(error)}){advice}") from error
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, which Python, numpy and torch each say in words of their own."""
-    if isinstance(error, OSError):
-        return error.errno == 12  # ENOMEM
-    text = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def reason_of(error: Exception) -> str:

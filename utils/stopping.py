@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from utils.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from utils.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped
 
 #: Ctrl-C; what `kill`, Slurm and torchrun send; what Slurm's --signal=USR1 sends ahead of the limit; a closed terminal.
 STOP_SIGNALS = tuple(
@@ -23,7 +23,7 @@ class Handlers:
     """Calls `handle` with the number of each signal in `signals` that comes while in this context.
 
     A signal that the process was started to ignore (SIGHUP under nohup) stays ignored. Off the main thread, where
-    Python has no say over signals, nothing happens.
+    Python has no say over signals, nothing happens. A request that came before and was lost is raised on entering.
     """
 
     def __init__(self, handle: Callable[[int], None], signals: tuple[int, ...] = STOP_SIGNALS) -> None:
@@ -31,6 +31,7 @@ class Handlers:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Handlers":
+        Stopped.check()
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
                 if signal.getsignal(number) != signal.SIG_IGN:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from utils.errors import ConfigError, ProcessError, UserError
+from utils.errors import ConfigError, ProcessError, Stopped, UserError
 
 T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=30)  # the first process may be decoding or downloading a dataset
@@ -75,6 +75,7 @@ class World:
 
     def on_first(self, function: Callable[[], T]) -> T:
         """What `function` returns in the first process, where alone it is called; what it raises ends them all."""
+        Stopped.check()
         if self.size == 1:
             return function()
         value, failed = None, None

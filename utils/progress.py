@@ -1,0 +1,27 @@
+"""Progress bars: on a terminal only, elsewhere the log lines suffice."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.errors import Stopped
+from utils.output import to_terminal
+from utils.text import visible
+
+
+class Bar(tqdm):
+    """tqdm's bar on stderr. Its name may come from a file; a request to stop that was lost is raised in each turn."""
+
+    def __init__(self, *args: Any, desc: str, **options: Any) -> None:
+        super().__init__(*args, desc=visible(desc, 60), file=to_terminal(sys.stderr), disable=None, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            Stopped.check()
+            yield item
+
+    def update(self, n: float | None = 1) -> bool | None:
+        Stopped.check()
+        return super().update(n)
