@@ -64,7 +64,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         show(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
         return
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
-    trainer = Trainer(config, model, optimizer, schedule, data, device, folder, world)
+    trainer = Trainer(config, model, optimizer, schedule, data, device, lock.folder or folder, world)
     begin(trainer, start)
     trainer.train()
     log_outcome(trainer)

@@ -5,6 +5,7 @@ import sys
 
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
+from trainer.identity import set_tables_aside
 from trainer.resume import Start
 from trainer.run_folder import write_run_files
 from trainer.trainer import Trainer
@@ -24,6 +25,8 @@ def begin(trainer: Trainer, start: Start) -> None:
     if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
+            if start.chosen and start.in_place:
+                set_tables_aside(trainer.folder, trainer.epoch)
         write_run_files(trainer.folder, trainer.whole_config, trainer.data)
         set_up_logging(trainer.folder)
     log = get_logger()

@@ -12,7 +12,9 @@ from torch import Tensor
 from logger.figures import confusion_figure
 from protocol import announcements
 from trainer.evaluation import confusion
-from utils.files import write_atomically
+from utils import strict_json
+from utils.errors import FileSystemError
+from utils.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,29 @@ class TestReport:
 
 
 def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
-    """Write <checkpoint>-test.json and <checkpoint>-confusion.png beside the checkpoint; returns their paths."""
-    json_path = checkpoint.with_name(f"{checkpoint.stem}-test.json")
-    write_atomically(json_path, (json.dumps(report.as_json(), indent=2) + "\n").encode())
+    """Write <checkpoint>-test.json and <checkpoint>-confusion.png beside the checkpoint; returns their paths.
+
+    Raises:
+        FileSystemError: they cannot be written, or files of these names are there which no report wrote.
+    """
+    json_name, png_name = f"{checkpoint.stem}-test.json", f"{checkpoint.stem}-confusion.png"
     picture = io.BytesIO()
     title = f"{checkpoint.parent.name}: {report.figures['accuracy']:.2%} of {len(report.true):,} test images"
     confusion_figure(report.confusion, report.classes, title).savefig(picture, format="png", dpi=120)
-    png_path = checkpoint.with_name(f"{checkpoint.stem}-confusion.png")
-    write_atomically(png_path, picture.getvalue())
-    return [json_path, png_path]
+    folder = Folder(checkpoint.parent)
+    _refuse_to_replace_others(folder, json_name, png_name)
+    folder.write(json_name, (json.dumps(report.as_json(), indent=2) + "\n").encode())
+    folder.write(png_name, picture.getvalue())
+    return [checkpoint.with_name(json_name), checkpoint.with_name(png_name)]
+
+
+def _refuse_to_replace_others(folder: Folder, json_name: str, png_name: str) -> None:
+    """A picture says nothing of where it is from: it goes with its table."""
+    there = [name for name in (json_name, png_name) if folder.size(name)]
+    data = folder.read(json_name, 1 << 28) or b""
+    try:
+        found = strict_json.loads(data.decode())
+    except ValueError:
+        found = None
+    if there and not (isinstance(found, dict) and found.keys() >= {"checkpoint", "confusion_matrix"}):
+        raise FileSystemError(f"{folder.path / there[0]} is not of test.py; move it away, or copy the checkpoint")

@@ -20,10 +20,12 @@ from parse_config import Config
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
+from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from utils.errors import CheckpointError, NonFiniteLossError, UserError
+from utils.folder import Folder
 from utils.seeding import rng_state, set_rng_state
 from utils.world import World
 
@@ -41,10 +43,11 @@ class Trainer(BaseTrainer):
         schedule: Schedule,
         data: RunData,
         device: torch.device,
-        folder: Path,
+        folder: Path | Folder,
         world: World | None = None,
     ) -> None:
-        super().__init__(config.trainer, CheckpointStore(folder), folder, world or World())
+        place = Folder.of(folder)
+        super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.whole_config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
@@ -87,6 +90,9 @@ class Trainer(BaseTrainer):
     def write_tables(self) -> None:
         super().write_tables()
         write_diagnostics(self.folder, self.diagnostic_rows)
+
+    def note_save(self) -> None:
+        note_save(self.folder)
 
     def _train(self, epoch: int) -> None:
         loader = self.data.train
