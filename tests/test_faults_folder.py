@@ -215,12 +215,11 @@ def test_41_other_files_under_a_run_s_names_are_set_aside(copy: Path, capsys: py
 
 
 def test_41_a_test_s_figures_replace_no_others(copy: Path, tmp_path: Path) -> None:
-    for name in ("model_best-test.json", "model_best-confusion.png"):
-        (copy / name).write_bytes(MINE)
-        ended = evaluate(tmp_path, "-r", copy / "model_best.pth")
-        one_line(ended, 5, f"{copy / name} is not of test.py")
-        assert (copy / name).read_bytes() == MINE
-        (copy / name).unlink()
+    name = "model_best-test.json"
+    (copy / name).write_bytes(MINE)
+    one_line(evaluate(tmp_path, "-r", copy / "model_best.pth"), 5, f"{copy / name} is not of test.py")
+    assert (copy / name).read_bytes() == MINE
+    (copy / name).unlink()
     for _ in range(2):
         assert evaluate(tmp_path, "-r", copy / "model_best.pth").code == 0
 
@@ -262,6 +261,16 @@ def test_42_only_the_best_checkpoint_is_left(copy: Path, capsys: pytest.CaptureF
     refused(4, capsys, run("-r", "auto", "--run-dir", copy), "only model_best.pth is left, after epoch 2")
     assert (copy / "metrics.csv").read_bytes() == before
     assert run("-r", copy / "model_best.pth", "trainer.epochs=2") == 0
+    assert (copy / "metrics.csv.abandoned").read_bytes() == before
+
+
+def test_42_an_old_checkpoint_beside_a_long_table(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    table = copy / "metrics.csv"
+    last = table.read_text().splitlines()[-1].partition(",")[2]
+    table.write_text(table.read_text() + "".join(f"{epoch},{last}\n" for epoch in range(4, 9)))
+    before = table.read_bytes()
+    assert run("-r", "auto", "--run-dir", copy) == 0
+    assert "going back to epoch 3; the table of later epochs is now" in capsys.readouterr().err
     assert (copy / "metrics.csv.abandoned").read_bytes() == before
 
 
@@ -357,7 +366,9 @@ def _in_tokyo() -> None:
 # --- 45: another folder in its place -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["empty", "a run", "a link", "none"])
+@pytest.mark.parametrize(
+    "place", ["empty", "a link", *(pytest.param(place, marks=pytest.mark.slow) for place in ("a run", "none"))]
+)
 def test_45_another_folder_in_its_place(finished: Path, coco_dir: Path, tmp_path: Path, place: str) -> None:
     folder, moved = tmp_path / "run", tmp_path / "moved"
     options = ("trainer.epochs=500", "lr_scheduler.args.milestones=[400]")
@@ -554,7 +565,7 @@ def test_75_no_thread_can_be_started(finished: Path, coco_dir: Path, tmp_path: P
 
 WINDOWS = """
 import sys, runpy
-import train, report
+import train
 folder, arguments = sys.argv[1], sys.argv[2:]
 assert train.main([*arguments, "trainer.epochs=1"]) == 0
 assert train.main(["-r", "auto", "--run-dir", folder, "trainer.epochs=3"]) == 0
@@ -563,7 +574,22 @@ try:
     runpy.run_path("test.py", run_name="__main__")
 except SystemExit as end:
     assert end.code == 0
-assert report.main([folder, "-o", folder + "-report"]) == 0
+"""
+OPEN = """
+import sys
+from pathlib import Path
+from utils.lock import FolderLock
+from utils.folder import Folder
+with FolderLock() as lock:
+    folder = lock.acquire(Path(sys.argv[1]))
+    for action in (folder.append, folder.update, folder.write, lambda name: folder.read(name, 9)):
+        try:
+            action("link")
+        except ValueError as error:
+            assert "is a link" in str(error)
+        else:
+            raise AssertionError(action)
+    folder.append("file").write(b"x")
 """
 
 
@@ -583,14 +609,27 @@ def test_69_without_what_windows_lacks(windows: dict[str, str], finished: Path, 
     assert ended.returncode == 0, ended.stderr
     assert [row["val_loss"] for row in rows(folder)] == [row["val_loss"] for row in rows(finished)]
     assert (folder / "model_best-test.json").exists()
-    assert (tmp_path / "run-report" / "results.md").exists()
-    target = tmp_path / "mine"
+
+
+def test_69_no_link_is_followed_without_descriptors(windows: dict[str, str], tmp_path: Path) -> None:
+    target, folder = tmp_path / "mine", tmp_path / "folder"
     target.write_bytes(MINE)
-    (folder / "train.log").unlink()
-    (folder / "train.log").symlink_to(target)
-    argv = [sys.executable, "train.py", "-r", "auto", "--run-dir", folder]
+    folder.mkdir()
+    (folder / "link").symlink_to(target)
+    argv = [sys.executable, "-c", OPEN, folder]
     ended = subprocess.run(argv, cwd=ROOT, env=windows, capture_output=True, text=True)
-    assert (ended.returncode, target.read_bytes()) == (5, MINE)
+    assert ended.returncode == 0, ended.stderr
+    assert "this system has no flock" in ended.stderr
+    assert contents(folder) == {".lock": b"", "file": b"x", "link": MINE}
+    assert target.read_bytes() == MINE
+
+
+@pytest.mark.slow
+def test_69_a_report_without_what_windows_lacks(windows: dict[str, str], finished: Path, tmp_path: Path) -> None:
+    argv = [sys.executable, "report.py", finished, "-o", tmp_path / "report"]
+    ended = subprocess.run(argv, cwd=ROOT, env=windows, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "report" / "results.md").exists()
 
 
 @pytest.mark.slow

@@ -276,7 +276,7 @@ class CheckpointStore:
     """The checkpoints of one run folder: the newest few by epoch, and the best."""
 
     def __init__(self, folder: Path | Folder, keep: int = 2) -> None:
-        self.folder, self._keep = Folder.of(folder), keep
+        self.folder, self.keep = Folder.of(folder), keep
 
     def save(self, state: dict[str, Any], *, newest: bool, best: bool) -> Path:
         """Write `state` as the newest checkpoint, as the best, or as both, and drop those no longer kept.
@@ -321,7 +321,7 @@ class CheckpointStore:
         for path in self.newest_first():
             if path == newest or (found := position(path)) is None or at is None or found > at:
                 continue  # ones further on belong to a run that was resumed from before them
-            if kept < self._keep and found[1] == 0:
+            if kept < self.keep and found[1] == 0:
                 kept += 1
             else:
                 self.folder.remove(path.name)

@@ -13,6 +13,7 @@ from base.base_data_loader import BaseDataLoader, Batch
 from trainer.meter import Meter
 from utils.world import World
 
+tqdm.monitor_interval = 0  # it would start a thread, and warn where there is none to be had
 AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 

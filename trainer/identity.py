@@ -124,12 +124,13 @@ def rows_of_metrics(folder: Folder) -> int:
     return max(0, len((folder.read(METRICS_NAME, _LARGEST) or b"").splitlines()) - 1)
 
 
-def set_tables_aside(folder: Folder, epoch: int) -> None:
-    """Rename the tables if they have more epochs than the one that is gone back to."""
-    if rows_of_metrics(folder) > epoch:
+def set_tables_aside(folder: Folder, epoch: int, tolerance: int) -> None:
+    """Rename the tables if they have more epochs than `epoch`: results that going on would write over. So many
+    epochs as `tolerance` are none: they are had again."""
+    if rows_of_metrics(folder) > epoch + tolerance:
         for name in tables(folder):
             aside = folder.set_aside(name, "abandoned")
-            get_logger().warning("going back to an earlier checkpoint; the table of later epochs is now %s", aside)
+            get_logger().warning("going back to epoch %d; the table of later epochs is now %s", epoch, aside)
 
 
 def is_own_name(name: str) -> bool:

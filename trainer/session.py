@@ -25,8 +25,9 @@ def begin(trainer: Trainer, start: Start) -> None:
     if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
-            if start.chosen and start.in_place:
-                set_tables_aside(trainer.folder, trainer.epoch)
+            # A killed run has rows beyond its checkpoints, and makes them again as they were.
+            tolerance = 0 if start.chosen else trainer.store.keep * trainer.config.save_period
+            set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         write_run_files(trainer.folder, trainer.whole_config, trainer.data)
         set_up_logging(trainer.folder)
     log = get_logger()

@@ -17,18 +17,17 @@ NAME = ".owner"
 BEAT = 15.0  # seconds between two signs of life
 PATIENCE = 120.0  # a process of another machine that has given none for so long is taken for dead
 _LONGEST = 4096  # bytes
-_KEYS = {"pid": int, "host": str, "machine": str, "born": str, "folder": int, "key": str, "time": float}
+_KEYS = {"pid": int, "host": str, "machine": str, "born": str, "folder": str, "key": str, "time": float}
 
 
 class Owner:
     """This process as the one that writes `folder`, which is held."""
 
     def __init__(self, folder: Folder) -> None:
-        assert folder.identity is not None
         self._folder = folder
         self._record = {
             **{"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "born": _born(os.getpid())},
-            **{"folder": folder.identity[1], "key": secrets.token_hex(8)},
+            **{"folder": folder.path.name, "key": secrets.token_hex(8)},
         }
         self._file: BinaryIO | None = None
         self._beaten = 0.0
@@ -51,11 +50,11 @@ class Owner:
         self._end.set()
         self._folder.before_write = lambda: None
         if self._file is not None:
+            self._file.close()
+            self._file = None
             with contextlib.suppress(OSError, FileSystemError, FolderGoneError):
                 if (read(self._folder) or {}).get("key") == self._record["key"]:
                     self._folder.remove(NAME)
-            self._file.close()
-            self._file = None
 
     def _check(self) -> None:
         found = read(self._folder)
@@ -77,10 +76,12 @@ class Owner:
         """Always as many bytes, in one write: who reads at this moment finds the old time or the new one."""
         self._beaten = time.monotonic()
         text = json.dumps({**self._record, "time": round(time.time(), 1)}).ljust(_LONGEST // 4) + "\n"
-        with contextlib.suppress(OSError, ValueError):  # a full disk, or it has been given back
-            assert self._file is not None
-            self._file.seek(0)
-            self._file.write(text.encode())
+        file = self._file
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError):  # a full disk, or it has just been given back
+                file.seek(0)
+                file.write(text.encode())
+                os.fsync(file.fileno())  # or another machine may not see it for as long
 
 
 def live_owner(folder: Folder) -> str | None:
@@ -92,7 +93,7 @@ def live_owner(folder: Folder) -> str | None:
         FileSystemError: there is a file of that name which no program of ours wrote.
     """
     found = read(folder)
-    if found is None or folder.identity is None or found["folder"] != folder.identity[1]:  # a copy of the folder
+    if found is None or found["folder"] != folder.path.name:  # it is a copy of that folder
         return None
     if found["machine"] == _machine() and os.name != "nt":  # where os.kill would end the process
         alive = _born(found["pid"]) == found["born"] and _is_there(found["pid"])
