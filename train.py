@@ -72,7 +72,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         show(trainer)
         return
     accept(trainer, start, access)
-    trainer.enter(world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock)))
+    folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
+    trainer.enter(lock.folder or folder)
     begin(trainer, start)
     trainer.train()
     log_outcome(trainer)

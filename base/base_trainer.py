@@ -4,7 +4,6 @@ import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -13,6 +12,7 @@ from logger.log import get_logger
 from logger.recorder import TensorBoard, write_csv, write_divergence
 from parse_config import TrainerConfig
 from utils.errors import FileSystemError, NonFiniteLossError, Stopped
+from utils.folder import Folder
 from utils.stopping import Handlers, exit_code
 from utils.world import World
 
@@ -40,7 +40,7 @@ class BaseTrainer(ABC):
     several processes train together, the first of them writes the files.
     """
 
-    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Path, world: World) -> None:
+    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Folder, world: World) -> None:
         self.config, self.store, self.folder, self.world = config, store, folder, world
         self.log = get_logger()
         self.epoch = 0
@@ -81,6 +81,9 @@ class BaseTrainer(ABC):
     def write_tables(self) -> None:
         """Write what people read of all epochs so far, whole. Raises FileSystemError."""
         write_csv(self.folder, self.history)
+
+    def note_save(self) -> None:
+        """What is to be written once a checkpoint is."""
 
     def finish(self) -> None:
         """What a run does once, after its last epoch."""
@@ -143,6 +146,7 @@ class BaseTrainer(ABC):
         state = self.state_dict()
         if self.world.first:
             self.store.save(state, newest=newest, best=best)
+            self.note_save()
         if newest:
             self._saved = (self.global_step, time.monotonic())
 

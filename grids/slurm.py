@@ -25,7 +25,8 @@ from grids.running import ROOT, GridRun, Show, command, start
 from parse_config import did_you_mean
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
-from utils.files import read_file, write_atomically
+from utils.files import read_file
+from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS
 from utils.text import one_line
 
@@ -68,7 +69,7 @@ class TrainJob:
         threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
         self._process = start(self._argv, self._log, int(threads), self._folder, _leave_submitits_signal)
         code = self._process.wait()
-        _exit_path(self._log).write_text(str(code))
+        Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
         while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
             signal.pause()
         return code
@@ -131,10 +132,12 @@ class SlurmRun(GridRun):
             self._submit(new)
 
     def _submit(self, cells: list[Cell]) -> None:
+        with self.folder.below("logs") as logs:
+            logs.below("slurm").release()  # submitit writes there, whatever it may be
         jobs = []
         for cell in cells:
             log = log_path(self.grid, cell).resolve()
-            _exit_path(log).unlink(missing_ok=True)
+            Folder(log.parent).remove(_exit_path(log).name)
             jobs.append(TrainJob(command(cell, self._device), log, Path.cwd()))
         with _no_stop():  # a job that is not noted would be submitted again
             try:
@@ -143,7 +146,7 @@ class SlurmRun(GridRun):
             except RuntimeError as error:  # sbatch said no
                 raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from error
             self._ids |= {cell.name: job.job_id for cell, job in zip(cells, submitted, strict=True)}
-            write_atomically(self.grid.folder / JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
+            self.folder.write(JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
 
     def step(self) -> bool:
         queued = _queue(self._name)

@@ -1,8 +1,8 @@
 """From a plan to a dataset file: decode what is drawn, keep it on disk as it comes, write the file at the end."""
 
+import contextlib
 import hashlib
 import json
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +14,13 @@ import numpy as np
 from data_loader.npz import LARGEST
 from data_loader.pictures import SIZE, UnreadableFileError
 from preparation import output
-from preparation.manifest import difference, dump, make_manifest, manifest_path
+from preparation.manifest import difference, dump, is_other_file, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
 from preparation.store import FORMAT, Store
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
 from utils.files import temporary_of, write_atomically
-from utils.lock import NAME as LOCK_NAME
+from utils.folder import Folder
+from utils.lock import NAMES as LOCK_NAMES
 from utils.lock import FolderLock
 from utils.progress import Bar
 from utils.stopping import Handlers, exit_code
@@ -59,13 +60,15 @@ def build(plan: Plan, request: Request) -> list[str]:
                 reason = difference(plan, request)
                 if reason:
                     raise FileSystemError(f"{out} exists, and {reason}; give another -o, or --force to replace it")
-                (work / _DECODED).unlink(missing_ok=True)
+                work.remove(_DECODED)
                 return [f"nothing to do: {out} is what this command makes"]
-            with Store(work / _DECODED) as store:
+            if not request.force and is_other_file(manifest_path(out)):
+                raise FileSystemError(f"{manifest_path(out)} is no manifest of this program; move it away, or --force")
+            with Store(work, _DECODED) as store:
                 selection = _Decoding(plan, request, store).run(len(expected.chosen))
                 check_counts(plan, selection, request, lambda position: store.get(key_of(plan, position)))
                 report = _write(plan, request, selection, store, work)
-            (work / _DECODED).unlink()
+            work.remove(_DECODED)
             return report
     except Stopped as stop:
         reason = str(stop).split(";")[0]
@@ -129,7 +132,7 @@ class _Decoding:
         self._stopped_by = number
 
 
-def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Path) -> list[str]:
+def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Folder) -> list[str]:
     """Write manifest and dataset file, in this order: where there is a file, its manifest is there too."""
     outcomes = {position: _known(store.get(key_of(plan, position))) for position in selection.positions()}
     rows = [outcomes[position].row for position in selection.chosen]
@@ -171,24 +174,28 @@ def _known(outcome: Outcome | None) -> Outcome:
 
 
 @contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
+def _workplace(out: Path) -> Iterator[Folder]:
     """The folder beside `out` for what is unfinished, locked; it goes at the end unless there is something to keep."""
-    work = out.with_name(f".{out.name}.partial")
+    path = out.with_name(f".{out.name}.partial")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Folder(out.parent).below(path.name).release()
     except OSError as error:
         raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from error
     with FolderLock("folder", "another -o") as lock:
-        lock.acquire(work)
-        for left in out.parent.iterdir():  # by a run that was killed while it wrote
-            if temporary_of(left) in (out.name, manifest_path(out).name):
-                left.unlink()
+        work = lock.acquire(path)
+        work.refuse_links((_DECODED, *output.SCRATCH).__contains__)
+        beside = Folder(out.parent)
+        for left in beside.names():  # by a run that was killed while it wrote
+            if temporary_of(Path(left)) in (out.name, manifest_path(out).name):
+                beside.remove(left)
         try:
             yield work
         finally:
-            for scratch in work.iterdir():
-                if scratch.name not in (_DECODED, LOCK_NAME):
-                    scratch.unlink()
-            decoded = work / _DECODED
-            if not decoded.exists() or not decoded.stat().st_size:
-                shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for scratch in output.SCRATCH:
+                    work.remove(scratch)
+                if not work.size(_DECODED):
+                    for name in (_DECODED, *LOCK_NAMES):
+                        work.remove(name)
+                    path.rmdir()  # unless there is more in it, which is not ours

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from data_loader.pictures import SIZE
 from preparation.plan import Outcome
 from utils.errors import FileSystemError
+from utils.folder import Folder
 
 FORMAT = 1  # of manifests and stores: raise it when the same arguments come to mean other pixels
 _SHAPE = (3, SIZE, SIZE)
@@ -32,10 +32,10 @@ class Store:
     A context manager, which closes the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.path = folder.path / name
         self._outcomes: dict[bytes, Outcome] = {}
-        self._file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115
+        self._file = folder.update(name)
         while len(data := self._file.read(_RECORD.itemsize)) == _RECORD.itemsize:
             record = np.frombuffer(data, _RECORD)[0]
             if zlib.crc32(data[:-4]) != record["crc"]:
@@ -72,7 +72,7 @@ class Store:
 
     def pixels(self, rows: list[int]) -> np.ndarray:
         """uint8 (n, 3, 32, 32) of these rows; faults have none."""
-        records = np.memmap(self.path, _RECORD, "r")
+        records = np.memmap(self._file, _RECORD, "r")
         return records["pixels"][rows]
 
     def _remember(self, record: Any) -> Outcome:

@@ -38,6 +38,7 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
         *(
+            "run.json",
             "config.json",
             "metrics.csv",
             "noise.npz",

@@ -1,32 +1,31 @@
 """model_best.pth after a change of what is best."""
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import BEST_NAME, checkpoint_name, read
 from utils.errors import CheckpointError
-from utils.files import write_atomically
+from utils.folder import Folder
 
 
-def make_best(folder: Path, epoch: int, monitor: str, source: Path) -> str | None:
+def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | None:
     """Make model_best.pth the checkpoint after `epoch`, the best by `monitor`, from the run's own or from `source`,
     which it is resumed from. One that holds another epoch is set aside. Returns what is to be told, if anything is.
 
     Raises:
         FileSystemError: it cannot be written.
     """
-    best = folder / BEST_NAME
+    best = folder.path / BEST_NAME
     if _whole_epoch(best) == epoch:
         return None
-    found = _first_of([folder / checkpoint_name(epoch, 0), source], epoch)
+    found = _first_of([folder.path / checkpoint_name(epoch, 0), source], epoch)
     data = None if found is None else found.read_bytes()
-    aside = _set_aside(best)
+    aside = folder.set_aside(BEST_NAME, "abandoned") if BEST_NAME in folder.names() else None
     earlier = f"; the one that was best before is now {aside}" if aside else ""
     if data is None:
         return f"epoch {epoch} is best by {monitor}, and no checkpoint holds it{earlier}"
-    write_atomically(best, data)
+    folder.write(BEST_NAME, data)
     return f"epoch {epoch} is best by {monitor}: {best} is a copy of {found}{earlier}"
 
 
@@ -46,13 +45,3 @@ def _whole_epoch(path: Path) -> int | None:
     except CheckpointError:
         return None
     return None if state["batch"] else state["epoch"]
-
-
-def _set_aside(path: Path) -> Path | None:
-    if not path.exists():
-        return None
-    for number in itertools.count():
-        aside = path.with_name(f"{path.name}.abandoned" + (f"-{number}" if number else ""))
-        if not aside.exists() and not aside.is_symlink():
-            return path.rename(aside)
-    return None

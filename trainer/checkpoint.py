@@ -13,7 +13,6 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from utils.beside import beside
 from utils.errors import CheckpointError
-from utils.files import read_end, read_file, write_atomically
+from utils.files import read_end, read_file
+from utils.folder import Folder
 from utils.reading import told_as
 from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, OddTensor, fits_its_storage, read_tensors
 from utils.text import visible
@@ -77,6 +78,14 @@ def position(path: Path) -> tuple[int, int] | None:
         return None
     epoch, batch = int(match[1]), int(match[2] or 0)
     return (epoch - 1, batch) if batch else (epoch, 0)
+
+
+def is_signed(folder: Folder, name: str) -> bool:
+    """Whether a file ends as a checkpoint of this program does, by its last bytes alone."""
+    try:
+        return folder.tail(name, _COMMENT_LENGTH).startswith(_LABEL)
+    except OSError:
+        return False
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -268,8 +277,8 @@ def _some(keys: list[str]) -> str:
 class CheckpointStore:
     """The checkpoints of one run folder: the newest few by epoch, and the best."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self._keep = folder, keep
+    def __init__(self, folder: Path | Folder, keep: int = 2) -> None:
+        self.folder, self.keep = Folder.of(folder), keep
 
     def save(self, state: dict[str, Any], *, newest: bool, best: bool) -> Path:
         """Write `state` as the newest checkpoint, as the best, or as both, and drop those no longer kept.
@@ -278,20 +287,20 @@ class CheckpointStore:
             FileSystemError: it could not be written; earlier checkpoints are as they were.
         """
         data = _serialise(state)
-        path = self.folder / BEST_NAME
-        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as writing, and goes on beside it
-            comment = beside.submit(_comment, data).result
+        name = BEST_NAME
+        with beside(_comment, data) as comment:  # hashing takes as long as writing, and goes on beside it
             if best:
-                write_atomically(path, data[:-2], comment)
+                self.folder.write(name, data[:-2], comment)
             if newest:
-                path = self.folder / checkpoint_name(state["epoch"], state["batch"])
-                write_atomically(path, data[:-2], comment)
-                self._prune(path)
-        return path
+                name = checkpoint_name(state["epoch"], state["batch"])
+                self.folder.write(name, data[:-2], comment)
+                self._prune(self.folder.path / name)
+        return self.folder.path / name
 
     def newest_first(self) -> list[Path]:
         """The run's checkpoints, the one furthest into the run first; model_best.pth is not among them."""
-        found = [(at, path) for path in self.folder.glob("checkpoint-epoch*.pth") if (at := position(path))]
+        paths = [self.folder.path / name for name in self.folder.names()]
+        found = [(at, path) for path in paths if (at := position(path))]
         return [path for _, path in sorted(found, reverse=True)]
 
     def set_aside_later_than(self, state: dict[str, Any]) -> None:
@@ -299,12 +308,12 @@ class CheckpointStore:
         run's own later."""
         here = (state["epoch"], state["batch"])
         later = [path for path in self.newest_first() if (position(path) or here) > here]
-        best = self.folder / BEST_NAME
+        best = self.folder.path / BEST_NAME
         with contextlib.suppress(CheckpointError):  # not there, or damaged: the next best will replace it
             if read(best)["epoch"] > state["epoch"]:
                 later.append(best)
         for path in later:
-            aside = path.replace(path.with_name(path.name + ".abandoned"))
+            aside = self.folder.set_aside(path.name, "abandoned")
             get_logger().warning("going back to an earlier checkpoint; a later one is now %s", aside)
 
     def _prune(self, newest: Path) -> None:
@@ -314,7 +323,7 @@ class CheckpointStore:
         for path in self.newest_first():
             if path == newest or (found := position(path)) is None or at is None or found > at:
                 continue  # ones further on belong to a run that was resumed from before them
-            if kept < self._keep and found[1] == 0:
+            if kept < self.keep and found[1] == 0:
                 kept += 1
             else:
-                path.unlink(missing_ok=True)
+                self.folder.remove(path.name)

@@ -9,6 +9,7 @@ from data_loader.access import Access
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
 from trainer.best import best_epoch, make_best
+from trainer.identity import set_tables_aside
 from trainer.resume import Start
 from trainer.run_folder import write_run_files
 from trainer.trainer import Trainer
@@ -37,6 +38,9 @@ def begin(trainer: Trainer, start: Start) -> None:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
             _make_best(trainer, start)
+            # A killed run has rows beyond its checkpoints, and makes them again as they were.
+            tolerance = 0 if start.chosen else trainer.store.keep * trainer.config.save_period
+            set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         write_run_files(trainer.folder, config, trainer.data)
         set_up_logging(trainer.folder)
     log = get_logger()

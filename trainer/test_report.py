@@ -13,13 +13,16 @@ from torch import Tensor
 from logger.confusion import Confusion, confusion_picture
 from logger.log import get_logger
 from protocol import announcements
+from utils import strict_json
 from utils.drawing import spared
-from utils.files import write_atomically
+from utils.errors import FileSystemError
+from utils.folder import Folder
 from utils.text import CELL, visible
 
 MOST_LISTED = 40  # classes; of more the table has the worst and the best
 WORST, BEST, MISTAKES = 20, 10, 20
 MOST_IN_MATRIX = 1000  # classes; of more the JSON has the pairs that occur
+_COUNTS = ("confusion_matrix", "confusion_pairs")  # in the JSON, one or the other
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class TestReport:
             "worst_confusions": [mistake._asdict() for mistake in self.confusion.worst(MISTAKES)],
         }
         if len(self.classes) <= MOST_IN_MATRIX:
-            name, lines = "confusion_matrix", self.confusion.matrix().tolist()
+            name, lines = _COUNTS[0], self.confusion.matrix().tolist()
         else:
-            name = "confusion_pairs"  # true class, predicted class, images
+            name = _COUNTS[1]  # true class, predicted class, images
             lines = torch.stack([self.confusion.true, self.confusion.predicted, self.confusion.counts], 1).tolist()
         rows = ",\n    ".join(json.dumps(line) for line in lines)
         return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'
@@ -95,14 +98,30 @@ class TestReport:
 def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
     """Write <checkpoint>-test.json and, if it can be drawn, <checkpoint>-confusion.png beside the checkpoint.
 
-    Returns their paths. Raises FileSystemError if the figures cannot be written.
+    Returns their paths.
+
+    Raises:
+        FileSystemError: the figures cannot be written, or files of these names are there which no report wrote.
     """
-    json_path = checkpoint.with_name(f"{checkpoint.stem}-test.json")
-    write_atomically(json_path, report.as_json().encode())
-    written = [json_path]
+    json_name, png_name = f"{checkpoint.stem}-test.json", f"{checkpoint.stem}-confusion.png"
+    folder = Folder(checkpoint.parent)
+    _refuse_to_replace_others(folder, json_name, png_name)
+    folder.write(json_name, report.as_json().encode())
+    written = [checkpoint.with_name(json_name)]
     title = f"{checkpoint.parent.name}: {report.figures['accuracy']:.2%} of {len(report.true):,} test images"
     with spared("picture of the confusion matrix", get_logger().warning):
-        png_path = checkpoint.with_name(f"{checkpoint.stem}-confusion.png")
-        write_atomically(png_path, confusion_picture(report.confusion, title))
-        written.append(png_path)
+        folder.write(png_name, confusion_picture(report.confusion, title))
+        written.append(checkpoint.with_name(png_name))
     return written
+
+
+def _refuse_to_replace_others(folder: Folder, json_name: str, png_name: str) -> None:
+    """A picture says nothing of where it is from: it goes with its table."""
+    there = [name for name in (json_name, png_name) if folder.size(name)]
+    data = folder.read(json_name, 1 << 28) or b""
+    try:
+        found = strict_json.loads(data.decode())
+    except ValueError:
+        found = None
+    if there and not (isinstance(found, dict) and "checkpoint" in found and any(key in found for key in _COUNTS)):
+        raise FileSystemError(f"{folder.path / there[0]} is not of test.py; move it away, or copy the checkpoint")

@@ -22,11 +22,13 @@ from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
 from trainer.form import config_of
+from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from utils.drawing import spared
 from utils.errors import CheckpointError, NonFiniteLossError
+from utils.folder import Folder
 from utils.reading import told_as
 from utils.seeding import rng_state, set_rng_state
 from utils.stopping import Handlers
@@ -46,10 +48,11 @@ class Trainer(BaseTrainer):
         schedule: Schedule,
         data: RunData,
         device: torch.device,
-        folder: Path,
+        folder: Path | Folder,
         world: World | None = None,
     ) -> None:
-        super().__init__(config.trainer, CheckpointStore(folder), folder, world or World())
+        place = Folder.of(folder)
+        super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.whole_config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
@@ -66,9 +69,10 @@ class Trainer(BaseTrainer):
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
-    def enter(self, folder: Path) -> None:
+    def enter(self, folder: Path | Folder) -> None:
         """Take `folder` for the run's own, now that there is one."""
-        self.folder, self.store = folder, CheckpointStore(folder)
+        self.folder = Folder.of(folder)
+        self.store = CheckpointStore(self.folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
@@ -96,6 +100,9 @@ class Trainer(BaseTrainer):
     def write_tables(self) -> None:
         super().write_tables()
         write_diagnostics(self.folder, self.diagnostic_rows)
+
+    def note_save(self) -> None:
+        note_save(self.folder)
 
     def _train(self, epoch: int) -> None:
         loader = self.data.train
