@@ -1,9 +1,9 @@
 """What a report is made of, in one small file: configs, metrics and diagnostics of runs, without their checkpoints."""
 
+import errno
 import io
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
+from utils.zips import name_of, open_zip, read_entry
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to
@@ -58,12 +59,27 @@ def unfolded(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         try:
-            with zipfile.ZipFile(source) as archive:
-                entries = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name in NAMES]
+            with open_zip(source) as archive:
+                entries = [entry for entry in archive.infolist() if PurePosixPath(name_of(entry)).name in NAMES]
                 if sum(entry.file_size for entry in entries) > LARGEST:
                     raise DataError(f"{source}: it unfolds to more than {LARGEST:,} bytes; that is no file of records")
                 for entry in entries:
-                    archive.extract(entry, folder)  # which keeps every name inside of the folder
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                    _write(folder, name_of(entry), read_entry(archive, entry, LARGEST))
+        except zipfile.BadZipFile as error:
             raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from error
         yield folder
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    """Write an entry inside of `folder`, whatever its name says. Raises BadZipFile where another is in its way."""
+    path = folder.joinpath(
+        *(part.replace(":", "_") for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        theirs = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+        if isinstance(error, OSError) and error.errno not in theirs:
+            raise
+        raise zipfile.BadZipFile(f"the entry {name!r} cannot be written: {error}") from error

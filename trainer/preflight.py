@@ -31,7 +31,8 @@ def dataset_facts(data: RunData) -> list[str]:
     """Sizes of the splits, class counts, channel statistics and realised noise, a line each."""
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
-    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
+    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}"]
+    lines += [*dataset.notes, f"splits: {sizes}"]
     width = max(len(name) for name in (*dataset.classes, "class"))
     lines.append(f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits))
     for label, name in enumerate(dataset.classes):

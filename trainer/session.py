@@ -28,7 +28,7 @@ def begin(trainer: Trainer, start: Start) -> None:
         set_up_logging(trainer.folder)
     log = get_logger()
     log.info("run folder: %s", trainer.folder)
-    for line in announcements(departures(trainer.whole_config)):
+    for line in (*announcements(departures(trainer.whole_config)), *trainer.data.dataset.notes):
         log.info(line)
 
 
