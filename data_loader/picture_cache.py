@@ -38,10 +38,13 @@ class Decoded:
 def read(source: Path, key: str) -> Decoded | None:
     """What was decoded of the images that `key` is a hash of; None where no file has it that this user's own programs
     wrote for this source: a file that came with the source proves nothing."""
-    for path in _paths(source, key):
-        found = _read(path)
-        if found is not None and found[0] == _about(source, key):
-            return found[1]
+    try:
+        for path in _paths(source, key):
+            found = _read(path, _secret())
+            if found is not None and found[0] == _about(source, key):
+                return found[1]
+    except OSError:  # there is no key yet, or no place for one
+        pass
     return None
 
 
@@ -53,7 +56,7 @@ def write(source: Path, key: str, decoded: Decoded) -> None:
         path = _paths(source, key)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _pack(_about(source, key), decoded, secret))
-        _remove_older(source, path)
+        _remove_older(source, path, secret)
     except (OSError, FileSystemError) as error:
         get_logger().warning("the images are not cached and will be decoded again next time: %s", error)
 
@@ -114,12 +117,11 @@ def _pack(about: dict[str, str], decoded: Decoded, secret: bytes) -> memoryview:
     return buffer.getbuffer()
 
 
-def _read(path: Path) -> tuple[dict[str, str], Decoded] | None:
-    """What a cache says it is of, and what it holds; None if it is damaged, or not written by this user's programs."""
+def _read(path: Path, secret: bytes) -> tuple[dict[str, str], Decoded] | None:
+    """What a cache says it is of, and what it holds; None if there is none, or none that `secret` has signed."""
     try:
         if not path.is_file():
             return None
-        secret = _secret()
         arrays = load_npz(read_bytes(path), ("images", "about", "signature"), str(path))
         pixels, text, signature = (arrays[name] for name in ("images", "about", "signature"))
         if pixels.dtype != np.uint8 or pixels.shape[1:] != _SHAPE:
@@ -140,9 +142,9 @@ def _older(source: Path, newest: Path) -> Iterator[Path]:
                 yield path
 
 
-def _remove_older(source: Path, newest: Path) -> None:
+def _remove_older(source: Path, newest: Path, secret: bytes) -> None:
     """Remove the caches of what `source` held before, known by what is in them."""
     for path in _older(source, newest):
-        found = _read(path)
+        found = _read(path, secret)
         if found is not None and found[0]["source"] == str(source.resolve()):
             path.unlink(missing_ok=True)

@@ -39,7 +39,10 @@ def read_file(path: Path, limit: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        data = file.read(limit + 1) if status.st_size <= limit else b""
+        size = min(status.st_size, limit)
+        data = file.read(size + 1)  # not the limit: that much would be asked of the system at once
+        if len(data) > size:  # it has grown
+            data += file.read(limit + 1 - len(data))
         if status.st_size > limit or len(data) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {_in_units(limit)}", str(path))
     return data
