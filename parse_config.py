@@ -116,7 +116,9 @@ class DataLoaderArgs(_Block):
     data_dir: PathText = Field("data", description="The folder of the dataset's files, or the file itself.")
     batch_size: Positive = Field(128, description="Images in a training batch.")
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Share of the images held out for validation, test images of the dataset's own not counted."
+        0.1,
+        description="Share of the images held out for validation, test images of the dataset's own not counted; unused "
+        "where it has validation images of its own.",
     )
     test_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="Share of the images held out for testing where the dataset has no test images of its own."
@@ -139,6 +141,9 @@ class DataLoaderArgs(_Block):
     )
     allow_duplicates: bool = Field(
         False, description="Go on where train, validation and test share an image, pixel for pixel."
+    )
+    skip_broken: bool = Field(
+        False, description="ImageFolder: leave out images that cannot be read, and name them, instead of stopping."
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
 
@@ -497,6 +502,8 @@ def _cross_check(config: Config) -> Iterable[str]:
         yield f"label_noise.include_true_class: only symmetric noise has it, not {noise.type!r}"
     if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
         yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
+    if config.data_loader.args.skip_broken and config.data_loader.type != "ImageFolder":
+        yield "data_loader.args.skip_broken: only ImageFolder reads images one by one"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:

@@ -12,10 +12,10 @@ from data_loader.dataset import ImageDataset
 from data_loader.npz import load_npz, read_bytes
 from data_loader.restricted_pickle import as_array, load_arrays
 from utils.errors import DataError
+from utils.memory_zip import shown
 from utils.plain_pickle import malformed
 from utils.reading import told_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
-from utils.zips import shown
 
 _OLD_TORCH = 0x1950A86A20F9469CFC6C  # the number that torch.save began a file with before it wrote zips
 SLACK = 1e-3  # how far resizing in floating point may overshoot [0, 1]

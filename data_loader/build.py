@@ -1,7 +1,7 @@
 """From a config to the data of a run: dataset, splits, noisy labels and loaders."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from data_loader.access import Access
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import AS_PUBLISHED, DATASETS
+from data_loader.image_folder import load_image_folder
 from data_loader.noise import GivenLabels, given_labels
 from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
@@ -67,6 +68,8 @@ def _build(config: Config, device: torch.device, world: World | None, access: Ac
     args = config.data_loader.args
     switches = departures(config)
     load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
+    if args.skip_broken:  # which goes with ImageFolder alone
+        load = partial(load_image_folder, skip_broken=True)
     place = _place(args.data_dir)
     dataset = load(place, access)
     overlapping = OVERLAPPING in switches

@@ -11,10 +11,10 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.files import read_file
+from utils.memory_zip import open_zip, shown
 from utils.plain_pickle import malformed
 from utils.reading import told_as
 from utils.text import visible
-from utils.zips import open_zip, shown
 
 #: Bytes of a dataset file, and of the arrays that come out of it; CIFAR10 in float64 takes 1.4 GiB.
 LARGEST = 4 << 30

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from data_loader.npz import LARGEST
-from data_loader.pictures import SIZE, UnreadableFileError
+from data_loader.picture_files import told_broken, told_dim
+from data_loader.pictures import SIZE, BrokenImageError, UnreadableFileError
 from preparation import output
 from preparation.manifest import difference, dump, is_other_file, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
@@ -99,6 +100,12 @@ class _Decoding:
             if before and not self._bar.disable:
                 self._bar.write(f"{before:,} images were decoded before")
         self._check_stop()
+        if selection.broken and not request.skip_broken:
+            broken = [(self._plan.candidates[at].name, str(self.outcome(at).fault)) for at in selection.broken]
+            raise DataError(
+                f"{self._plan.place}: {told_broken(broken)}; remove or replace {'it' if len(broken) == 1 else 'them'}, "
+                "or leave such images out with --skip-broken"
+            )
         return selection
 
     def outcome(self, position: int) -> Outcome:
@@ -107,18 +114,16 @@ class _Decoding:
         key = key_of(self._plan, position)
         outcome = self._store.get(key)
         if outcome is None:
-            source, pixels, fault = None, None, ""
+            source, picture, fault = None, None, ""
             try:
                 data = self._plan.read(candidate)
                 source = hashlib.sha256(data).hexdigest()
-                pixels = self._plan.decode(data, candidate)
-            except UnreadableFileError as error:  # not the image's fault, and nothing to remember
-                raise DataError(f"{error}; make it readable, or take it away") from error
-            except DataError as error:
-                fault = str(error).removeprefix(f"{self._plan.place}: ").replace(self._plan.place, "the source")
-            outcome = self._store.add(key, source, pixels, fault)
-        if outcome.fault is not None and not self._request.skip_broken:
-            raise DataError(f"{self._plan.place}: {outcome.fault}, or leave such images out with --skip-broken")
+                picture = self._plan.decode(data, candidate)
+            except UnreadableFileError:  # not the image's fault, and nothing to remember
+                raise
+            except BrokenImageError as error:
+                fault = error.reason
+            outcome = self._store.add(key, source, picture, fault)
         if self._bar is not None:
             self._bar.update()
         return outcome
@@ -147,18 +152,21 @@ def _write(plan: Plan, request: Request, selection: Selection, store: Store, wor
     manifest = make_manifest(plan, request, selection, outcomes, packed)
     write_atomically(manifest_path(request.out), dump(manifest))
     output.publish(packed, request.out)
-    return _report(plan, request, selection, manifest["output"])
+    dim = [plan.candidates[position].name for position in selection.chosen if outcomes[position].dim]
+    return _report(plan, request, selection, dim, manifest["output"])
 
 
-def _report(plan: Plan, request: Request, selection: Selection, written: Mapping[str, Any]) -> list[str]:
+def _report(
+    plan: Plan, request: Request, selection: Selection, dim: list[str], written: Mapping[str, Any]
+) -> list[str]:
     found = counts(plan, selection)
     names = [visible(name, CELL) for name in plan.classes]
     width = max(len(name) for name in names)
     lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(names)]
     lines.insert(0, f"label  {'class':<{width}}    images")
-    if plan.ignored:
-        some = "picture that lies" if len(plan.ignored) == 1 else "pictures that lie"
-        lines.append(f"{len(plan.ignored):,} {some} in no class folder left out, such as {plan.ignored[0]!r}")
+    lines += plan.notes
+    if dim:
+        lines.append(told_dim(dim))
     if selection.duplicates:
         lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
     if selection.broken:

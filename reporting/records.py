@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from utils.errors import DataError, FileSystemError
 from utils.files import read_file, write_atomically
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
-from utils.text import visible
+from utils.zips import name_of, open_zip, read_entry
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to
@@ -83,14 +83,30 @@ def unfolded(source: Path) -> Iterator[Path]:
 
 def _unfold(source: Path, folder: Path) -> None:
     try:
-        with zipfile.ZipFile(source) as archive:
-            entries = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name in NAMES]
+        with open_zip(source) as archive:
+            entries = [entry for entry in archive.infolist() if PurePosixPath(name_of(entry)).name in NAMES]
             if sum(entry.file_size for entry in entries) > LARGEST or len(entries) > MOST:
-                raise DataError(f"it unfolds to more than {LARGEST:,} bytes or {MOST:,} files")
+                raise DataError(f"{source}: it unfolds to more than {LARGEST:,} bytes or {MOST:,} files")
             for entry in entries:
-                archive.extract(entry, folder)  # which keeps every name inside of the folder
-    except Exception as error:  # of a damaged zip nearly any: of each way to compress, of text, of names
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _write(folder, name_of(entry), read_entry(archive, entry, LARGEST))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FileSystemError(f"cannot unfold {source} in {folder}: {error.strerror}") from error
-        said = visible(f"{source} is neither a folder of runs nor a zip of their records ({error})")
-        raise DataError(said) from error
+        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from error
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    """Write an entry inside of `folder`, whatever its name says. Raises BadZipFile where another is in its way."""
+    path = folder.joinpath(
+        *(part.replace(":", "_") for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        theirs = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+        if isinstance(error, OSError) and error.errno not in theirs:
+            raise
+        raise zipfile.BadZipFile(f"the entry {name!r} cannot be written: {error}") from error

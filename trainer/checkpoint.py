@@ -25,10 +25,10 @@ from utils.beside import beside
 from utils.errors import CheckpointError
 from utils.files import read_end, read_file
 from utils.folder import Folder
+from utils.memory_zip import open_zip
 from utils.reading import told_as
 from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, OddTensor, fits_its_storage, read_tensors
 from utils.text import visible
-from utils.zips import open_zip
 
 FORMAT_VERSION = 2
 _LABEL = b"sha256:"

@@ -35,8 +35,8 @@ def dataset_facts(data: RunData) -> list[str]:
     """Sizes of the splits, class counts, channel statistics and realised noise, a line each."""
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
-    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
-    lines += _class_counts(data)
+    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}"]
+    lines += [*dataset.notes, f"splits: {sizes}", *_class_counts(data)]
     for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):
         lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
     for name in ("train", "val"):

@@ -45,7 +45,7 @@ def begin(trainer: Trainer, start: Start) -> None:
         set_up_logging(trainer.folder)
     log = get_logger()
     log.info("run folder: %s", trainer.folder)
-    for line in (*announcements(departures(config)), *config.remarks, *trainer.remarks):
+    for line in (*announcements(departures(config)), *trainer.data.dataset.notes, *config.remarks, *trainer.remarks):
         log.info("%s", line)
 
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from utils.memory_zip import open_zip
 from utils.plain_pickle import MalformedError, PlainUnpickler, malformed
-from utils.zips import open_zip
 
 LARGEST_PICKLE = 16 << 20  # bytes of names and numbers around the tensors, which lie beside it
 MOST_PARTS = 1 << 20  # opcodes of that pickle; a thousand epochs of a ResNet50 with diagnostics take 900,000

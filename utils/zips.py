@@ -1,55 +1,86 @@
-"""Zips that hold data of ours, or of a stranger: an .npz, a checkpoint."""
+"""Zip files from strangers: whatever is wrong with one is a BadZipFile, and no entry unfolds beyond its size."""
 
-import io
+import bz2
+import copy
+import errno
+import lzma
 import zipfile
-from collections.abc import Iterable
-from typing import Any
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from utils.plain_pickle import malformed
-from utils.text import visible
-
-LARGEST_DIRECTORY = 1 << 20  # bytes of the list of entries: about ten thousand of them
-
-
-class _Guarded(io.BytesIO):
-    """Bytes of a zip whose directory is refused before it is read where it is too long."""
-
-    opening = True
-
-    def read(self, size: Any = -1) -> bytes:
-        if self.opening and size is not None and size > LARGEST_DIRECTORY:
-            malformed(f"its list of entries has more than {LARGEST_DIRECTORY:,} bytes")
-        return super().read(size)
+_LZMA_MEMORY = 128 << 20  # bytes of a dictionary, which the entry asks for
 
 
-def open_zip(data: bytes) -> zipfile.ZipFile:
-    """A zip in memory, no two entries of which can be taken for one another.
+@contextmanager
+def zip_faults() -> Iterator[None]:
+    """Make a BadZipFile of what `zipfile` and its decompressors raise for a damaged or hostile zip.
 
-    Which of two entries of one name a reader finds differs from reader to reader; some do not tell upper from lower
-    case, and numpy takes `images` for `images.npy`.
+    MemoryError and what the machine refuses (an OSError) go by: they say nothing of the zip.
+    """
+    try:
+        yield
+    except (MemoryError, zipfile.BadZipFile):
+        raise
+    except OSError as error:
+        # bz2's "invalid data stream" has no number; a zip that points to places that there are not is EINVAL.
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise zipfile.BadZipFile(str(error)) from error
+    except Exception as error:
+        raise zipfile.BadZipFile(str(error) or type(error).__name__) from error
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises zipfile.BadZipFile if it is no zip, or OSError if it cannot be read."""
+    with zip_faults():
+        return zipfile.ZipFile(path)
+
+
+def name_of(entry: zipfile.ZipInfo) -> str:
+    """An entry's name with forward slashes. Without the flag for UTF-8 it is UTF-8 if it can be, else code page 437."""
+    name = entry.orig_filename
+    if not entry.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    """The contents of an entry, of which neither form may have more than `limit` bytes.
+
+    zipfile itself unfolds all that it has read, whatever size the entry claims: 4 kB of bzip2 become 4 GB.
 
     Raises:
-        MalformedError, or whatever zipfile raises over a damaged one.
+        zipfile.BadZipFile: it is damaged, encrypted, too large, or compressed in an unknown way.
+        OSError, MemoryError: the machine does not give it out.
     """
-    file = _Guarded(data)
-    archive = zipfile.ZipFile(file)
-    file.opening = False
-    seen: dict[str, str] = {}
-    for name in archive.namelist():
-        key = name.casefold().removesuffix(".npy")
-        if key in seen:
-            malformed(f"two entries under one name, {shown([seen[key], name])}")
-        seen[key] = name
-    return archive
+    with zip_faults():
+        size = max(entry.file_size, entry.compress_size)
+        if size > limit:
+            raise ValueError(f"{size:,} bytes, more than the {limit:,} that are read")
+        stored = copy.copy(entry)
+        stored.compress_type, stored.file_size = zipfile.ZIP_STORED, entry.compress_size
+        stored.CRC = None  # type: ignore[assignment]  # which zipfile takes for "not known"
+        with archive.open(stored) as file:
+            data = _unfold(file.read(), entry)
+        if len(data) != entry.file_size or zlib.crc32(data) != entry.CRC:
+            raise ValueError("its size or checksum is not the one that the zip says")
+        return data
 
 
-def shown(names: Iterable[object], most: int = 8) -> str:
-    """Names from a stranger's file in a line: a few of them, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return (", ".join(repr(visible(_text(name), 60)) for name in every[:most]) or "nothing") + more
-
-
-def _text(name: object) -> str:
-    text = name.decode("latin-1") if isinstance(name, bytes) else name
-    return text if isinstance(text, str) else f"{type(text).__name__} {text}"
+def _unfold(data: bytes, entry: zipfile.ZipInfo) -> bytes:
+    most = entry.file_size + 1
+    match entry.compress_type:
+        case zipfile.ZIP_STORED:
+            return data
+        case zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-15).decompress(data, most)
+        case zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(data, most)
+        case zipfile.ZIP_LZMA:
+            # Two bytes of version, two of the length of the properties, which are 5: an .lzma file without its size.
+            alone = data[4:9] + b"\xff" * 8 + data[9:]
+            return lzma.LZMADecompressor(lzma.FORMAT_ALONE, _LZMA_MEMORY).decompress(alone, most)
+    raise NotImplementedError(f"it is compressed in a way (method {entry.compress_type}) that is not known here")
