@@ -1,6 +1,7 @@
 """How far the cells of a grid are, read off their run folders, and the table that says so."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 from grids.plan import Cell, Grid
 from parse_config import Config, load_config
 from utils.errors import ConfigError
+from utils.files import read_file
 from utils.run_files import CONFIG_NAME, METRICS_NAME, stopped_early
 
+LARGEST_METRICS = 1 << 24  # bytes
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
 
@@ -28,8 +31,8 @@ def standing(cell: Cell) -> Standing:
     trainer = cell.config.trainer
     of = trainer.epochs
     try:
-        with open(cell.folder / METRICS_NAME, newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = read_file(cell.folder / METRICS_NAME, LARGEST_METRICS).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         seconds = sum(float(row["seconds"]) for row in rows)
         scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []
     except (OSError, ValueError, KeyError, TypeError, csv.Error):

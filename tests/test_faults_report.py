@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tests.conftest import ROOT
 from tests.faults import file_system
 from tests.made_runs import METRICS, config, write_cell, write_run
 from tests.runs import Started, coco, evaluate, launch, one_line
+from trainer.preflight import _class_counts
 from trainer.test_report import MOST_IN_MATRIX, TestReport
 from utils.errors import DataError
 from utils.text import csv_cell
@@ -227,6 +229,16 @@ def test_64_the_table_and_the_json(classes: int) -> None:
         assert sum(count for _, _, count in found["confusion_pairs"]) == 4 * classes
     if classes > 40:
         assert "taken for" in table
+
+
+def test_64_the_classes_that_a_check_lists() -> None:
+    labels = torch.arange(300).repeat_interleave(torch.arange(300))
+    parts = {"train": torch.arange(len(labels)), "val": torch.arange(2)}
+    dataset = SimpleNamespace(classes=[f"class {n}\x1b" for n in range(300)], labels=labels)
+    lines = _class_counts(SimpleNamespace(dataset=dataset, splits=SimpleNamespace(named=lambda: parts)))  # type: ignore[arg-type]
+    assert len(lines) == 31
+    assert lines[1].split()[-2:] == ["0", "0"]
+    assert lines[-1].split() == ["class", "299\\x1b", "299", "0"]
 
 
 def test_64_a_signal_while_the_picture_is_drawn(finished: Path, tmp_path: Path) -> None:
