@@ -7,7 +7,9 @@ that needs nothing else), results.csv, results.tex and, in results/, the figures
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import contextlib
+import os
 import sys
+from pathlib import Path
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
@@ -32,7 +34,7 @@ def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
     sources, output = [user_path(text) for text in args.runs], user_path(args.output)
-    whole = [source.resolve() for source in sources]
+    whole = [Path(os.path.realpath(source)) for source in sources]  # which bears a loop of links
     names = [source.stem if source.is_file() else source.name for source in whole] if len(sources) > 1 else [""]
     if args.records and len(set(names)) < len(names):
         raise ConfigError(f"--records keeps each RUNS by its name, and two have the same: {', '.join(names)}")

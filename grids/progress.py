@@ -31,7 +31,7 @@ def standing(cell: Cell) -> Standing:
     trainer = cell.config.trainer
     of = trainer.epochs
     try:
-        text = read_file(cell.folder / METRICS_NAME, LARGEST_TABLE).decode()
+        text = read_file(cell.folder / METRICS_NAME, LARGEST_TABLE).decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         seconds = sum(float(row["seconds"]) for row in rows)
         scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []

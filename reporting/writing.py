@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from utils.files import write_atomically
 from utils.stopping import Handlers
 
 NAME = "results"
+TEXTS = (".md", ".html", ".csv", ".tex")
 #: How the figures' names begin: what else lies in their folder is left alone.
 FIGURES = ("curves-", "robustness", "stability", "memorisation", "diagnostics-")
 
@@ -35,7 +35,10 @@ def read_results(folders: list[Path]) -> Results:
 
 def report_files(results: Results, warn: Callable[[str], object] = lambda text: None) -> dict[str, str]:
     """The report's files by their path in its folder. `warn` is told, in a line, of pictures that cannot be drawn."""
-    blocks = _with_pictures(document(results), warn)
+    return _files(results, _with_pictures(document(results), warn))
+
+
+def _files(results: Results, blocks: list[Block]) -> dict[str, str]:
     figures = {f"{NAME}/{block.name}.svg": block.svg for block in blocks if isinstance(block, Figure)}
     return {
         f"{NAME}.md": markdown(blocks, NAME),
@@ -72,12 +75,14 @@ def write_report(results: Results, folder: Path, warn: Callable[[str], object] =
     Raises:
         FileSystemError: the folder cannot be made or written to, or what is to be replaced is no report's.
     """
-    files = report_files(results, warn)
+    blocks = document(results)
+    names = [f"{NAME}/{block.name}.svg" for block in blocks if isinstance(block, Figure)]
     try:
-        (folder / NAME).mkdir(parents=True, exist_ok=True)
-        if stat.S_ISLNK(os.lstat(folder / NAME).st_mode):
+        if (folder / NAME).is_symlink():
             raise FileSystemError(f"{folder / NAME} is a link, which a report does not follow; see -o")
-        _refuse_others([folder / path for path in files])
+        _refuse_others([folder / path for path in (*(f"{NAME}{kind}" for kind in TEXTS), *names)])
+        files = _files(results, _with_pictures(blocks, warn))
+        (folder / NAME).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             beside = {place: stack.enter_context(_beside(folder / place)) for place in (".", NAME)}
             staged = {folder / path: beside[str(Path(path).parent)] / Path(path).name for path in files}

@@ -49,12 +49,15 @@ def draw(
         with matplotlib.rc_context({**own, "text.parse_math": False, **(settings or {})}):
             from matplotlib.figure import Figure
 
-            if kind == "svg":
-                from matplotlib.backends.backend_svg import FigureCanvasSVG as Canvas
-            else:
-                from matplotlib.backends.backend_agg import FigureCanvasAgg as Canvas
             figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
-            Canvas(figure)
+            if kind == "svg":
+                from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+                FigureCanvasSVG(figure)
+            else:
+                from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+                FigureCanvasAgg(figure)
             paint(figure)
             figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
