@@ -63,13 +63,18 @@ def forward(
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `forward` with respect to x (empty unless `need_x`) and to weight, V held constant."""
+    """Gradients of `forward` with respect to x (empty unless `need_x`) and to weight, V held constant.
+
+    The images are those of `samples` samples, one after another, and the gradient to weight is each sample's own:
+    (samples * C_out, C_in, k, k).
+    """
     geometry, const = _constants(x, weight, stride, padding)
     c_out, c_in = weight.shape[:2]
     taps, scale = _taps(weight, const.dtype), v.flatten(1).T
-    taps_grad = torch.zeros_like(taps)
+    grad_weight = taps.new_zeros(samples * c_out, *weight.shape[1:])
+    taps_grad = _taps(grad_weight, const.dtype)  # a view
     rows, grad_rows = (_along_height(*of, const.dtype) for of in ((const.source, x), (const.target, grad)))
     x_rows = _new_rows(const.source, rows, (geometry.height, geometry.width), c_in if need_x else 0)
     for block in const.blocks:
@@ -83,6 +88,9 @@ def backward(
             if need_x:
                 a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in dfts]
                 _product(y_part, a_hat, _at(back, piece), conjugate=True)
+            if samples > 1:
+                taps_grad += _taps_gradient_by_sample(dfts, y_part, _at(x_hat, piece), samples)
+                continue
             a_grad = [x_hat.new_empty(len(dft), c_out, c_in) for dft in dfts]
             _product([y.mT for y in y_part], _at(x_hat, piece), a_grad, conjugate=True)
             for dft, part in zip(dfts, a_grad, strict=True):
@@ -91,7 +99,7 @@ def backward(
             _back_along_width(block.source, back.to(const.dtype), block, x_rows)
     size = (geometry.height, geometry.width)
     grad_x = _back_along_height(const.source, x_rows, size).to(x.dtype) if need_x else x.new_empty(0)
-    return grad_x, taps_grad.view(-1, c_out, c_in).permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
+    return grad_x, grad_weight.to(weight.dtype)
 
 
 def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
@@ -196,6 +204,21 @@ def _product(a: Sequence[Tensor], b: Sequence[Tensor], out: Sequence[Tensor], *,
         out[1].baddbmm_(a[0], b[1], alpha=sign)
 
 
+def _taps_gradient_by_sample(dft: Sequence[Tensor], y: Sequence[Tensor], x: Sequence[Tensor], samples: int) -> Tensor:
+    """(k * k, samples * C_out * C_in): the sum over a piece's frequencies and a sample's images of conj(K) Y conj(X).
+
+    A sample has few images, often one, so products over these for each frequency would be tiny. Here K meets Y first,
+    for each tap, and one product for each sample sums over frequencies and images.
+    """
+    k_hat = [part.T[:, :, None, None] for part in dft]  # (k * k, coefs, 1, 1)
+    both = [k_hat[0] * y[0]]  # (k * k, coefs, N, C_out)
+    if len(y) == 2:
+        both = [both[0] + k_hat[1] * y[1], k_hat[0] * y[1] - k_hat[1] * y[0]]
+    of_y, of_x = (torch.cat(list(parts), dim=-3).unflatten(-2, (samples, -1)) for parts in (both, x))
+    of_y, of_x = of_y.permute(0, 2, 4, 1, 3).flatten(3), of_x.transpose(0, 1).flatten(1, 2)
+    return torch.matmul(of_y, of_x.to(of_y.dtype)).flatten(1)
+
+
 def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
     """The operand of a product, in its dtype: a float32 one as it lies, a narrower one copied to be contiguous."""
     return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
@@ -255,15 +278,15 @@ def _(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor
 
 @backward_operator.register_fake
 def _(
-    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
 ) -> tuple[Tensor, Tensor]:
     n, channels, height, width = x.shape
     grad_x = x.new_empty(n, height, width, channels).permute(0, 3, 1, 2) if need_x else x.new_empty(0)
-    return grad_x, weight.new_empty(weight.shape)
+    return grad_x, weight.new_empty(samples * weight.shape[0], *weight.shape[1:])
 
 
 def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """torch.func.vmap of an operator: the samples one after the other, as each has spectra or gradients of its own."""
+    """torch.func.vmap of an operator: the samples one after the other, where each has kernels of its own."""
     each = [
         operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
         for i in range(info.batch_size)
@@ -273,18 +296,33 @@ def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | No
     return tuple(torch.stack(outputs) for outputs in zip(*each, strict=True)), (0,) * len(each[0])
 
 
-def _images_together(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     """As `_one_by_one`, but samples that share their kernels are one batch."""
     x, *others = args
     if any(dim is not None for dim in in_dims[1:]):
-        return _one_by_one(forward_operator, info, in_dims, *args)  # type: ignore[no-any-return]
-    images = x.movedim(in_dims[0], 0)
-    return forward_operator(images.flatten(0, 1), *others).unflatten(0, images.shape[:2]), 0
+        return _one_by_one(forward_operator, info, in_dims, *args)
+    return forward_operator(_one_batch(info, x, in_dims[0]), *others).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _backward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """The same, with gradients of each sample's own to the kernels."""
+    grad, x, *others, need_x, samples = args
+    if any(dim is not None for dim in in_dims[2:]):
+        return _one_by_one(backward_operator, info, in_dims, *args)
+    images = (_one_batch(info, tensor, dim) for tensor, dim in zip((grad, x), in_dims, strict=False))
+    grad_x, grad_weight = backward_operator(*images, *others, need_x, info.batch_size * samples)
+    grad_x = grad_x.unflatten(0, (info.batch_size, -1)) if need_x else grad_x.expand(info.batch_size, 0)
+    return (grad_x, grad_weight.unflatten(0, (info.batch_size, -1))), (0, 0)
+
+
+def _one_batch(info: Any, images: Tensor, dim: int | None) -> Tensor:
+    """(N, C, H, W) of every sample -> (samples * N, C, H, W)."""
+    return (images.expand(info.batch_size, *images.shape) if dim is None else images.movedim(dim, 0)).flatten(0, 1)
 
 
 _inverse_root_of_gram.register_vmap(partial(_one_by_one, _inverse_root_of_gram))
-forward_operator.register_vmap(_images_together)
-backward_operator.register_vmap(partial(_one_by_one, backward_operator))
+forward_operator.register_vmap(_forward_by_sample)
+backward_operator.register_vmap(_backward_by_sample)
 
 
 def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
@@ -326,7 +364,7 @@ class _Gradients(torch.autograd.Function):
     def forward(
         grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
     ) -> tuple[Tensor, Tensor]:
-        return backward_operator(grad, x, weight, v, stride, padding, need_x)
+        return backward_operator(grad, x, weight, v, stride, padding, need_x, 1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -445,8 +445,8 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
             y = preconv_matmul.forward(x, weight, v, stride, 1)
             fake = preconv_matmul.filtered_conv(x, weight, v, stride, 1)
             assert (y.device.type, y.shape, y.stride(), y.dtype) == ("cuda", fake.shape, fake.stride(), fake.dtype)
-            grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True)
-            fakes = preconv_matmul.backward_operator(y, x, weight, v, stride, 1, True)
+            grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True, 1)
+            fakes = preconv_matmul.backward_operator(y, x, weight, v, stride, 1, True, 1)
             for real, fake in zip(grads, fakes, strict=True):
                 assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
                 assert real.dtype == fake.dtype
@@ -460,7 +460,7 @@ def test_operators_pass_torch_s_own_check() -> None:
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(preconv_matmul.forward_operator, (x, weight, v, 2, 1), test_utils=tests)
     y = preconv_matmul.filtered_conv(x, weight, v, 2, 1)
-    arguments = (torch.randn_like(y), x, weight, v, 2, 1, True)
+    arguments = (torch.randn_like(y), x, weight, v, 2, 1, True, 1)
     torch.library.opcheck(preconv_matmul.backward_operator, arguments, test_utils=tests)
     torch.library.opcheck(preconv_matmul._inverse_root_of_gram, (weight, 10, 11), test_utils=tests)
 
