@@ -493,7 +493,7 @@ def test_the_layer_s_own_operators_do_not_wait_for_the_device() -> None:
     with Waits() as waits:
         v = preconv_matmul._inverse_root_of_gram._init_fn(weight, 34, 34)
         y = preconv_matmul.forward(x, weight, v, 1, 1)
-        preconv_matmul.backward(y, x, weight, v, 1, 1, True)
+        preconv_matmul.backward(y, x, weight, v, 1, 1, True, 1)
     assert waits.found == []
     assert {"bmm", "baddbmm_", "mm"} < waits.seen
 
