@@ -48,8 +48,8 @@ def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: F
         CheckpointError: `chosen` holds the results of a run that has no checkpoint any more.
     """
     path = _make(chosen, exist_ok=True) if chosen is not None else _make_new(config)
-    if not in_place:
-        refuse_what_is_there(Folder(path))  # before it is touched, and again when it cannot change
+    if not in_place and not may_go_on_in(Folder(path)):
+        refuse_what_is_there(Folder(path))  # not even a lock is left in what is not a run's
     folder = lock.acquire(path)
     folder.refuse_links(is_own_name)
     if lock.left_by:

@@ -76,10 +76,10 @@ class Folder:
     # --- what is in it ---------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Of all that lies in it, in order; none where there is no such folder."""
+        """Of all that lies in it, in order; none where there is no such folder, or none that may be read."""
         try:
             return sorted(os.listdir(self.path if self._descriptor is None else self._descriptor))
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return []
 
     def refuse_links(self, ours: Callable[[str], bool]) -> None:
