@@ -653,7 +653,7 @@ def test_programs_turn_faults_into_exit_codes(capsys: pytest.CaptureFixture) -> 
     assert run_program(full, []) == 5
     assert "No space left" in capsys.readouterr().err
     assert run_program(surprise, []) == 1
-    assert capsys.readouterr().err == "error: RuntimeError: two lines (--debug shows where)\n"
+    assert capsys.readouterr().err == "error: RuntimeError: two lines\\x00 (--debug shows where)\n"
 
 
 # --- --check and test.py -------------------------------------------------------------------------------------------
