@@ -10,6 +10,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.plain_pickle import PlainUnpickler, malformed
 from utils.reading import told_as
+from utils.text import visible
 
 MOST_PARTS = 10_000_000  # opcodes: a million labels of np.int64 take eight million
 _MOST_AXES = 4
@@ -186,14 +187,15 @@ class _ArrayUnpickler(PlainUnpickler):
             return self._encode
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
+        whole = visible(f"{module}.{name}", 200)
         if module.split(".")[0] == "torch":
             raise DataError(
-                f"{self._source}: it holds tensors of torch ({module}.{name}), which a pickle cannot give out without "
+                f"{self._source}: it holds tensors of torch ({whole}), which a pickle cannot give out without "
                 "running code; save them with torch.save({'images': images, 'labels': labels}, FILE), which is read, "
                 "or pickle images.numpy() and labels.numpy()"
             )
         raise DataError(
-            f"{self._source}: the pickle names {module}.{name}, which a file of images does not need; it was not run. "
+            f"{self._source}: the pickle names {whole}, which a file of images does not need; it was not run. "
             "Do not use this file"
         )
 

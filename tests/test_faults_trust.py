@@ -248,9 +248,9 @@ LONG_HEADER = b"\x93NUMPY\x02\x00" + struct.pack("<I", 20_000_000) + b" " * 20_0
     [
         ({"images__npy": npy(IMAGES), "images": bytes(50 << 20)}, "two entries under one name, 'images.npy', 'images'"),
         ({"images__npy": npy(IMAGES), "Images__NPY": b""}, "two entries under one name"),
-        ({"images__npy": LONG_HEADER}, "images.npy has a header of 40,000,012 bytes"),
+        ({"images__npy": LONG_HEADER}, "images.npy has a header of 20,000,012 bytes"),
         ({"images__npy": npy(IMAGES)[:128]}, "images.npy is said to be (40, 32, 32, 3) of uint8, and has 0 bytes"),
-        ({f"x{number}": b"" for number in range(30_000)}, "its list of entries has more than 1,048,576 bytes"),
+        ({f"{number:0500}": b"" for number in range(2_100)}, "its list of entries has more than 1,048,576 bytes"),
     ],
     ids=["npy or not", "case", "header", "claim", "entries"],
 )
@@ -468,32 +468,30 @@ HARMLESS = {
 }
 
 
+@pytest.fixture(scope="module")
+def small(finished: Path) -> dict[str, Any]:
+    """A state as a run writes it, but for the weights, which take long to pack."""
+    state = read(finished / NEWEST)
+    return {**state, "model": {"w": torch.zeros(1)}, "optimizer": {"state": {}, "param_groups": []}}
+
+
 @pytest.mark.parametrize("field", FIELDS)
-def test_74_every_field_of_every_wrong_type(finished: Path, tmp_path: Path, field: str, capsys) -> None:
-    state, path = read(finished / NEWEST), tmp_path / "received.pth"
+def test_74_every_field_of_every_wrong_type(small: dict[str, Any], tmp_path: Path, field: str) -> None:
+    path = tmp_path / "received.pth"
     harmless = [repr(value) for value in HARMLESS.get(field, [])]
     for value in ODD:
-        path.write_bytes(pack({**state, field: value}))
-        if repr(value) not in harmless and not (field == "optimizer_type" and isinstance(value, str)):
-            with pytest.raises(CheckpointError) as caught:
-                read_run(path)
-            assert "\n" not in str(caught.value)
-            assert len(str(caught.value)) < 2000
-    path.write_bytes(pack({**state, field: ODD[11]}))  # and one of them by both programs
-    before = tree(tmp_path)
-    for program in (run, evaluate_here):
-        assert program("-r", path, *(["trainer.epochs=4"] if program is run else [])) == 4
-        assert capsys.readouterr().err.count("\n") == 1
-    assert tree(tmp_path) == before
+        if repr(value) in harmless or (field == "optimizer_type" and isinstance(value, str)):
+            continue
+        path.write_bytes(pack({**small, field: value}))
+        with pytest.raises(CheckpointError) as caught:
+            read_run(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 2000
 
 
-row = {"epoch": 3, "lr": 0.1, "seconds": 1.0}
-WITHIN: dict[str, Callable[[dict], None]] = {
-    "classes renamed": set_in("classes", 0, "\x1b[31mred"),
+#: Changes that no run makes, those that the data or the network tell, and those that only a resume looks at.
+FORM: dict[str, Callable[[dict], None]] = {
     "a class that is a number": set_in("classes", 0, 7),
-    "a class more": lambda state: state["classes"].append("more"),
-    "a split out of range": set_in("splits", "train", torch.arange(10**6, 10**6 + 160)),
-    "splits that overlap": lambda state: state["splits"].update(test=state["splits"]["val"]),
     "a split of floats": lambda state: state["splits"].update(test=state["splits"]["val"].float()),
     "a split more": set_in("splits", "more", torch.arange(3)),
     "labels of another number": lambda state: state.update(given_labels=state["given_labels"][:-1]),
@@ -513,6 +511,13 @@ WITHIN: dict[str, Callable[[dict], None]] = {
     "versions of nothing": lambda state: setattr(state["model"], "_metadata", {"": 3}),
     "sums without a process": set_in("partial_sums", {"0": {"loss": [1.0]}}),
     "sums of another figure": set_in("partial_sums", {"0": {"evil": [1.0, 1.0]}}),
+    "a whole epoch without sums": lambda state: state.update(batch=5, global_step=20),
+}
+FIT: dict[str, Callable[[dict], None]] = {
+    "classes renamed": set_in("classes", 0, "\x1b[31mred"),
+    "a class more": lambda state: state["classes"].append("more"),
+    "a split out of range": set_in("splits", "train", torch.arange(10**6, 10**6 + 160)),
+    "splits that overlap": lambda state: state["splits"].update(test=state["splits"]["val"]),
     "a width": set_in("config", "arch", "args", "width", 100_000),
     "an impossible width": set_in("config", "arch", "args", "width", 10**18),
     "outputs": set_in("config", "arch", "args", "num_classes", 10**9),
@@ -523,22 +528,24 @@ ONLY_TRAINING: dict[str, Callable[[dict], None]] = {
     "another buffer": lambda state: state["optimizer"]["state"][0].update(evil=torch.zeros(3)),
     "a parameter more": set_in("optimizer", "state", 10**6, {}),
     "a step too far": set_in("global_step", 16),
-    "a batch too far": lambda state: state.update(batch=6, global_step=21),
-    "a whole epoch without sums": lambda state: state.update(batch=5, global_step=20),
 }
 
 
-@pytest.mark.parametrize("kind", [*WITHIN, *ONLY_TRAINING])
+@pytest.mark.parametrize("kind", [*FORM, *FIT, *ONLY_TRAINING])
 def test_74_a_signed_checkpoint_of_odd_values(finished: Path, tmp_path: Path, kind: str, capsys) -> None:
+    """By both programs where they look at it; those that the form tells are told by what reads it for both."""
     state, path = read(finished / NEWEST), tmp_path / "received.pth"
-    (WITHIN | ONLY_TRAINING)[kind](state)
+    (FORM | FIT | ONLY_TRAINING)[kind](state)
     path.write_bytes(pack(state))
+    if kind in FORM:
+        with pytest.raises(CheckpointError, match=r"^[^\n]*: malformed: [^\n]*$"):
+            read_run(path)
+        return
     before = tree(tmp_path)
     assert run("-r", path, "trainer.epochs=4", f"trainer.save_dir={tmp_path}/saved") == 4
-    assert capsys.readouterr().err.count("\n") == 1
-    if kind in WITHIN:
+    if kind in FIT:
         assert evaluate_here("-r", path) == 4
-        assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 1 + (kind in FIT)
     assert tree(tmp_path) == before
 
 

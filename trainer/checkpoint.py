@@ -270,7 +270,7 @@ def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str)
 
 
 def _some(keys: list[str]) -> str:
-    shown = ", ".join(keys[:4]) or "none"
+    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
     return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 

@@ -32,6 +32,7 @@ from utils.folder import Folder
 from utils.reading import told_as
 from utils.seeding import rng_state, set_rng_state
 from utils.stopping import Handlers
+from utils.text import visible
 from utils.world import World
 
 NONE_YET = -1
@@ -208,7 +209,11 @@ class Trainer(BaseTrainer):
         if self.diagnostics is not None:
             self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)
-        changed = [f"{key} was {saved.get(key)}, is {here[key]}" for key in here if saved.get(key) != here[key]]
+        changed = [
+            f"{key} was {visible(str(saved.get(key)), 100)}, is {here[key]}"
+            for key in here
+            if saved.get(key) != here[key]
+        ]
         if state["rng"]:
             set_rng_state(state["rng"])
         else:

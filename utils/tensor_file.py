@@ -1,7 +1,7 @@
 """What torch.save writes, read without torch.load: tensors and plain values come out, and nothing runs.
 
-torch.load(weights_only=True) takes whatever number of opcodes it is given, hashes whatever is a key, calls some fifty
-functions, and believes the pickle about how long a stored tensor is. Of all that a file of ours needs two calls.
+torch.load(weights_only=True) takes any number of opcodes, hashes whatever is a key, however deep, and calls some fifty
+functions. A file of ours needs three calls.
 """
 
 import pickle
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.memory_zip import open_zip
 from utils.plain_pickle import MalformedError, PlainUnpickler, malformed
+from utils.text import visible
 
 LARGEST_PICKLE = 16 << 20  # bytes of names and numbers around the tensors, which lie beside it
 MOST_PARTS = 1 << 20  # opcodes of that pickle; a thousand epochs of a ResNet50 with diagnostics take 900,000
@@ -149,7 +150,7 @@ def _size(size: Any) -> Any:
 
 
 def _layout(name: Any) -> str:
-    return str(name)[:40]
+    return visible(str(name), 40)
 
 
 def _sparse(layout: Any, *_: Any) -> OddTensor:
