@@ -21,7 +21,7 @@ from grids.slurm import _GIVEN, _OURS, _executor, parameters_of
 from models.compiled import compiled
 from parse_config import Config, load_config, parse_overrides, validate
 from tests.conftest import ROOT, same_tree
-from tests.runs import coco, contents, evaluate, final_state, launch, one_line, rows, run
+from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
 from trainer.changes import ORDER, UNTOLD, check_function, check_order, told
@@ -238,11 +238,11 @@ def _stop_after(steps: int) -> None:
 def test_55_a_compiled_run_stopped_after_an_odd_batch_goes_on_bit_for_bit(coco_dir: Path, tmp_path: Path) -> None:
     """Five batches of 31 and one of 5; each process compiles on its own, and meets the two in another order."""
     options = ("trainer.compile=true", "trainer.epochs=2", "data_loader.args.batch_size=31")
-    assert launch(tmp_path, *coco(coco_dir, tmp_path / "a", *options)).code == 0
-    stop = [partial(_stop_after, 8)]
-    assert launch(tmp_path, *coco(coco_dir, tmp_path / "b", *options), prepare=stop).code == 143
-    assert read(tmp_path / "b" / "checkpoint-epoch2-batch2.pth")["batch"] == 2
-    assert launch(tmp_path, "-r", "auto", "--run-dir", tmp_path / "b").code == 0
+    assert Started(coco(coco_dir, tmp_path / "a", *options), tmp_path).end(1200).code == 0
+    stopped = Started(coco(coco_dir, tmp_path / "b", *options), tmp_path, [partial(_stop_after, 8)]).end(1200)
+    assert stopped.code == 143
+    assert (tmp_path / "b" / "checkpoint-epoch2-batch2.pth").exists()
+    assert Started(["-r", "auto", "--run-dir", tmp_path / "b"], tmp_path).end(1200).code == 0
     assert same_tree(final_state(tmp_path / "a", 2), final_state(tmp_path / "b", 2)) == []
 
 
