@@ -27,6 +27,7 @@ NO_CLASS = "in no class folder"
 NO_FORMAT = "of no format that is read"
 NO_FILE = "no regular file"
 EMPTY = "class folder with nothing in it"
+CIRCLE = "link to a folder that it lies in"
 UNREADABLE = "that cannot be looked into"
 
 #: A yes or no to a folder, by the parts of its path in the source.
@@ -117,7 +118,8 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
             inside = (here / name).relative_to(folder)
             real = (here / name).resolve()
             if hidden(name) or not wanted(inside.parts) or real in chain:
-                tree.left_out.add(HIDDEN if hidden(name) else OUTSIDE, f"{inside.as_posix()}/")
+                reason = HIDDEN if hidden(name) else CIRCLE if real in chain else OUTSIDE
+                tree.left_out.add(reason, f"{inside.as_posix()}/")
                 below.remove(name)
             else:
                 chains[here / name] = (*chain, real)
@@ -346,7 +348,7 @@ def first_of(texts: Sequence[str]) -> str:
 def told_broken(images: Sequence[tuple[str, str]]) -> str:
     """Names and reasons of images that cannot be read."""
     if len(images) == 1:
-        return f"{images[0][0]} is not an image that can be read ({images[0][1]})"
+        return f"{visible(images[0][0], 200)} is not an image that can be read ({images[0][1]})"
     return f"{len(images):,} images cannot be read: " + first_of([f"{name} ({reason})" for name, reason in images])
 
 

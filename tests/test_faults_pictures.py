@@ -395,7 +395,7 @@ def test_58_transparent_pixels_keep_their_colour() -> None:
 
 def test_59_no_memory_is_said_and_not_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = two_classes(tmp_path / "in")
-    (folder / "train/a/large.png").write_bytes(png(6000, 6016, 8, 2))
+    (folder / "train/a/large.png").write_bytes(png(6000, 6016, 8, 2, whole=True))
     arguments = ["folder", folder, "-o", tmp_path / "x.npz", "--skip-broken"]
     prepare = [limit_more_memory(100 << 20)]
     one_line(Started(arguments, tmp_path / "process", prepare, "prepare_data.py").end(), 3, "not enough memory")
@@ -597,12 +597,12 @@ def test_71_a_class_of_which_all_is_broken_is_an_error(tmp_path: Path) -> None:
 # --- 73: time and memory ---------------------------------------------------------------------------------------------
 
 
-def png(width: int, height: int, depth: int, colour: int) -> bytes:
-    """All black."""
+def png(width: int, height: int, depth: int, colour: int, whole: bool = False) -> bytes:
+    """All black; no more than its beginning, unless it is to be `whole`."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     row = (width * channels * depth + 7) // 8 + 1
     packer = zlib.compressobj(1)
-    pixels = b"".join(packer.compress(bytes(row * 64)) for _ in range(height // 64)) + packer.flush()
+    pixels = b"".join(packer.compress(bytes(row * 64)) for _ in range(height // 64 if whole else 1)) + packer.flush()
     palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
@@ -656,11 +656,11 @@ def test_73_what_would_take_too_long_or_too_much_is_refused(kind: str, monkeypat
         decode(data, name)
 
 
-@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 0), (16, 0), (8, 3)])
+@pytest.mark.parametrize(("depth", "colour"), [(16, 0), (8, 3)])
 def test_73_a_large_picture_takes_bounded_memory(tmp_path: Path, depth: int, colour: int) -> None:
     """50 million pixels, which a camera may have, pass, within 420 MB beyond what the process has."""
     folder = fill(tmp_path / "in", "a/1.png", "b/1.png")
-    (folder / "a" / "large.png").write_bytes(png(8000, 6272, depth, colour))
+    (folder / "a" / "large.png").write_bytes(png(8000, 6272, depth, colour, whole=True))
     arguments = ["folder", folder, "-o", tmp_path / "x.npz"]
     ended = Started(arguments, tmp_path / "p", [limit_more_memory(420 << 20)], "prepare_data.py").end()
     assert ended.code == 0, ended.err
@@ -710,8 +710,8 @@ def test_74_an_encrypted_zip_is_said_to_be_one(tmp_path: Path) -> None:
 def test_74_an_entry_that_unfolds_to_more_than_it_says(tmp_path: Path, method: int) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("train/a/1.png", bytes(40_000_000))
-    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 40_000_000), struct.pack("<I", 3000)))
+        archive.writestr("train/a/1.png", bytes(4_000_000))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 4_000_000), struct.pack("<I", 3000)))
     from utils.zips import _unfold, open_zip
 
     with open_zip(path) as archive:
@@ -729,12 +729,12 @@ def test_74_many_empty_entries_and_names_of_all_kinds(tmp_path: Path) -> None:
             archive.writestr(name, encoded(photo()))
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("train/a/x.png", encoded(photo(1)))
-        for number in range(20_000):
+        for number in range(5_000):
             archive.writestr(f"train/a/{number}/", b"")
-        for number in range(2_000):
+        for number in range(500):
             archive.writestr(f"train/a/{number}.png", b"")
     before = sorted(tmp_path.rglob("*"))
-    assert "2,000 images cannot be read: train/a/0.png (the file is empty)" in refused(path)
+    assert "500 images cannot be read: train/a/0.png (the file is empty)" in refused(path)
     assert len(load_image_folder(path, skip_broken=True)) == 2
     assert {*before, *caches(tmp_path)} == {file for file in tmp_path.rglob("*") if "home" not in file.parts}
 
