@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
 from utils.output import say, to_terminal
+from utils.text import one_line
 
 if TYPE_CHECKING:
     from grids.running import Show
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
-    devices = args.device.split(",") if args.device else [None]
+    devices = one_line(args.device, "-d").split(",") if args.device else [None]
     if args.slurm and args.executor != "slurm":
         raise ConfigError("--slurm is for --executor slurm")
     if len(devices) > 1 and args.executor == "slurm":

@@ -4,20 +4,31 @@
 
 A file may inherit: `"_base_"` names one file or a list of them, relative to the file. They are merged key by key in
 order, the file's own keys last, and the KEY=VALUE overrides after that. Where a later layer changes the `type` of
-`optimizer` or `lr_scheduler`, the arguments given for the earlier type are dropped with it.
+`optimizer` or `lr_scheduler`, the arguments given for the earlier type are dropped with it; `Config.remarks` says so.
+
+An override's VALUE is JSON, but a setting that takes text takes it as it stands: name=2024 is the text. There, quotes
+(label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
 """
 
+import contextlib
 import difflib
 import json
+import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from utils import strict_json
 from utils.errors import ConfigError
+from utils.files import read_file
+from utils.text import control_character, one_line
 
 # The names that a config may use. A test holds each list against the registry that it names.
 ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
@@ -51,6 +62,24 @@ LARGEST = 3.4e38
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0.0, le=LARGEST)]
 NotNegative = Annotated[float, Field(ge=0.0, le=LARGEST)]
+
+LARGEST_CONFIG = 1 << 18  # bytes of a config and all the files that it inherits from
+MOST_FILES = 100  # that a config inherits from, each counted as often as it is named
+LARGEST_OVERRIDES = 1 << 16  # characters of all overrides
+DEEPEST = 20  # objects within one another; a config has four
+MOST_PROBLEMS = 20  # that one message lists
+LONGEST_GUESS = 100  # characters of a word for which another is looked for
+
+
+def _without_control_characters(text: str) -> str:
+    found = control_character(text)
+    if found is not None:
+        raise ValueError(f"must not hold the control character {found}")
+    return text
+
+
+#: What may end in a script, a command line or a log: no character of it ends a line or is one that a terminal acts on.
+PathText = Annotated[str, AfterValidator(_without_control_characters)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -84,10 +113,12 @@ class Augment(_Block):
 
 
 class DataLoaderArgs(_Block):
-    data_dir: str = Field("data", description="The folder of the dataset's files, or the file itself.")
+    data_dir: PathText = Field("data", description="The folder of the dataset's files, or the file itself.")
     batch_size: Positive = Field(128, description="Images in a training batch.")
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Share of the images held out for validation, test images of the dataset's own not counted."
+        0.1,
+        description="Share of the images held out for validation, test images of the dataset's own not counted; unused "
+        "where it has validation images of its own.",
     )
     test_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="Share of the images held out for testing where the dataset has no test images of its own."
@@ -110,6 +141,9 @@ class DataLoaderArgs(_Block):
     )
     allow_duplicates: bool = Field(
         False, description="Go on where train, validation and test share an image, pixel for pixel."
+    )
+    skip_broken: bool = Field(
+        False, description="ImageFolder: leave out images that cannot be read, and name them, instead of stopping."
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
 
@@ -135,7 +169,7 @@ class LabelNoise(_Block):
         "`protocol` says, and false under the clean one.",
     )
     on_validation: bool = Field(True, description="Put noise on the validation labels as well. Test labels stay true.")
-    path: str | None = Field(None, description="For type file: an .npz with `index` and `given_label`.")
+    path: PathText | None = Field(None, description="For type file: an .npz with `index` and `given_label`.")
 
 
 class OptimizerArgs(_Block):
@@ -175,7 +209,7 @@ class Scheduler(_Block):
 
 class TrainerConfig(_Block):
     epochs: Positive = Field(100, description="Epochs to train in all, those before a resume included.")
-    save_dir: str = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
+    save_dir: PathText = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
     save_period: Positive = Field(1, description="Epochs between two checkpoints; the last epoch is always saved.")
     save_every_minutes: PositiveFloat | None = Field(
         None, description="Save within an epoch as well, when so many minutes have gone by since the last time."
@@ -190,7 +224,7 @@ class TrainerConfig(_Block):
     clip_grad_norm: PositiveFloat | None = Field(
         None, description="Scale a step's gradients down to this norm, over all parameters; null leaves them."
     )
-    device: str | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
+    device: PathText | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
     amp: Literal["bf16", "fp16"] | None = Field(None, description="Autocast to this type; null trains in float32.")
     channels_last: bool | None = Field(
         None, description="Keep images in NHWC memory order; null does so on the CPU, where it is much faster."
@@ -219,6 +253,8 @@ class TrainerConfig(_Block):
 
 class Config(_Block):
     """A run: every choice that its result depends on."""
+
+    _remarks: tuple[str, ...] = PrivateAttr(())
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
         description="Name of the experiment: letters, digits, '.', '_' and '-'."
@@ -250,6 +286,23 @@ class Config(_Block):
             raise ValueError("must begin with 'accuracy' and name nothing twice")
         return metrics
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines that whoever starts the run should be told: what the config's files do that is easily overlooked."""
+        return self._remarks
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its dotted key."""
+        return dict(_flat(self.model_dump()))
+
+
+def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, inherit, override and validate.
@@ -257,8 +310,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one line that lists every problem found, each with its dotted path.
     """
-    merged = _with_bases(Path(path), ())
-    return validate(merge(merged, parse_overrides(overrides)), str(path))
+    files = _Files()
+    layer = parse_overrides(overrides)
+    config = validate(merge(files.merged(Path(path)), layer, files.dropped), str(path))
+    config._remarks = tuple(_not_inherited(config, files.dropped))
+    return config
 
 
 def validate(values: dict[str, Any], source: str) -> Config:
@@ -266,29 +322,39 @@ def validate(values: dict[str, Any], source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise _config_error(source, [_describe(problem, values) for problem in error.errors()]) from error
+        found = error.errors()
+        raise _config_error(source, map(_describe, found), len(found)) from error
     problems = list(_cross_check(config))
     if problems:
-        raise _config_error(source, problems)
+        raise _config_error(source, problems, len(problems))
     return config
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """["a.b=1", "c=x"] as {"a": {"b": 1}, "c": "x"}; a value that is no JSON is a string."""
+    """["a.b=1", "c=x"] as {"a": {"b": 1}, "c": "x"}. A value is JSON, or text if it is none; for a setting that takes
+    text it is the text. Raises ConfigError."""
+    if sum(map(len, overrides)) > LARGEST_OVERRIDES:
+        raise ConfigError(f"overrides: more than {LARGEST_OVERRIDES:,} characters; write a config file instead")
     layer: dict[str, Any] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"override {override!r} is not KEY=VALUE, such as optimizer.args.lr=0.05")
-        try:
-            value = strict_json.loads(text)
-        except json.JSONDecodeError:
-            value = text
+            raise ConfigError(f"override {shortened(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
+        value = _value(keys, text)
         for key in reversed(keys):
             value = {key: value}
         layer = merge(layer, value)
     return layer
+
+
+def _value(keys: list[str], text: str) -> Any:
+    kinds = _kinds_at(keys)
+    as_it_stands = str in kinds and not text.startswith('"') and not (text == "null" and NoneType in kinds)
+    if not as_it_stands:
+        with contextlib.suppress(json.JSONDecodeError):
+            return strict_json.loads(text)
+    return text
 
 
 def json_schema() -> dict[str, Any]:
@@ -308,55 +374,103 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    if "\0" in str(path):
-        raise ConfigError(f"a file name cannot hold a NUL character: {str(path)!r}")
-    if path.resolve() in chain:
-        names = " -> ".join(str(p) for p in (*chain, path.resolve()))
-        raise ConfigError(f"config inheritance goes in a circle: {names}; take one _base_ out")
-    chain = (*chain, path.resolve())
-    values = _read(path, chain)
-    values.pop("$schema", None)
-    bases = values.pop("_base_", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: _base_ must be a file name or a list of them")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        merged = merge(merged, _with_bases(path.parent / base, chain))
-    return merge(merged, values)
+#: An earlier type of optimizer or lr_scheduler and its arguments, with which block it is.
+Dropped = tuple[str, Any, dict[str, Any]]
 
 
-def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        inherited = "".join(f", inherited by {p}" for p in reversed(chain[:-1]))
-        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
-        raise ConfigError(f"cannot read the config {str(path)!r}{inherited}: {reason}") from error
-    try:
-        values = strict_json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: line 1 column 1: a config is a JSON object {{...}}, not {type(values).__name__}")
-    return values
+class _Files:
+    """The files of one config, each read once."""
+
+    def __init__(self) -> None:
+        self.dropped: list[Dropped] = []
+        self._merged: dict[Path, dict[str, Any]] = {}
+        self._bytes_left, self._named = LARGEST_CONFIG, 0
+
+    def merged(self, path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+        """The keys of a file over those that it inherits; `chain` is the files that inherit from it."""
+        one_line(str(path), "a file name")
+        own = Path(os.path.realpath(path))  # which, unlike Path.resolve, takes a loop of links for a file
+        if own in chain:
+            names = " -> ".join(str(p) for p in (*chain, own))
+            raise ConfigError(f"config inheritance goes in a circle: {names}; take one _base_ out")
+        self._named += 1
+        if self._named > MOST_FILES:
+            raise ConfigError(f"{path}: the config inherits more than {MOST_FILES} times; take some _base_ out")
+        if own not in self._merged:
+            self._merged[own] = self._with_bases(path, (*chain, own))
+        return self._merged[own]
+
+    def _with_bases(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+        values = self._read(path, chain)
+        values.pop("$schema", None)
+        bases = values.pop("_base_", [])
+        bases = [bases] if isinstance(bases, str) else bases
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise ConfigError(f"{path}: _base_ must be a file name or a list of them")
+        merged: dict[str, Any] = {}
+        for base in bases:
+            merged = merge(merged, self.merged(path.parent / base, chain), self.dropped)
+        return merge(merged, values, self.dropped)
+
+    def _read(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+        try:
+            data = read_file(path, self._bytes_left)
+            text = data.decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            inherited = "".join(f", inherited by {p}" for p in reversed(chain[:-1]))
+            reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+            raise ConfigError(f"cannot read the config {str(path)!r}{inherited}: {reason}") from error
+        self._bytes_left -= len(data)
+        try:
+            values = strict_json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            kind = type(values).__name__
+            raise ConfigError(f"{path}: line 1 column 1: a config is a JSON object {{...}}, not {kind}")
+        return values
 
 
-def merge(base: dict[str, Any], layer: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """`layer` over `base`, object by object; neither is changed."""
+def merge(
+    base: dict[str, Any], layer: dict[str, Any], dropped: list[Dropped] | None = None, path: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """`layer` over `base`, object by object; neither is changed. What a change of type drops is added to `dropped`.
+
+    Raises:
+        ConfigError: objects lie too deep within one another.
+    """
+    if len(path) > DEEPEST:
+        raise ConfigError(f"objects lie more than {DEEPEST} deep within one another, at {shortened('.'.join(path))}")
     merged = dict(base)
     retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
     if retyped and path in (("optimizer",), ("lr_scheduler",)):
-        merged.pop("args", None)
+        args = merged.pop("args", None)
+        if dropped is not None and isinstance(args, dict):
+            dropped.append((path[0], base["type"], args))
     for key, value in layer.items():
         below = merged.get(key)
         if isinstance(value, dict):
             below = below if isinstance(below, dict) else {}
-            merged[key] = merge(below, value, (*path, key))
+            merged[key] = merge(below, value, dropped, (*path, key))
         else:
             merged[key] = value
     return merged
+
+
+def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
+    """A line for each type that took the place of another, if arguments that it takes as well fell back to defaults."""
+    for where, earlier, args in dropped:
+        block, takes = (
+            (config.optimizer, OPTIMIZER_ARGS) if where == "optimizer" else (config.lr_scheduler, SCHEDULER_ARGS)
+        )
+        now, given = block.args.model_dump(), block.args.model_fields_set
+        lost = [key for key in takes[block.type] if key in args and key not in given and args[key] != now[key]]
+        if lost:
+            each = (
+                f"{where}.args.{key} {shortened(args[key])} is not inherited, it is now {shortened(now[key])}"
+                for key in lost
+            )
+            yield f"{where}.type is {block.type} in place of {shortened(earlier)}: {'; '.join(each)}"
 
 
 def _cross_check(config: Config) -> Iterable[str]:
@@ -388,6 +502,8 @@ def _cross_check(config: Config) -> Iterable[str]:
         yield f"label_noise.include_true_class: only symmetric noise has it, not {noise.type!r}"
     if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
         yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
+    if config.data_loader.args.skip_broken and config.data_loader.type != "ImageFolder":
+        yield "data_loader.args.skip_broken: only ImageFolder reads images one by one"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:
@@ -398,12 +514,12 @@ def _cross_check(config: Config) -> Iterable[str]:
             yield f"trainer.monitor: {metric!r} is not among metrics {config.metrics}"
 
 
-def _config_error(source: str, problems: list[str]) -> ConfigError:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError(f"{source}: {count}: " + "; ".join(problems))
+def _config_error(source: str, problems: Iterable[str], count: int) -> ConfigError:
+    listed = [*islice(problems, MOST_PROBLEMS), *["..."] * (count > MOST_PROBLEMS)]
+    return ConfigError(f"{source}: {'1 problem' if count == 1 else f'{count} problems'}: {'; '.join(listed)}")
 
 
-def _describe(problem: Any, values: dict[str, Any]) -> str:
+def _describe(problem: Any) -> str:
     """One pydantic problem as `path: what is wrong, the choices, did you mean`."""
     loc = list(problem["loc"])
     path, given = ".".join(map(str, loc)) or "config", problem["input"]
@@ -417,11 +533,83 @@ def _describe(problem: Any, values: dict[str, Any]) -> str:
         choices = re.findall(r"'([^']*)'", context["expected"])
         return f"{path}: unknown choice {given!r}{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
     if kind == "model_type":
-        return f"{path}: must be an object {{...}}, got {_short(given)}"
+        return f"{path}: must be an object {{...}}, got {shortened(given)}"
     if kind == "value_error":
         return f"{path}: {context['error']}"
     message = problem["msg"].removeprefix("Input ")
-    return f"{path}: {message}, got {_short(given)}"
+    return f"{path}: {message}, got {shortened(given)}{_json_form(kind, given, NoneType in _kinds_at(loc))}"
+
+
+def _json_form(kind: str, given: Any, nullable: bool) -> str:
+    """The end of a message on a value of the wrong type: how JSON has what was meant, where that can be told."""
+    if isinstance(given, dict | list) or (isinstance(given, str) and len(given) > LONGEST_GUESS):
+        return ""
+    text = given if isinstance(given, str) else json.dumps(given)
+    word = text.strip().strip("'\"").lower()
+    form: str | None = None
+    if word in ("none", "null", "nil") and nullable:
+        form = "null"
+    elif kind == "bool_type":
+        form = {"true": "true", "yes": "true", "on": "true", "1": "true"}.get(word)
+        form = form or {"false": "false", "no": "false", "off": "false", "0": "false"}.get(word, "true or false")
+    elif kind.startswith(("float", "int")):
+        form = _number(word, whole=kind.startswith("int")) or (
+            "a whole number, such as 16" if kind.startswith("int") else "a number as JSON has it, such as 0.05 or 1e-3"
+        )
+    elif kind == "string_type":
+        form = json.dumps(text)
+    elif kind == "list_type":
+        form = _list(text)
+    return f"; write {form}" if form else ""
+
+
+def _number(word: str, whole: bool) -> str | None:
+    """.05, 1., 0x10, 1_000 and the like as JSON has them; None if it is no finite number, or not whole where asked."""
+    for read in (float, lambda text: float(int(text, 0))):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = read(word)
+            if math.isfinite(number) and number.is_integer() >= whole:
+                return str(int(number)) if whole else json.dumps(number)
+    return None
+
+
+def _list(text: str) -> str:
+    """What stands between commas as a JSON list."""
+    inner = text.strip().strip("()[]")
+    try:
+        return json.dumps(strict_json.loads(f"[{inner}]"))
+    except json.JSONDecodeError:
+        words = (part.strip().strip("'\"") for part in inner.split(","))
+        return f"[{', '.join(_number(word, whole=False) or json.dumps(word) for word in words)}]"
+
+
+def _field_at(loc: Sequence[Any]) -> FieldInfo | None:
+    """The field of that path; None if there is none."""
+    block: Any = Config
+    field = None
+    for key in loc:
+        if not (isinstance(block, type) and issubclass(block, BaseModel)):
+            return None
+        field = block.model_fields.get(key)
+        block = None if field is None else field.annotation
+    return field
+
+
+def _kinds_at(loc: Sequence[Any]) -> set[Any]:
+    field = _field_at(loc)
+    return set() if field is None else _kinds(field.annotation)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that a field takes, {str, NoneType} of `Literal["bf16", "fp16"] | None`."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kinds(parts[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, parts))
+    if origin is Literal:
+        return set(map(type, parts))
+    return {origin or annotation}
 
 
 def _block_at(loc: Sequence[Any]) -> type[BaseModel]:
@@ -435,14 +623,17 @@ def _block_at(loc: Sequence[Any]) -> type[BaseModel]:
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """The end of a message: the choice that is most like `word`, if any is."""
-    close = difflib.get_close_matches(word[:100].lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
+    if len(word) > LONGEST_GUESS:
+        return ""
+    close = difflib.get_close_matches(word.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
     if not close:
         return ""
     match = next(choice for choice in choices if choice.lower() == close[0])
     return f"; did you mean {match!r}?"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

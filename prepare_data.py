@@ -41,12 +41,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     folder = command(
         "folder",
-        "a folder or .zip of images by class: train/<class>/* and test/<class>/*, or <class>/*;\n"
+        "a folder or .zip of images by class: train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*;\n"
         "one folder around it all is looked through.",
     )
     folder.add_argument("source", metavar="SOURCE", help="folder or .zip")
     folder.add_argument("--classes", type=names, metavar="A,B,C", help="those to take, in the order of their labels")
-    folder.add_argument("--split", choices=("train", "test", "all"), default="train", help="default: train")
+    folder.add_argument("--split", choices=("train", "val", "test", "all"), default="train", help="default: train")
     add_square(folder)
 
     coco = command(

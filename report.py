@@ -7,7 +7,9 @@ that needs nothing else), results.csv, results.tex and, in results/, the figures
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import contextlib
+import os
 import sys
+from pathlib import Path
 
 from utils.cli import OneLineParser, leave, run_program
 from utils.errors import ConfigError
@@ -32,7 +34,7 @@ def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
     sources, output = [user_path(text) for text in args.runs], user_path(args.output)
-    whole = [source.resolve() for source in sources]
+    whole = [Path(os.path.realpath(source)) for source in sources]  # which bears a loop of links
     names = [source.stem if source.is_file() else source.name for source in whole] if len(sources) > 1 else [""]
     if args.records and len(set(names)) < len(names):
         raise ConfigError(f"--records keeps each RUNS by its name, and two have the same: {', '.join(names)}")
@@ -46,13 +48,16 @@ def report(args: argparse.Namespace) -> None:
             count = write_records(dict(zip(names, folders, strict=True)), user_path(args.records))
             say(f"wrote {args.records}: the records of {count} runs")
     for warning in results.warnings:
-        say(f"warning: {warning}")
-    written = write_report(results, output)
-    lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
-    say(f"runs: {len(results.finished)} finished, {lacking} missing or unfinished")
+        _warn(warning)
+    written = write_report(results, output, _warn)
+    say(f"runs: {len(results.finished)} finished, {results.lacking} missing or unfinished")
     for path in written:
         if path.parent == output:
             say(f"wrote {path}")
+
+
+def _warn(text: str) -> None:
+    say(f"warning: {text}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import utils.early  # isort: skip # noqa: F401
 import argparse
+import json
 import sys
 
 from utils.cli import OneLineParser, leave, run_program
@@ -12,19 +13,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--allow-inexact", action="store_true", help="read one that could not be resumed exactly")
+    parser.add_argument("--data-dir", metavar="DIR", help="where its data are, or may be fetched to and cached")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data_loader.args.data_dir=data/coco")
     return parser.parse_intermixed_args()
 
 
 def test(args: argparse.Namespace) -> None:
+    from data_loader.access import Access
     from data_loader.build import build_data
     from models.build import build_model
     from models.metric import METRICS
     from protocol import departures
-    from trainer.checkpoint import read
+    from trainer.changes import changes, check_function
     from trainer.evaluation import AMP_TYPES, Evaluator
-    from trainer.restore import check_data, load_model
-    from trainer.resume import saved_config
+    from trainer.form import config_of, read_run
+    from trainer.restore import check_fit, load_model
+    from trainer.resume import names_data, saved_config
+    from trainer.run_folder import folder_of
     from trainer.test_report import TestReport, save_report
     from utils.device import choose_device
     from utils.files import user_path
@@ -32,15 +37,22 @@ def test(args: argparse.Namespace) -> None:
     from utils.output import say
 
     path = user_path(args.resume)
-    state = read(path, args.allow_inexact)
-    config = saved_config(state, str(path), args.overrides)
+    folder_of(path)  # which says so where there is no such file
+    overrides = list(args.overrides)
+    if args.data_dir is not None:
+        overrides.append(f"data_loader.args.data_dir={json.dumps(args.data_dir)}")
+    state = read_run(path, args.allow_inexact)
+    config = saved_config(state, str(path), overrides)
     if config.trainer.keep_freed_memory:
         keep_freed_memory()
     device = choose_device(args.device or config.trainer.device)
-    data = build_data(config, device)
-    check_data(data, state, str(path))
+    access = Access.of_checkpoint(names_data(overrides))
+    data = build_data(config, device, access=access)
+    check_fit(config, data, state, str(path))
     model = build_model(config, len(data.dataset.classes)).to(device)
     load_model(model, state, str(path))
+    check_function(changes(config_of(state, str(path)), config), len(data.dataset.classes), str(path))
+    access.accept()
     evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")

@@ -42,9 +42,10 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from models.build import build_model
     from trainer.optim import build_optimizer
     from trainer.preflight import show
+    from trainer.restore import check_fit
     from trainer.resume import find_start
     from trainer.run_folder import make_run_folder
-    from trainer.session import begin, log_outcome
+    from trainer.session import accept, begin, log_outcome
     from trainer.trainer import Trainer
     from utils.device import choose_device
     from utils.memory import keep_freed_memory
@@ -58,14 +59,21 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         keep_freed_memory()
     device = choose_device(args.device or config.trainer.device, world.local_rank)
     seed_everything(config.seed, config.trainer.deterministic)
-    data = world.first_then_others(lambda: build_data(config, device, world))
+    access = start.access()
+    data = world.first_then_others(lambda: build_data(config, device, world, access))
+    if start.state is not None:
+        check_fit(config, data, start.state, start.source)
     model = build_model(config, len(data.dataset.classes)).to(device)
     optimizer, schedule = build_optimizer(config, model)
+    trainer = Trainer(config, model, optimizer, schedule, data, device, Path(), world)
     if args.check:
-        show(Trainer(config, model, optimizer, schedule, data, device, Path(), world))
+        if start.state is not None:
+            trainer.load_state_dict(start.state, start.source)
+        show(trainer)
         return
+    accept(trainer, start, access)
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
-    trainer = Trainer(config, model, optimizer, schedule, data, device, folder, world)
+    trainer.enter(lock.folder or folder)
     begin(trainer, start)
     trainer.train()
     log_outcome(trainer)

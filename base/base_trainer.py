@@ -1,9 +1,9 @@
 """The loop around the epochs: monitor, early stop, checkpoints, resume. What an epoch is, a subclass says."""
 
+import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -12,6 +12,7 @@ from logger.log import get_logger
 from logger.recorder import TensorBoard, write_csv, write_divergence
 from parse_config import TrainerConfig
 from utils.errors import FileSystemError, NonFiniteLossError, Stopped
+from utils.folder import Folder
 from utils.stopping import Handlers, exit_code
 from utils.world import World
 
@@ -39,7 +40,7 @@ class BaseTrainer(ABC):
     several processes train together, the first of them writes the files.
     """
 
-    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Path, world: World) -> None:
+    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Folder, world: World) -> None:
         self.config, self.store, self.folder, self.world = config, store, folder, world
         self.log = get_logger()
         self.epoch = 0
@@ -49,6 +50,8 @@ class BaseTrainer(ABC):
         self.epochs_since_best = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0  # spent on the epoch in progress before the last resume
+        self.remarks: list[str] = []  # on what has changed since the checkpoint, to be told once the log is open
+        self.best_may_be_another = False  # by another monitor than the checkpoint's
         self._started = 0.0
         self._saved = (-1, time.monotonic())  # the step of the newest save, and when it was
         self._csv_is_whole = True
@@ -79,6 +82,9 @@ class BaseTrainer(ABC):
         """Write what people read of all epochs so far, whole. Raises FileSystemError."""
         write_csv(self.folder, self.history)
 
+    def note_save(self) -> None:
+        """What is to be written once a checkpoint is."""
+
     def finish(self) -> None:
         """What a run does once, after its last epoch."""
 
@@ -101,7 +107,7 @@ class BaseTrainer(ABC):
         if self.finished:
             if self.world.first:
                 self.write_tables()  # which the run may have ended for want of
-            self.log.info("nothing to do: the run has had its %d epochs", self.epoch)
+            self.log.info("nothing to do: the run has %s", self._how_it_ended())
             return
         self._write_csv()
         self.board = TensorBoard(self.folder, self.config.tensorboard and self.world.first, self.epoch + 1)
@@ -113,7 +119,7 @@ class BaseTrainer(ABC):
                     if not self.finished:
                         self.between_batches()
                 if self.stopped_early:
-                    self.log.info("stopped early: no better %s in %d epochs", self.monitored, self.epochs_since_best)
+                    self.log.info(self._how_it_ended())
                 self.finish()
             except NonFiniteLossError as error:
                 if self.world.first:
@@ -140,6 +146,7 @@ class BaseTrainer(ABC):
         state = self.state_dict()
         if self.world.first:
             self.store.save(state, newest=newest, best=best)
+            self.note_save()
         if newest:
             self._saved = (self.global_step, time.monotonic())
 
@@ -159,8 +166,13 @@ class BaseTrainer(ABC):
         self._write_csv()
         self.log.info(_line(row, self.config.epochs, improved))
 
+    def _how_it_ended(self) -> str:
+        if self.stopped_early:
+            return f"stopped early: no better {self.monitored} in {self.epochs_since_best} epochs"
+        return f"had its {self.epoch} epochs"
+
     def _is_best(self, row: dict[str, float]) -> bool:
-        if self.monitored is None:
+        if self.monitored is None or self.monitored not in row:  # an epoch from before it was measured
             return False
         score = self._sign * row[self.monitored]
         if score == score and (self.best is None or score > self._sign * self.best):  # NaN is never best
@@ -179,7 +191,7 @@ class BaseTrainer(ABC):
         raise Stopped(
             exit_code(number),
             f"stopped by {signal.Signals(number).name} {where}; saved. "
-            f"Go on with: python train.py -r auto --run-dir {self.folder}",
+            f"Go on with: python train.py -r auto --run-dir {shlex.quote(str(self.folder))}",
         )
 
     def _write_csv(self) -> None:

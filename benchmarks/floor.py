@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.preconv_constants import Geometry, Side, constants
+from models.preconv_constants import Geometry, constants
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,18 @@ class Layer:
 
     def counts(self) -> tuple[int, int, int]:
         """Of the frequency products, of the input's transform, and of the output's."""
-        const = constants(Geometry(self.size, self.size, 3, self.stride, 1), torch.float32, torch.device("cpu"))
-        products = sum(band.count * (band.real + 4 * band.pairs) for band in const.bands)
-        counts = [band.count for band in const.bands]
-        return (
-            products * self.c_in * self.c_out,
-            transform(const.source, counts) * self.c_in,
-            transform(const.target, counts) * self.c_out,
+        geometry = Geometry(self.size, self.size, 3, self.stride, 1)
+        const = constants(geometry, torch.float32, torch.device("cpu"))
+        products = sum(block.real + 4 * block.pairs for block in const.blocks)
+        # what takes one channel of an image to its coefficients: the stage along H, then those along W
+        into, out = (
+            (0 if down is None else down.numel() * width) + sum(block.items * matrix.numel() for block, matrix in along)
+            for down, width, along in (
+                (const.source, geometry.width, [(block, block.source) for block in const.blocks]),
+                (const.target, geometry.out[1], [(block, block.target) for block in const.blocks]),
+            )
         )
-
-
-def transform(side: Side, counts: list[int]) -> int:
-    """Multiply-adds that take one channel of an image to its coefficients."""
-    down = 0 if side.down is None else side.down.numel() * side.width
-    return down + sum(count * matrix.numel() for count, matrix in zip(counts, side.across, strict=True))
+        return products * self.c_in * self.c_out, into * self.c_in, out * self.c_out
 
 
 LAYERS = [

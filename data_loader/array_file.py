@@ -10,9 +10,14 @@ import torch
 
 from data_loader.dataset import ImageDataset
 from data_loader.npz import load_npz, read_bytes
-from data_loader.restricted_pickle import load_arrays
+from data_loader.restricted_pickle import as_array, load_arrays
 from utils.errors import DataError
+from utils.memory_zip import shown
+from utils.plain_pickle import malformed
+from utils.reading import told_as
+from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
 
+_OLD_TORCH = 0x1950A86A20F9469CFC6C  # the number that torch.save began a file with before it wrote zips
 SLACK = 1e-3  # how far resizing in floating point may overshoot [0, 1]
 
 
@@ -45,13 +50,9 @@ def load_array_file(path: Path, form: ArrayFormat, reading: Reading | None = Non
     data = read_bytes(file)
     if not data:
         raise DataError(f"{file}: the file is empty; get or build it again")
-    zipped = data[:4] == b"PK\x03\x04"
-    values = load_npz(data, ("images", "labels"), str(file)) if zipped else load_arrays(data, str(file))
-    if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
-        found = f"keys {[str(key)[:20] for key in values][:5]}" if isinstance(values, dict) else type(values).__name__
-        raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
-    images = (reading or _pixels)(_array(values["images"], "images", file), form, file)
-    labels = _labels(_array(values["labels"], "labels", file), len(images), file)
+    values = _values(data, file)
+    images = (reading or _pixels)(_array(values["images"], "images", file, len(data)), form, file)
+    labels = _labels(_array(values["labels"], "labels", file, len(data)), len(images), file)
     return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), form.classes, f"{form.name} in {file}")
 
 
@@ -71,9 +72,36 @@ def _find(path: Path, form: ArrayFormat) -> Path:
     )
 
 
-def _array(value: Any, what: str, file: Path) -> np.ndarray:
-    if isinstance(value, list) and what == "labels" and all(type(label) in (int, float) for label in value):
-        value = np.asarray(value)
+def _values(data: bytes, file: Path) -> dict[Any, Any]:
+    """What a pickle, an .npz or a file of torch.save's holds under 'images' and 'labels', and perhaps more."""
+    if is_tensor_file(data):
+        with told_as(DataError, str(file), "no file of plain tensors", "; save a dict of two, or use np.savez"):
+            values = read_tensors(data)
+            if isinstance(values, dict):
+                values = {
+                    key: _of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
+                }
+    elif data[:4] == b"PK\x03\x04":
+        return dict(load_npz(data, ("images", "labels"), str(file)))
+    else:
+        values = load_arrays(data, str(file))
+    if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
+        found = f"keys [{shown(values)}]" if isinstance(values, dict) else type(values).__name__
+        if type(values) is int and values == _OLD_TORCH:
+            found = "an old form of torch.save; save it again with a torch of this decade"
+        raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
+    return values
+
+
+def _of_tensor(tensor: torch.Tensor) -> np.ndarray:
+    if not fits_its_storage(tensor):
+        malformed("a tensor that repeats its numbers")
+    return tensor.numpy()
+
+
+def _array(value: Any, what: str, file: Path, size: int) -> np.ndarray:
+    """An array of numbers; lists of plain ones are made one, from a file of `size` bytes."""
+    value = as_array(value, size)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "uif":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise DataError(f"{file}: {what} must be an array of numbers, found {found}")

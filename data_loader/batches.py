@@ -73,8 +73,7 @@ class ImageBatches(BaseDataLoader):
             raise ConfigError(
                 f"data_loader.args.batch_size: a batch of {batch_size} cannot be shared by {self._world.size} processes"
             )
-        fewest = 2 * self._world.size if augment is not None else 1
-        self._bounds = _batch_bounds(len(images), batch_size, fewest)
+        self._bounds = batch_bounds(len(images), batch_size, self._world.size if augment is not None else None)
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -133,9 +132,10 @@ def _packed(images: Tensor, padding: int) -> Tensor:
     return pixels.view(torch.int32).squeeze(3)
 
 
-def _batch_bounds(count: int, batch_size: int, fewest: int) -> list[tuple[int, int]]:
-    """(start, stop) of each batch. A last one of less than `fewest` images joins the one before: BatchNorm of 1x1 maps
-    needs two of them, in every process."""
+def batch_bounds(count: int, batch_size: int, processes: int | None) -> list[tuple[int, int]]:
+    """(start, stop) of each batch. In training, where `processes` is given, a last batch of less than two images for
+    each of them joins the one before: BatchNorm of 1x1 maps needs two, in every process."""
+    fewest = 1 if processes is None else 2 * processes
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < fewest:
         starts.pop()

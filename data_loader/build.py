@@ -1,20 +1,24 @@
 """From a config to the data of a run: dataset, splits, noisy labels and loaders."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from data_loader.access import Access
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import AS_PUBLISHED, DATASETS
+from data_loader.image_folder import load_image_folder
 from data_loader.noise import GivenLabels, given_labels
 from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
+from utils.errors import DataError
 from utils.files import user_path
-from utils.limits import memory_for_data
+from utils.reading import told_as
 from utils.world import World
 
 
@@ -41,19 +45,40 @@ class RunData:
         return torch.cat([self.given[name] for name in self.splits.named()])
 
 
-@memory_for_data()
-def build_data(config: Config, device: torch.device, world: World | None = None) -> RunData:
-    """Load, split, add noise and serve. Raises DataError or ConfigError; see the parts."""
+def build_data(
+    config: Config, device: torch.device, world: World | None = None, access: Access | None = None
+) -> RunData:
+    """Load, split, add noise and serve. Without `access` what a new run may do may be done.
+
+    Raises DataError or ConfigError; see the parts.
+    """
+    with told_as(DataError, f"the data in {config.data_loader.args.data_dir}", "they cannot be read"):
+        return _build(config, device, world, access or Access())
+
+
+def _place(data_dir: str) -> Path:
+    """The folder or file that a dataset is in; what is neither is not opened, for a FIFO is waited for."""
+    path = user_path(data_dir)
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        raise DataError(f"{path} is neither a folder nor a regular file; name the data with data_loader.args.data_dir")
+    return path
+
+
+def _build(config: Config, device: torch.device, world: World | None, access: Access) -> RunData:
     args = config.data_loader.args
     switches = departures(config)
     load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
-    dataset = load(user_path(args.data_dir))
+    if args.skip_broken:  # which goes with ImageFolder alone
+        load = partial(load_image_folder, skip_broken=True)
+    place = _place(args.data_dir)
+    dataset = load(place, access)
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
     if not (args.allow_duplicates or overlapping):
         # Misread, an image is a quarter of its rows, and two that differ below may be the same.
-        pixels = DATASETS[config.data_loader.type](user_path(args.data_dir)) if FLOAT_BYTES in switches else dataset
+        rightly = DATASETS[config.data_loader.type]
+        pixels = rightly(place, access) if FLOAT_BYTES in switches else dataset
         check_nothing_is_shared(pixels, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed, TRUE_CLASS in switches)
     stats = pixel_stats(dataset.images[splits.train])

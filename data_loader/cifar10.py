@@ -8,31 +8,42 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_loader.access import Access
 from data_loader.dataset import ImageDataset
-from utils.errors import DataError
+from utils.errors import DataError, UserError
 from utils.files import write_atomically
+from utils.limits import out_of_memory
 from utils.progress import Bar
+from utils.reading import reason_of
 
 _LARGEST = 256 << 20  # bytes of the archive, which has 171 million
 _SECONDS = 60.0  # without an answer
 
 
-def load_cifar10(data_dir: Path) -> ImageDataset:
+def load_cifar10(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """The 50,000 training and 10,000 test images under `data_dir`, downloaded if they are not there.
+
+    Without `access` they may be, and unpacked there; with it only if it says so.
 
     Raises:
         DataError: no intact copy is there and none can be downloaded; says which file to put where.
     """
     from torchvision.datasets import CIFAR10
 
+    fetch = (access or Access()).fetch
     try:
-        parts = _read(data_dir)
-    except (OSError, RuntimeError, EOFError) as error:
-        archive = data_dir / CIFAR10.filename
+        parts = _read(data_dir, fetch)
+    except UserError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise DataError(f"CIFAR10 in {data_dir}: there is not enough memory for it") from error
+        why = f"could not be downloaded ({reason_of(error)})" if fetch else "nothing is downloaded for a checkpoint"
+        folder = "with data_loader.args.data_dir=DIR, where it is then also downloaded to"
         raise DataError(
-            f"CIFAR10 is not in {data_dir} and could not be downloaded ({error}); put {CIFAR10.filename} "
-            f"(MD5 {CIFAR10.tgz_md5}) from {CIFAR10.url} at {archive}, or name its folder with "
-            "data_loader.args.data_dir"
+            f"CIFAR10 is not in {data_dir}{_damaged(data_dir)} and {why}; put {CIFAR10.filename} "
+            f"(MD5 {CIFAR10.tgz_md5}) from {CIFAR10.url} at {data_dir / CIFAR10.filename}, or name its folder "
+            + ("with data_loader.args.data_dir" if fetch else folder)
         ) from error
     pixels = np.concatenate([part.data for part in parts])  # (60000, 32, 32, 3) uint8
     labels = torch.tensor([label for part in parts for label in part.targets])
@@ -45,7 +56,7 @@ def load_cifar10(data_dir: Path) -> ImageDataset:
     )
 
 
-def _read(data_dir: Path) -> list[Any]:
+def _read(data_dir: Path, fetch: bool) -> list[Any]:
     """Training and test part. torchvision checks each file's MD5 before it unpickles it."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
@@ -53,11 +64,24 @@ def _read(data_dir: Path) -> list[Any]:
     try:
         return [CIFAR10(str(data_dir), train=train) for train in (True, False)]
     except RuntimeError:  # not there, or damaged
+        if not fetch:
+            raise
         archive = data_dir / CIFAR10.filename
         if not check_integrity(archive, CIFAR10.tgz_md5):
             data_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(archive, _download(CIFAR10.url, CIFAR10.tgz_md5))
         return [CIFAR10(str(data_dir), train=train, download=True) for train in (True, False)]  # it unpacks the archive
+
+
+def _damaged(data_dir: Path) -> str:
+    """The files that are there and are not what they should be."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    sums = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
+    folder = data_dir / CIFAR10.base_folder
+    wrong = [name for name, md5 in sums if (folder / name).is_file() and not check_integrity(folder / name, md5)]
+    return f" whole (damaged: {', '.join(wrong)} in {folder})" if wrong else ""
 
 
 def _download(url: str, md5: str) -> bytes:

@@ -14,7 +14,8 @@ class ImageDataset:
     """Every image of a dataset, with its true label.
 
     images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` says where they came from.
-    `own_test`, if the dataset brings a test set, holds the positions of its images: int64 (M,).
+    `own_test`, if the dataset brings a test set, holds the positions of its images: int64 (M,); `own_val` those of its
+    validation set. `notes` are lines that a user should see, such as what was left out.
     """
 
     images: Tensor
@@ -22,6 +23,8 @@ class ImageDataset:
     classes: tuple[str, ...]
     source: str
     own_test: Tensor | None = None
+    own_val: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -43,9 +46,11 @@ class ImageDataset:
         return len(self.labels)
 
     def sha256(self) -> str:
-        """Hex digest of the contents: class names, shape, labels, test positions and pixels."""
+        """Hex digest of the contents: class names, shape, labels, test and validation positions, pixels."""
         digest = hashlib.sha256(repr((self.classes, tuple(self.images.shape))).encode())
         own_test = torch.empty(0, dtype=torch.int64) if self.own_test is None else self.own_test
+        if self.own_val is not None:
+            digest.update(b"validation" + self.own_val.contiguous().numpy().tobytes())
         for part in (self.labels, own_test, self.images):
             digest.update(part.contiguous().numpy().data if part.numel() else b"none")
         return digest.hexdigest()

@@ -1,8 +1,10 @@
-"""The datasets, by name. A dataset is one function from `data_loader.args.data_dir` to an ImageDataset."""
+"""The datasets, by name. A dataset is one function from `data_loader.args.data_dir`, and what may be done there besides
+reading, to an ImageDataset."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from data_loader.access import Access
 from data_loader.cifar10 import load_cifar10
 from data_loader.dataset import ImageDataset
 from data_loader.digits import load_digits
@@ -10,7 +12,9 @@ from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco, load_tiny_coco_as_published
 from data_loader.tiny_exdark import load_tiny_exdark
 
-DATASETS: dict[str, Callable[[Path], ImageDataset]] = {
+Loader = Callable[[Path, Access], ImageDataset]
+
+DATASETS: dict[str, Loader] = {
     "CIFAR10": load_cifar10,
     "TinyCOCO": load_tiny_coco,
     "TinyExDark": load_tiny_exdark,
@@ -19,4 +23,4 @@ DATASETS: dict[str, Callable[[Path], ImageDataset]] = {
 }
 
 #: Those that the published experiments read otherwise (data_loader.args.float_bytes_as_pixels).
-AS_PUBLISHED: dict[str, Callable[[Path], ImageDataset]] = {"TinyCOCO": load_tiny_coco_as_published}
+AS_PUBLISHED: dict[str, Loader] = {"TinyCOCO": load_tiny_coco_as_published}

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 
 
-def load_digits(data_dir: Path) -> ImageDataset:
-    """The 8x8 scans of 17 grey levels, brought to 3x32x32; `data_dir` is not used."""
+def load_digits(data_dir: Path, access: Access | None = None) -> ImageDataset:
+    """The 8x8 scans of 17 grey levels, brought to 3x32x32; `data_dir` and `access` are not used."""
     from sklearn.datasets import load_digits as load
 
     bunch = load()

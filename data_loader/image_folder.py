@@ -1,140 +1,141 @@
-"""Any images: a folder or .zip of train/<class>/* and, if you like, test/<class>/*, brought to 32x32 and cached."""
+"""Any images: a folder or .zip of train/<class>/ and, if you like, val/<class>/ and test/<class>/, brought to 32x32."""
 
 import hashlib
-import io
-import os
-import stat
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from data_loader import picture_cache
+from data_loader.access import Access
 from data_loader.dataset import ImageDataset
-from data_loader.npz import ZIP_ERRORS, load_npz, read_bytes
-from data_loader.pictures import SIZE, SUFFIXES, Files, check_classes, decode, walk
-from logger.log import get_logger
-from utils.errors import DataError, FileSystemError
-from utils.files import cache_home, sha256_of_file, write_atomically
+from data_loader.picture_cache import Decoded
+from data_loader.picture_files import Files, Labelled, by_split, first_of, told_broken, told_dim
+from data_loader.pictures import SIZE, BrokenImageError, decode, out_of_memory
+from utils.errors import DataError
 from utils.progress import Bar
 
-_CACHE_VERSION = 1  # part of the cache's name: raise it when the decoding in pictures.py changes
+_ORDER = ("train", "val", "test")
 
 
-def load_image_folder(data_dir: Path) -> ImageDataset:
-    """The images of a folder or .zip, decoded once and then read from a cache.
+def load_image_folder(data_dir: Path, access: Access | None = None, skip_broken: bool = False) -> ImageDataset:
+    """The images of a folder or .zip, decoded once and then read from a cache (data_loader/picture_cache.py).
 
-    The cache lies beside the source as `<name>.<hash of its contents>.32x32.npz`, or in the user's cache folder where
-    the source's own folder is read-only. The short side is scaled to 32 and the long side cropped at the centre; images
-    of 32x32 stay as they are.
+    The short side is scaled to 32 and the long side cropped at the centre; images of 32x32 stay as they are. What is
+    left out of the source, and with `skip_broken` what cannot be decoded, is told in the dataset's notes. Without
+    `access` the cache may be written.
 
     Raises:
-        DataError: no such folder or zip, no train/<class>/ images in it, or an image that cannot be decoded.
+        DataError: no such folder or zip, no train/<class>/ images in it, a class without images, or images that cannot
+            be decoded.
     """
     source = data_dir
     if not source.exists():
         raise DataError(f"ImageFolder: there is no {source}; name a folder or .zip with data_loader.args.data_dir")
-    content = _content_hash(source)
-    for cache in _cache_paths(source, content):
-        if cache.is_file():
-            dataset = _read_cache(cache, source)
-            if dataset is not None:
-                return dataset
-    dataset = _decode_all(source)
-    cache = _cache_paths(source, content)[0]
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, _cache_bytes(dataset))
-    except (OSError, FileSystemError) as error:
-        get_logger().warning("the images are not cached and will be decoded again next time: %s", error)
-    return dataset
+        with Files(source) as files:
+            found = _find(files, source)
+            notes = (*files.left_out.lines(), *files.notes)
+            key = _key(files, found)
+            decoded = picture_cache.read(source, key)
+            if decoded is None or (decoded.broken and not skip_broken):
+                new = decoded = _decode(files, found, source)
+                _check_broken(decoded, found, source, skip_broken)
+                (access or Access()).write(lambda: picture_cache.write(source, key, new))
+    except MemoryError as error:
+        raise out_of_memory(str(source)) from error
+    return _dataset(source, found, decoded, notes)
 
 
-def _decode_all(source: Path) -> ImageDataset:
-    with Files(source) as files:
-        found = sorted(_labelled(files.names))
-        classes = sorted({name for split, name, _ in found if split == "train"})
-        check_classes(classes, source)
-        unknown = sorted({name for _, name, _ in found} - set(classes))
-        if not classes or unknown:
-            problem = (
-                f"test/ has classes that train/ lacks: {', '.join(unknown)}" if classes else "no train/<class>/ images"
-            )
-            raise DataError(f"{source}: {problem}; expected train/<class>/* and optionally test/<class>/*")
-        found.sort(key=lambda item: item[0] == "test")  # training images first; sorted() above fixed the rest
-        pixels = np.empty((len(found), 3, SIZE, SIZE), dtype=np.uint8)
-        for row, (_, _, name) in enumerate(Bar(found, desc=f"decoding {source.name}", unit="image")):
-            pixels[row] = decode(files.read(name), f"{source}: {name}")
-    splits = np.array([split for split, _, _ in found])
+def _find(files: Files, source: Path) -> list[Labelled]:
+    """The images of all splits: training images first, then by class and name."""
+    found = [] if files.base is None else by_split(files, source)
+    classes = {picture.label for picture in found if picture.split == "train"}
+    expected = "expected train/<class>/* and optionally val/<class>/* and test/<class>/*"
+    if not classes:
+        raise DataError(f"{source}: no train/<class>/ images; {expected}")
+    for split in _ORDER[1:]:
+        unknown = sorted({picture.label for picture in found if picture.split == split} - classes)
+        if unknown:
+            raise DataError(f"{source}: {split}/ has classes that train/ lacks: {first_of(unknown)}; {expected}")
+    return sorted(found, key=lambda picture: (_ORDER.index(picture.split), picture.label, picture.name))
+
+
+def _key(files: Files, found: Sequence[Labelled]) -> str:
+    """Hex SHA-256 of what the decoded images depend on: their bytes, names, classes and splits, and nothing else."""
+    digest = hashlib.sha256()
+    for picture in found:
+        try:
+            contents = hashlib.sha256(files.read(picture.name)).hexdigest()
+        except BrokenImageError as error:
+            contents = f"broken: {error.reason}"
+        line = f"{picture.split}\0{picture.label}\0{picture.name}\0{contents}\n"
+        digest.update(line.encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _decode(files: Files, found: Sequence[Labelled], source: Path) -> Decoded:
+    pixels = np.zeros((len(found), 3, SIZE, SIZE), dtype=np.uint8)
+    decoded = Decoded(pixels, {}, [])
+    for row, picture in enumerate(Bar(found, desc=f"decoding {source.name}", unit="image")):
+        try:
+            result = decode(files.read(picture.name), f"{source}: {picture.name}")
+        except BrokenImageError as error:
+            decoded.broken[row] = error.reason
+            continue
+        pixels[row] = result.pixels
+        if result.dim:
+            decoded.dim.append(row)
+    return decoded
+
+
+def _check_broken(decoded: Decoded, found: Sequence[Labelled], source: Path, skip_broken: bool) -> None:
+    if decoded.broken and not skip_broken:
+        raise DataError(
+            f"{source}: {told_broken(_broken(decoded, found))}; remove or replace "
+            f"{'it' if len(decoded.broken) == 1 else 'them'}, or set data_loader.args.skip_broken=true"
+        )
+
+
+def _broken(decoded: Decoded, found: Sequence[Labelled]) -> list[tuple[str, str]]:
+    return [(found[row].name, reason) for row, reason in decoded.broken.items()]
+
+
+def _dataset(source: Path, found: Sequence[Labelled], decoded: Decoded, notes: tuple[str, ...]) -> ImageDataset:
+    rows = [row for row in range(len(found)) if row not in decoded.broken]
+    kept = [found[row] for row in rows]
+    classes = tuple(dict.fromkeys(picture.label for picture in found))  # of the training images, which come first
+    folders, whole = ({f"{picture.split}/{picture.label}" for picture in pictures} for pictures in (found, kept))
+    lost = sorted(folders - whole)
+    if lost:
+        raise DataError(f"{source}: no image of these class folders can be read: {first_of(lost)}; replace them")
+    places = {split: [at for at, picture in enumerate(kept) if picture.split == split] for split in _ORDER}
+    own = {split: torch.tensor(at) if at else None for split, at in places.items()}
+    notes = (*notes, *_notes(found, decoded, own["val"]))
+    pixels = decoded.pixels if len(rows) == len(found) else decoded.pixels[rows]
+    labels = {name: label for label, name in enumerate(classes)}
     return ImageDataset(
         images=torch.from_numpy(pixels),
-        labels=torch.tensor([classes.index(name) for _, name, _ in found]),
-        classes=tuple(classes),
+        labels=torch.tensor([labels[picture.label] for picture in kept]),
+        classes=classes,
         source=f"images in {source}",
-        own_test=torch.from_numpy(np.flatnonzero(splits == "test")) if (splits == "test").any() else None,
+        own_test=own["test"],
+        own_val=own["val"],
+        notes=notes,
     )
 
 
-def _labelled(names: list[str]) -> Iterator[tuple[str, str, str]]:
-    """(split, class, name) of each image among `names`; one folder around train/ and test/ is looked through."""
-    for name in names:
-        parts = PurePosixPath(name).parts
-        if len(parts) == 4 and parts[1] in ("train", "test") and parts[0] != "__MACOSX":
-            parts = parts[1:]
-        if len(parts) != 3 or parts[0] not in ("train", "test") or any(part.startswith(".") for part in parts):
-            continue
-        if PurePosixPath(name).suffix.lower() in SUFFIXES:
-            yield parts[0], parts[1], name
-
-
-def _content_hash(source: Path) -> str:
-    path = source
-    try:
-        if source.is_file():
-            return sha256_of_file(source)
-        digest = hashlib.sha256()
-        for name in walk(source):
-            path = source / name
-            digest.update(f"{name}\0{sha256_of_file(path)}\n".encode(errors="surrogatepass"))
-        return digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or take it away") from error
-
-
-def _cache_paths(source: Path, content: str) -> list[Path]:
-    """Where a cache may lie, the place to write it first."""
-    name = f"{source.name}.{content[:16]}.{SIZE}x{SIZE}.v{_CACHE_VERSION}.npz"
-    beside = source.resolve().parent
-    user = cache_home()
-    homes = [] if user is None else [user / "convnorm-experiments"]
-    # The mode as well as access(): root may write anywhere, but a folder marked read-only is meant to stay as it is.
-    writable = os.access(beside, os.W_OK) and beside.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    places = [beside, *homes] if writable else [*homes, beside]
-    return [place / name for place in places]
-
-
-def _cache_bytes(dataset: ImageDataset) -> memoryview:
-    own_test = np.empty(0, dtype=np.int64) if dataset.own_test is None else dataset.own_test.numpy()
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        images=dataset.images.numpy(),
-        labels=dataset.labels.numpy(),
-        classes=np.array(dataset.classes),
-        own_test=own_test,
-        sha256=np.array(dataset.sha256()),
-    )
-    return buffer.getbuffer()
-
-
-def _read_cache(cache: Path, source: Path) -> ImageDataset | None:
-    """The cached dataset, or None where the cache is damaged, and is then made again."""
-    try:
-        arrays = load_npz(read_bytes(cache), ("images", "labels", "classes", "own_test", "sha256"), str(cache))
-        images, labels, own_test = (torch.from_numpy(arrays[key]) for key in ("images", "labels", "own_test"))
-        classes = tuple(map(str, arrays["classes"]))
-        dataset = ImageDataset(images, labels, classes, f"images in {source}", own_test if len(own_test) else None)
-        sha256 = str(arrays["sha256"])
-    except (*ZIP_ERRORS, AssertionError):  # a DataError is a ValueError
-        return None
-    return dataset if dataset.sha256() == sha256 else None
+def _notes(found: Sequence[Labelled], decoded: Decoded, own_val: Tensor | None) -> list[str]:
+    notes = []
+    if decoded.broken:
+        notes.append(f"left out, as data_loader.args.skip_broken says: {told_broken(_broken(decoded, found))}")
+    if decoded.dim:
+        notes.append(told_dim([found[row].name for row in decoded.dim]))
+    if own_val is not None:
+        notes.append(
+            f"validation is on the {len(own_val):,} images of the source's own val/; "
+            "data_loader.args.validation_split is not used"
+        )
+    return notes

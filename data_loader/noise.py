@@ -20,6 +20,7 @@ from parse_config import LabelNoise
 from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.seeding import generator
+from utils.text import csv_cell
 
 #: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
 CIFAR10_CONFUSIONS = {
@@ -153,9 +154,9 @@ def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) 
     matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(classes))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", *classes])
+    writer.writerow(["true", *map(csv_cell, classes)])
     for name, row in zip(classes, matrix.tolist(), strict=True):
-        writer.writerow([name, *(f"{share:.6g}" for share in row)])
+        writer.writerow([csv_cell(name), *(f"{share:.6g}" for share in row)])
     return text.getvalue()
 
 
@@ -179,11 +180,9 @@ def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> b
 
 def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None, np.ndarray]:
     """index, given_label, true_label or None, and split ("" where the file names none)."""
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"there is no noise file {path}; name one with label_noise.path")
-    arrays = load_npz(read_bytes(path), ("index", "given_label", "true_label", "split"), str(path))
-    if not {"index", "given_label"} <= arrays.keys():
-        raise DataError(f"{path}: expected the arrays 'index' and 'given_label', found {sorted(arrays)}")
+    arrays = load_npz(read_bytes(path), ("index", "given_label"), str(path), optional=("true_label", "split"))
     split = arrays.pop("split", np.full(len(arrays["index"]), "") if arrays["index"].ndim else np.array(""))
     if any(a.ndim != 1 or a.dtype.kind not in "iu" or len(a) != len(arrays["index"]) for a in arrays.values()):
         raise DataError(f"{path}: index and labels must be whole numbers, one row each")

@@ -1,14 +1,20 @@
 """Reading an .npz from a stranger."""
 
 import io
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.files import read_file
+from utils.memory_zip import open_zip, shown
+from utils.plain_pickle import malformed
+from utils.reading import told_as
+from utils.text import visible
 
 #: Bytes of a dataset file, and of the arrays that come out of it; CIFAR10 in float64 takes 1.4 GiB.
 LARGEST = 4 << 30
@@ -20,41 +26,59 @@ ZIP_ERRORS = (
 )
 
 
+_LONGEST_HEADER = 1024  # bytes of the Python text that says what an array is; numpy writes 118
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. Raises DataError if it cannot be read or is larger than any dataset file."""
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, io.SEEK_END)
-            if size > LARGEST:
-                raise DataError(f"{path}: {size:,} bytes, but a dataset file has at most {LARGEST:,}")
-            file.seek(0)
-            return file.read()
+        return read_file(path, LARGEST)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def load_npz(data: bytes, names: Iterable[str], source: str) -> dict[str, np.ndarray]:
-    """Those of the arrays `names` that are in an .npz; the others are not looked at, and nothing is unpickled.
+def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays `names` of an .npz, and those of `optional` that are there; nothing is unpickled.
 
     Raises:
-        DataError: it is malformed, holds objects, or would unfold to more than LARGEST bytes.
+        DataError: it is malformed, lacks one of `names`, holds objects, or would unfold to more than LARGEST bytes.
     """
-    try:
+    with told_as(DataError, source, "malformed .npz", "; get or build it again"):
         if not data.startswith(b"PK"):
-            raise ValueError("it is no zip")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.zip.infolist()}
-            wanted = [name for name in names if name in archive.files]
-            size = sum(sizes.get(f"{name}.npy", sizes.get(name, 0)) for name in wanted)
+            malformed("it is no zip")
+        with open_zip(data) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if any(name not in entries for name in names):
+                raise DataError(
+                    f"{source}: expected the arrays {' and '.join(map(repr, names))}, found {shown(entries)}"
+                )
+            wanted = {name: entries[name] for name in (*names, *optional) if name in entries}
+            size = sum(entry.file_size for entry in wanted.values())
             if size > LARGEST:
                 raise DataError(f"{source}: it unfolds to {size:,} bytes, more than the {LARGEST:,} that are read")
-            arrays = {name: archive[name] for name in wanted}
-    except DataError:
-        raise
-    except Exception as error:  # numpy reads an array's header as Python text, which can be wrong in many ways
-        reason = " ".join(str(error).split()[:20]) or type(error).__name__
-        raise DataError(f"{source}: malformed .npz ({reason}); get or build it again") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # an entry that is no .npy comes as bytes
-            raise DataError(f"{source}: malformed .npz ({name} is no array); get or build it again")
-    return arrays
+            return {name: _read_array(archive, entry) for name, entry in wanted.items()}
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """numpy reads a header of any length, and allocates what it says; it is held against the entry's size first."""
+    name = visible(entry.filename, 60)
+    with archive.open(entry) as file:
+        start = file.read(12)
+        if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
+            malformed(f"{name} is no array")
+        end = 10 if start[6] == 1 else 12  # of the field that holds the header's length
+        length = end + int.from_bytes(start[8:end], "little")
+        if length > _LONGEST_HEADER:
+            malformed(f"{name} has a header of {length:,} bytes")
+        header = io.BytesIO(start + file.read(length - len(start)))
+        version = np.lib.format.read_magic(header)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(header)
+        if dtype.hasobject:
+            malformed(f"{name} holds objects")
+        if math.prod(shape) * dtype.itemsize + length != entry.file_size:
+            malformed(f"{name} is said to be {shape} of {dtype}, and has {entry.file_size - length:,} bytes")
+    with archive.open(entry) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    assert isinstance(array, np.ndarray)
+    return array

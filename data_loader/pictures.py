@@ -1,35 +1,73 @@
-"""Encoded images from strangers: found in a folder or .zip, and decoded within limits."""
+"""Encoded images from strangers, decoded within limits."""
 
-import errno
 import io
-import os
-import stat
 import struct
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from data_loader.npz import ZIP_ERRORS
 from utils.errors import DataError
+from utils.text import visible
 
 SIZE = 32  # what every image becomes, in height and width
-# Pillow knows dozens of formats, and has had holes in the rarer ones; these are what photographs come in.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 LARGEST_IMAGE = 256 << 20  # bytes of an encoded image
-#: What reading a damaged or hostile image can raise.
-DECODING_ERRORS = (
-    *(*ZIP_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning),
-    *(struct.error, IndexError),
-)
+LARGEST_PIXELS = 64 << 20  # of an image; Pillow takes 1 to 4 bytes for each
+LARGEST_SIDE = 1 << 16  # of an image: the weights of a scaled row or column grow with it
+LARGEST_IN_PYTHON = 1 << 20  # pixels where the decoder is written in Python: a few seconds
+_LARGEST_JPEG_2000 = 16 << 20  # pixels; larger ones are decoded at half the size or less
+_MOST_WORK = 6 * LARGEST_PIXELS  # pixels decoded for one image, padding and separate channels counted
+_MOST_SCANS = 16 * LARGEST_PIXELS  # pixels of a JPEG times its scans
+_MOST_STRIPS = 1 << 18  # strips or tiles of a TIFF
+
+Image.init()
+Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS  # also for an image within an image, as in an icon
+
+#: What Pillow opens and we do not. EPS runs Ghostscript and WMF draws by Windows; MPEG, BUFR, GRIB and HDF5 are only
+#: recognised; IPTC opens what is inside of it as any format; FITS unfolds gzip without bound.
+_NOT_OPENED = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "FITS"})
+#: The format by the suffix, in lower case, of all that are opened. MPO is a JPEG with more pictures behind it.
+SUFFIXES = {
+    suffix: name
+    for suffix, name in Image.registered_extensions().items()
+    if (name in Image.OPEN or name == "MPO") and name not in _NOT_OPENED
+}
+#: Known by their first bytes, and so looked for whatever the suffix; the others have little that tells them.
+_BY_CONTENT = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI")
+
+_ORIENTATION = 0x0112  # EXIF's
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableFileError(DataError):
-    """The machine did not give a file out: no permission, a disk that is away. Another time it may."""
+    """The machine did not give a file out, or has no memory for it. Another time it may: nothing to remember."""
+
+
+class BrokenImageError(DataError):
+    """A file that is no image that can be read; `reason` is why, in a few words."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.reason = visible(reason, 100)
+        super().__init__(f"{where} is not an image that can be read ({self.reason}); remove or replace it")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels: uint8 (3, 32, 32). `dim`: of its more than 8 bits it uses no more than the lowest sixteenth."""
+
+    pixels: np.ndarray
+    dim: bool = False
 
 
 def crop_to_size(image: Image.Image) -> Image.Image:
@@ -39,141 +77,160 @@ def crop_to_size(image: Image.Image) -> Image.Image:
 
 def decode(
     data: bytes, where: str, to_size: Callable[[Image.Image], Image.Image] = crop_to_size, upright: bool = True
-) -> np.ndarray:
-    """uint8 (3, 32, 32) of one encoded image.
+) -> Picture:
+    """One encoded image, the first of several; `where` ends with its name, whose suffix may tell the format.
 
-    `to_size` brings an RGB image to 32x32. With `upright` it comes turned as its EXIF says, and only if it is not
-    32x32 already. Raises DataError, which begins with `where`.
+    `to_size` brings an image, grey or RGB, to 32x32. With `upright` it comes turned as its EXIF says, and only if it is
+    not 32x32 already.
+
+    Raises:
+        BrokenImageError: it cannot be decoded, or would take too much time or memory; begins with `where`.
+        UnreadableFileError: there is not enough memory now.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                image = to_rgb(ImageOps.exif_transpose(opened) if upright else opened)
-                if not upright or image.size != (SIZE, SIZE):
-                    image = to_size(image)
-                return np.asarray(image).transpose(2, 0, 1)
+            with _open(data, where) as opened:
+                _check_cost(opened, data)
+                opened.load()
+                image, dim = to_8_bits(_turned(opened) if upright else opened)
+            if not upright or image.size != (SIZE, SIZE):
+                image = to_size(image)
+            return Picture(np.asarray(image.convert("RGB")).transpose(2, 0, 1), dim)
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is not an image that can be read (unknown format); remove or replace it") from error
-    except DECODING_ERRORS as error:
-        raise DataError(f"{where} is not an image that can be read ({error}); remove or replace it") from error
+        raise BrokenImageError(where, "unknown format" if data else "the file is empty") from error
+    except Exception as error:  # a decoder may raise anything
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            raise out_of_memory(where) from error
+        raise BrokenImageError(where, str(error) or type(error).__name__) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in 8-bit RGB; what is transparent keeps its colour."""
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
-        image = Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode))
-    return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+def out_of_memory(where: str) -> UnreadableFileError:
+    return UnreadableFileError(f"{where}: there is not enough memory to read it; free some, and start again")
 
 
-def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8, by the range that their mode and largest value speak of."""
-    if not np.isfinite(values).all():
-        raise ValueError("NaN or infinite pixels")
-    high = values.max()
-    if mode.startswith("I;16") or high > 255.0:
-        scale = 255.0 / 65535.0
-    else:
-        scale = 255.0 if mode == "F" and high <= 1.0 else 1.0
-    return np.rint(values * scale).clip(0, 255).astype(np.uint8)
+def _open(data: bytes, where: str) -> ImageFile.ImageFile:
+    if data.startswith(b"\x89PNG"):
+        data = _without_text(data)
+    elif data[:2] in (b"II", b"MM"):
+        _check_strips(data)
+    named = SUFFIXES.get(PurePosixPath(where).suffix.lower(), "JPEG")
+    formats = _BY_CONTENT if named in (*_BY_CONTENT, "MPO") else (*_BY_CONTENT, named)
+    return Image.open(io.BytesIO(data), formats=formats)
 
 
-def walk(folder: Path) -> list[str]:
-    """The names of all files below `folder`, relative with forward slashes, in order.
-
-    Links to folders are followed, but not round in circles; links that lead nowhere are listed like files.
-
-    Raises:
-        UnreadableFileError: a folder cannot be looked into.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UnreadableFileError(f"cannot look into {error.filename} ({error.strerror}); make it readable") from error
-
-    found: list[Path] = []
-    chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # of a folder, what it and those above it are
-    for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
-        here = Path(place)
-        chain = chains.pop(here)
-        for name in list(below):
-            real = (here / name).resolve()
-            if real in chain:
-                below.remove(name)
-            else:
-                chains[here / name] = (*chain, real)
-        found += [here / name for name in files if _is_file(here / name, refuse)]
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+def _without_text(data: bytes) -> bytes:
+    """A PNG without its colour profile and texts, which may unfold to any size, but for those that tell how to turn."""
+    kept, start, at, turning = [], 0, 8, {b"Raw profile type exif", b"XML:com.adobe.xmp"}
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            key = data[at + 8 : at + 88].partition(b"\0")[0]
+            if kind == b"iCCP" or key not in turning or length > PngImagePlugin.MAX_TEXT_CHUNK:
+                kept.append(data[start:at])
+                start = end
+            turning.discard(key)
+        at = end
+    return b"".join((*kept, data[start:])) if kept else data
 
 
-def _is_file(path: Path, refuse: Callable[[OSError], None]) -> bool:
+def _check_strips(data: bytes) -> None:
+    """Raise ValueError if the first picture of a TIFF has more strips or tiles than any honest one."""
+    order, large = ("<" if data[:2] == b"II" else ">"), data[2] == 43  # as Pillow has it
+    first, number, entry, step = (8, "Q", "HHQ", 20) if large else (4, "I", "HHI", 12)
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except PermissionError as error:  # of the folder, which lists its files but gives none out
-        refuse(error)
-    except OSError:  # a link to nothing: reading it will say so
-        pass
-    return True
+        at = struct.unpack_from(order + number, data, first)[0]
+        count = struct.unpack_from(order + ("Q" if large else "H"), data, at)[0]
+        at += 8 if large else 2
+        for _ in range(min(count, 1 << 16)):
+            tag, _, values = struct.unpack_from(order + entry, data, at)
+            if tag in (273, 279, 324, 325) and values > _MOST_STRIPS:
+                raise ValueError(f"it has {values:,} strips or tiles")
+            at += step
+    except struct.error:  # cut off, or no TIFF: Pillow will see
+        return
 
 
-def check_classes(names: Iterable[str], source: Path) -> None:
-    """Raise DataError where a folder's name is no text, and so none that a class can have."""
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{source}: the name of the class folder {name!r} is not UTF-8; rename it") from error
+def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Raise ValueError if decoding would take too much time or memory, by what the opened image says of itself."""
+    width, height = image.size
+    pixels = width * height
+    size = f"{width:,}x{height:,} pixels"
+    if max(width, height) > LARGEST_SIDE or pixels > LARGEST_PIXELS:
+        raise ValueError(f"{size}, more than are decoded")
+    if pixels > LARGEST_IN_PYTHON and any(tile[0] in Image.DECODERS for tile in image.tile):
+        raise ValueError(f"{size}, more than are decoded of such a {image.format}")
+    work = sum(max(0, x1 - x0) * max(0, y1 - y0) for x0, y0, x1, y1 in (tile[1] for tile in image.tile if tile[1]))
+    if image.format == "TIFF":
+        work = max(work, _padded(image))
+    if work > _MOST_WORK or (image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") * pixels > _MOST_SCANS):
+        raise ValueError(f"{size}, decoded many times over")
+    if image.format == "JPEG2000" and pixels > _LARGEST_JPEG_2000:
+        image.reduce = 1  # type: ignore[method-assign, assignment]  # which is how Pillow is asked for half the size
 
 
-class Files:
-    """The files below a folder or inside a zip, by their relative POSIX names."""
+def _padded(image: Image.Image) -> int:
+    """How many pixels the tiles of a TIFF hold, which may reach beyond it."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    width, height = (int(tags.get(tag, 0)) for tag in (322, 323))
+    if width <= 0 or height <= 0:
+        return 0
+    return width * -(-image.width // width) * height * -(-image.height // height)
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
-        self._zip: zipfile.ZipFile | None = None
-        if source.is_dir():
-            self.names = walk(source)
-            return
-        try:
-            self._zip = zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{source} is neither a folder nor a readable .zip ({error})") from error
-        # A zip may hold one name twice; the last one is read. Some that Windows made have its slashes.
-        self._entries = {info.filename.replace("\\", "/"): info for info in self._zip.infolist()}
-        self.names = [name for name in self._entries if not name.endswith("/")]
 
-    def stamp(self, name: str) -> str:
-        """What changes when the file does: size and time of a file in a folder, size and checksum in a zip."""
-        if self._zip:
-            info = self._entries[name]
-            return f"{info.file_size} {info.CRC}"
-        try:
-            status = (self._source / name).stat()
-        except OSError:
-            return "missing"
-        return f"{status.st_size} {status.st_mtime_ns}"
+def _turned(image: Image.Image) -> Image.Image:
+    """`image` as its EXIF says it is to be seen. What else is there, and whether it can be read, does not matter."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:
+        return image
+    method = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one of `names`.
 
-        Raises:
-            UnreadableFileError: the machine does not give them out.
-            DataError: they are damaged, or too many for an image.
-        """
-        try:
-            size = self._entries[name].file_size if self._zip else (self._source / name).stat().st_size
-            if size > LARGEST_IMAGE:
-                raise ValueError(f"{size:,} bytes are no image")
-            return self._zip.read(self._entries[name]) if self._zip else (self._source / name).read_bytes()
-        except ZIP_ERRORS as error:
-            # A damaged zip sends its reader to places that there are not, which is an invalid argument.
-            if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL:
-                reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-                raise UnreadableFileError(f"{self._source}: cannot read {name} ({reason})") from error
-            raise DataError(f"{self._source}: cannot read {name} ({error})") from error
+def to_8_bits(image: Image.Image) -> tuple[Image.Image, bool]:
+    """An image of any mode in 8-bit grey or RGB, and whether it is `dim`; what is transparent keeps its colour."""
+    if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
+        return _scaled(image)
+    if image.mode in ("1", "L"):
+        return image.convert("L"), False
+    if image.mode == "La":
+        image = image.convert("LA")
+    return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"), False
 
-    def __enter__(self) -> "Files":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._zip:
-            self._zip.close()
+def _scaled(image: Image.Image) -> tuple[Image.Image, bool]:
+    """A deep grey image in 8 bits: white is the largest value that its format can hold, and 1 for floats.
+
+    It is done by bands of rows, since numbers in float64 take eight times the memory.
+    """
+    white, inverted = _white(image)
+    grey = Image.new("L", image.size)
+    high = 0.0
+    rows = max(1, (1 << 20) // max(1, image.width))
+    for top in range(0, image.height, rows):
+        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        if white == 2**32 - 1:
+            values = values.view(np.uint32)  # Pillow has no such mode, and keeps the bits in an int32
+        low, most = float(values.min()), float(values.max())
+        if not (low >= 0.0 and most <= white):  # also NaN
+            raise ValueError(f"values of {image.mode} must lie between 0 and {white}, found {low:g} to {most:g}")
+        high = max(high, white - low if inverted else most)
+        scaled = np.rint((white - values if inverted else values) * (255.0 / white)).astype(np.uint8)
+        grey.paste(Image.fromarray(scaled), (0, top))
+    return grey, white > 1 and 0 < high * 16 <= white
+
+
+def _white(image: Image.Image) -> tuple[int, bool]:
+    """The value that stands for white by the format's own depth, and whether 0 does instead."""
+    if image.mode == "F":
+        return 1, image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        signed = tags.get(339, (1,))[0] == 2
+        return 2 ** (tags[258][0] - signed) - 1, tags.get(262) == 0
+    # PPM's values are brought to 16 bits by Pillow, which keeps them in 32.
+    return (2**31 - 1 if image.mode == "I" and image.format != "PPM" else 65535), False

@@ -1,32 +1,71 @@
 """Reading a pickle of numpy arrays from a stranger: data comes out, and nothing runs."""
 
-import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.plain_pickle import PlainUnpickler, malformed
+from utils.reading import told_as
+from utils.text import visible
+
+MOST_PARTS = 10_000_000  # opcodes: a million labels of np.int64 take eight million
+_MOST_AXES = 4
+_PLAIN = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def load_arrays(data: bytes, source: str) -> Any:
-    """Unpickle `data`: plain values, lists, tuples, dicts, and numpy arrays as the values of the outermost dict.
+    """Unpickle `data`: plain values, lists, tuples, dicts, and numpy arrays as the values of the outermost dict, whose
+    keys come as text where Python 2 wrote bytes.
 
     Raises:
         DataError: it names any other global (which is neither imported nor called), or is malformed.
     """
-    try:
-        value = _RestrictedUnpickler(io.BytesIO(data), len(data)).load()
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from error
-    except Exception as error:  # a hostile stream can make the interpreter of opcodes fail in any way
-        reason = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-        raise DataError(f"{source}: malformed or truncated pickle ({reason}); get or build the file again") from error
-    if isinstance(value, dict):
-        return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
-    return value
+    with told_as(DataError, source, "malformed or truncated pickle", "; get or build the file again"):
+        value = _ArrayUnpickler(data, source).load()
+        if not isinstance(value, dict):
+            return value.value if isinstance(value, _Array) else value
+        plain = {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
+        if len(plain) < len(value):
+            malformed("one key twice, as text and as bytes")
+        return plain
+
+
+def _text(key: Any) -> Any:
+    return key.decode("latin-1") if isinstance(key, bytes) else key
+
+
+def as_array(value: Any, size: int) -> Any:
+    """An array of lists and tuples of plain numbers, or of arrays of one shape, from a pickle of `size` bytes; anything
+    else as it is.
+
+    A pickle may name one list again and again; there may be no more numbers than it has bytes.
+    """
+    shape: list[int] = []
+    level: list[Any] = [value]
+    while level and isinstance(level[0], list | tuple):
+        length = len(level[0])
+        if not all(isinstance(part, list | tuple) and len(part) == length for part in level):
+            return value
+        if len(shape) == _MOST_AXES or len(level) * length > min(size, MOST_PARTS):
+            return value
+        shape.append(length)
+        level = [item for part in level for item in part]
+    if not shape or not level:
+        return value
+    if all(isinstance(item, _Array) for item in level):
+        arrays = [item.value for item in level]
+        first = arrays[0]
+        alike = all(array.shape == first.shape and array.dtype == first.dtype for array in arrays)
+        fits = len(arrays) * first.nbytes <= size
+        return np.stack(arrays).reshape(*shape, *first.shape) if alike and fits else value
+    if not all(isinstance(item, _PLAIN) for item in level):
+        return value
+    array = np.asarray(level)
+    return value if array.dtype.hasobject else array.reshape(shape)
 
 
 # What numpy's pickles build arrays from. numpy's own functions trust the stream: they allocate what a few bytes claim,
@@ -34,19 +73,21 @@ def load_arrays(data: bytes, source: str) -> Any:
 
 
 class _DataType:
-    """numpy.dtype, of numbers only, whose byte order may be set once more."""
+    """numpy.dtype, of numbers or objects only, whose byte order may be set once more."""
 
     def __init__(self, spec: Any, align: Any = False, copy: Any = False) -> None:
+        spec = _text(spec)
         if not isinstance(spec, str) or len(spec) > 16:
-            _malformed("a data type that is no name")
+            malformed("a data type that is no name")
         self.dtype = np.dtype(spec)
-        if self.dtype.hasobject or self.dtype.fields or self.dtype.subdtype:
-            raise DataError(f"images and labels must be arrays of numbers, found {self.dtype}")
+        if self.dtype.fields or self.dtype.subdtype:
+            malformed(f"images and labels must be arrays of numbers, found {self.dtype}")
 
     def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            _malformed("a data type's state")
-        self.dtype = self.dtype.newbyteorder(state[1])
+        order = _text(state[1]) if isinstance(state, tuple) and len(state) >= 2 else None
+        if order not in ("<", ">", "|", "="):
+            malformed("a data type's state")
+        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
 
 
 class _Array:
@@ -57,9 +98,12 @@ class _Array:
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            _malformed("an array's state")
+            malformed("an array's state")
         _, shape, data_type, fortran, data = state
-        self.value = _frombuffer(data, data_type, shape, "F" if fortran else "C")
+        if isinstance(data_type, _DataType) and data_type.dtype.hasobject:
+            self.value = _of_objects(data, shape)
+        else:
+            self.value = _frombuffer(data, data_type, shape, "F" if fortran else "C")
 
 
 class _ArrayType:
@@ -68,19 +112,37 @@ class _ArrayType:
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
     if subtype is not _ArrayType or shape != (0,):
-        _malformed("an array that does not begin empty")
+        malformed("an array that does not begin empty")
     return _Array()
 
 
+def _of_objects(items: Any, shape: Any) -> np.ndarray:
+    """The objects of an array (in C order, whatever the array's was) if they are plain numbers or arrays alike."""
+    _check_shape(shape)
+    if not isinstance(items, list) or math.prod(shape) != len(items):
+        malformed(f"an array of shape {shape} with other objects than that")
+    size = sum(item.value.nbytes if isinstance(item, _Array) else 1 for item in items)
+    array = as_array(items, size)
+    if not isinstance(array, np.ndarray):
+        malformed("images and labels must be arrays of numbers, found object: things that are not plain numbers")
+    return array.reshape(*shape, *array.shape[1:])
+
+
 def _frombuffer(data: Any, data_type: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(data, bytes | bytearray) or not isinstance(data_type, _DataType) or not isinstance(shape, tuple):
-        _malformed("an array's state")
-    if not all(type(size) is int and size >= 0 for size in shape):
-        _malformed("an array's shape")
+    if not isinstance(data, bytes | bytearray) or not isinstance(data_type, _DataType):
+        malformed("an array's state")
+    if data_type.dtype.hasobject:
+        malformed("objects made of bytes")
+    _check_shape(shape)
     if math.prod(shape) * data_type.dtype.itemsize != len(data):
-        _malformed(f"an array of shape {shape} with {len(data)} bytes")
+        malformed(f"an array of shape {shape} with {len(data)} bytes")
     # A view: however many arrays a stream makes of its bytes, they take no more memory than it does.
-    return np.frombuffer(data, dtype=data_type.dtype).reshape(shape, order="F" if order == "F" else "C")
+    return np.frombuffer(data, dtype=data_type.dtype).reshape(shape, order="F" if order in ("F", b"F") else "C")
+
+
+def _check_shape(shape: Any) -> None:
+    if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 62 for n in shape):
+        malformed("an array's shape")
 
 
 def _scalar(data_type: Any, data: Any) -> Any:
@@ -95,10 +157,10 @@ class _Encode:
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            _malformed("bytes that are not encoded as latin1")
+            malformed("bytes that are not encoded as latin1")
         self._left -= len(text)
         if self._left < 0:
-            _malformed("the same bytes again and again")
+            malformed("the same bytes again and again")
         return text.encode("latin1")
 
 
@@ -112,81 +174,36 @@ _ALLOWED: dict[tuple[str, str], Callable] = {
 }
 
 
-def _malformed(what: str) -> NoReturn:
-    raise DataError(f"malformed pickle: {what}")
+class _ArrayUnpickler(PlainUnpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
 
-
-def _refused(self: Any) -> NoReturn:
-    _malformed("an opcode that a file of arrays does not need")
-
-
-class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    """The standard unpickler in its Python form.
-
-    The C form sizes its memo by the largest index that the stream names, so that five bytes can ask for gigabytes;
-    the Python form keeps a dict. An array's pixels are one string to either, so the speed is the same.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
-    for _opcode in (
-        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ),
-        *(pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID),
-        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
-    ):
-        dispatch[_opcode[0]] = _refused
-
-    def __init__(self, file: io.BytesIO, size: int) -> None:
-        super().__init__(file)
-        self._size = size
-        self._encode = _Encode(size)
+    def __init__(self, data: bytes, source: str) -> None:
+        super().__init__(data, MOST_PARTS)
+        self._source = source
+        self._encode = _Encode(len(data))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
             return self._encode
-        try:
+        if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        except KeyError as error:
+        whole = visible(f"{module}.{name}", 200)
+        if module.split(".")[0] == "torch":
             raise DataError(
-                f"the pickle names {module}.{name}, which a file of images does not need; it was not run. "
-                "Do not use this file"
-            ) from error
+                f"{self._source}: it holds tensors of torch ({whole}), which a pickle cannot give out without "
+                "running code; save them with torch.save({'images': images, 'labels': labels}, FILE), which is read, "
+                "or pickle images.numpy() and labels.numpy()"
+            )
+        raise DataError(
+            f"{self._source}: the pickle names {whole}, which a file of images does not need; it was not run. "
+            "Do not use this file"
+        )
 
     def load_build(self) -> None:
         state = self.stack.pop()  # type: ignore[attr-defined]
         target = self.stack[-1]  # type: ignore[attr-defined]
         if not isinstance(target, _Array | _DataType):
-            _malformed("a state for what has none")
+            malformed("a state for what has none")
         target.set_state(state)
 
-    def load_bytearray8(self) -> None:
-        """The standard one allocates what the stream claims before it reads it."""
-        size = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
-        if size > self._size:
-            _malformed("a string longer than the file")
-        self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
-
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()  # type: ignore[attr-defined]
-        self._set(self.stack[-1], [(key, value)])  # type: ignore[attr-defined]
-
-    def load_setitems(self) -> None:
-        items = self.pop_mark()  # type: ignore[attr-defined]
-        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))  # type: ignore[attr-defined]
-
-    def load_dict(self) -> None:
-        items = self.pop_mark()  # type: ignore[attr-defined]
-        self.append({})  # type: ignore[attr-defined]
-        self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))  # type: ignore[attr-defined]
-
-    @staticmethod
-    def _set(target: Any, pairs: list[tuple[Any, Any]]) -> None:
-        """Plain keys only: hashing a deeply nested tuple overflows the stack, or takes forever."""
-        if not isinstance(target, dict) or not all(type(key) in (str, int, bytes) for key, _ in pairs):
-            _malformed("a dict whose keys are not plain")
-        target.update(pairs)
-
     dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.DICT[0]] = load_dict

@@ -38,6 +38,9 @@ def make_splits(
     `subset` limits training and validation together, to a number of images (above 1) or a share; the test set stays
     whole, so that figures of different subsets compare, unless `test_subset` limits it in the same way.
 
+    A validation set of the dataset's own is taken as it is: the other shares are of the images outside of it, and
+    `validation_split` is not used.
+
     With `overlapping` they are what the published experiments took: the validation images of a dataset with a test set
     of its own are training images as well, and of any other the test set is the whole of it.
 
@@ -45,7 +48,10 @@ def make_splits(
         ConfigError: the shares leave nothing to train on, or the subset is larger than the dataset.
         DataError: a class of the dataset is missing from a split.
     """
+    own_val = None if dataset.own_val is None else dataset.own_val.numpy()
     everything = np.arange(len(dataset))
+    if own_val is not None:
+        everything = np.setdiff1d(everything, own_val)
     labels = dataset.labels.numpy()
     if dataset.own_test is not None:
         test = dataset.own_test.numpy()
@@ -54,7 +60,7 @@ def make_splits(
     elif overlapping:
         pool, test, validation = everything, everything, validation_split * len(everything)
     else:
-        if validation_split + test_split >= 1.0:
+        if own_val is None and validation_split + test_split >= 1.0:
             raise ConfigError(
                 f"data_loader.args: validation_split {validation_split} and test_split {test_split} leave nothing to "
                 "train on"
@@ -66,13 +72,21 @@ def make_splits(
         if count < len(test):
             _, test = _take(test, count, labels, seed, "test subset", dataset)
     if subset is not None:
-        count = _subset_size("subset", subset, len(pool), "outside the test set")
-        validation *= count / len(pool)
+        available = len(pool) + (0 if own_val is None else len(own_val))
+        count = _subset_size("subset", subset, available, "outside the test set")
+        validation *= count / available
+        if own_val is not None and count < available:
+            held_out = round(count * len(own_val) / available)
+            _, own_val = _take(own_val, held_out, labels, seed, "validation subset", dataset)
+            count -= held_out
         if count < len(pool):
             _, pool = _take(pool, count, labels, seed, "subset", dataset)
-    train, val = _take(pool, round(validation), labels, seed, "validation", dataset)
-    if overlapping and dataset.own_test is not None:
-        train = pool
+    if own_val is not None:
+        train, val = pool, own_val
+    else:
+        train, val = _take(pool, round(validation), labels, seed, "validation", dataset)
+        if overlapping and dataset.own_test is not None:
+            train = pool
     splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
     _check_classes(dataset, splits)
     return splits

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_loader.access import Access
 from data_loader.array_file import ArrayFormat, float_bytes, load_array_file
 from data_loader.dataset import ImageDataset
 
@@ -13,11 +14,11 @@ FORMAT = ArrayFormat(
 )
 
 
-def load_tiny_coco(data_dir: Path) -> ImageDataset:
+def load_tiny_coco(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """`tinycoco.pkl` or `.npz` with images (N, 32, 32, 3); see `load_array_file`."""
     return load_array_file(data_dir, FORMAT)
 
 
-def load_tiny_coco_as_published(data_dir: Path) -> ImageDataset:
+def load_tiny_coco_as_published(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """The same labels on what the published experiments saw for images; see `float_bytes`."""
     return load_array_file(data_dir, FORMAT, float_bytes)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_loader.access import Access
 from data_loader.array_file import ArrayFormat, load_array_file
 from data_loader.dataset import ImageDataset
 
@@ -16,7 +17,7 @@ FORMAT = ArrayFormat(
 )
 
 
-def load_tiny_exdark(data_dir: Path) -> ImageDataset:
+def load_tiny_exdark(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """`tinyexdark.pkl` or `.npz` with images (N, 3, 32, 32); see `load_array_file`.
 
     Some copies hold only ten of the classes; labels keep their meaning, and the absent classes have no images.

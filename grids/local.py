@@ -70,6 +70,7 @@ class LocalRun(GridRun):
                 self._slots[slot] = None
 
     def _start(self, slot: int, cell: Cell) -> None:
+        self.folder.check()
         argv = command(cell, self._devices[slot % len(self._devices)])
         log = log_path(self.grid, cell)
         self._log_starts[cell] = log.stat().st_size if log.exists() else 0

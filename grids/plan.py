@@ -1,6 +1,7 @@
 """From a grid file to the cells that it asks for: one training run for each dataset, arm, noise and seed."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import Config, NormName, did_you_mean, load_config
+from parse_config import MOST_PROBLEMS, Config, NormName, PathText, did_you_mean, load_config
 from utils import strict_json
 from utils.errors import ConfigError
-from utils.files import user_path
+from utils.files import read_file, user_path
+from utils.text import one_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 Settings = dict[str, Any]
@@ -19,6 +21,9 @@ Arms = Annotated[list[Name], Field(min_length=1)]
 NORM = "arch.args.norm"
 #: What the grid itself says for each cell.
 GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
+_BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
+LARGEST_GRID = 1 << 18  # bytes
+MOST_CELLS = 10_000
 
 
 class GridFile(BaseModel):
@@ -27,7 +32,7 @@ class GridFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     name: Name = Field(description="Name of the grid; its runs lie in <save_dir>/<name>/.")
-    config: str = Field(
+    config: PathText = Field(
         description="Path of the config to start from, relative to the grid file. {dataset}, {arm} and {noise} stand "
         "for those of the cell."
     )
@@ -39,7 +44,7 @@ class GridFile(BaseModel):
     settings: Settings = Field(default_factory=dict, description="KEY: VALUE changes to the config, for every cell.")
     by_dataset: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of a dataset.")
     by_arm: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of an arm.")
-    save_dir: str = Field("saved", description="Where the grid's folder is made.")
+    save_dir: PathText = Field("saved", description="Where the grid's folder is made.")
 
     def arms_for(self, dataset: str) -> list[str]:
         return self.arms_of.get(dataset, self.arms)
@@ -87,6 +92,7 @@ def load_grid(path: Path) -> Grid:
     Raises:
         ConfigError: the file or any of its cells is wrong; one line.
     """
+    one_line(str(path), "the grid file's name")
     file = _read(path)
     for what, given_for, listed in (
         ("by_dataset", file.by_dataset, file.datasets),
@@ -98,14 +104,21 @@ def load_grid(path: Path) -> Grid:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
     for arm, settings in (*((None, each) for each in (file.settings, *file.by_dataset.values())), *file.by_arm.items()):
         allowed = NORM if arm is not None and arm not in get_args(NormName) else None
-        given = [key for key in GIVEN if key in _keys(settings) and key != allowed]
+        keys = _keys(settings)
+        no_key = next((key for key in keys if "=" in key), None)
+        if no_key is not None:
+            raise ConfigError(f"{path}: {no_key!r} is no key of a setting")
+        given = [key for key in GIVEN if key in keys and key != allowed]
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
-    folder = user_path(file.save_dir) / file.name
-    cells = tuple(_cells(file, path, folder))
-    if len({cell.folder for cell in cells}) < len(cells):
+    lists: tuple[list, ...] = (file.datasets, file.noise, file.seeds, *map(file.arms_for, file.datasets))
+    if any(len(set(each)) < len(each) for each in lists):
         raise ConfigError(f"{path}: datasets, arms, noise and seeds must each name nothing twice")
-    return Grid(file.name, folder, cells)
+    count = len(file.noise) * len(file.seeds) * sum(len(file.arms_for(dataset)) for dataset in file.datasets)
+    if count > MOST_CELLS:
+        raise ConfigError(f"{path}: {count:,} runs, which are more than {MOST_CELLS:,}; make several grids of it")
+    folder = user_path(file.save_dir) / file.name
+    return Grid(file.name, folder, tuple(_cells(file, path, folder)))
 
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
@@ -118,10 +131,12 @@ def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
 
 
 def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, noise: int, seed: int) -> Cell:
-    try:
-        base = path.parent / file.config.format(dataset=dataset, arm=arm, noise=noise)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces") from error
+    stands_for = {"{dataset}": dataset, "{arm}": arm, "{noise}": str(noise), "{{": "{", "}}": "}"}
+    parts = _BRACES.split(file.config)  # what lies between braces, and every second what is in them
+    if not stands_for.keys() >= set(parts[1::2]):
+        raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces")
+    config_path = "".join(stands_for[part] if place % 2 else part for place, part in enumerate(parts))
+    base = path.parent / config_path
     name = f"{dataset}_{arm}_{noise}noise"
     changes = {
         **file.settings,
@@ -147,7 +162,7 @@ def _keys(settings: Settings) -> set[str]:
 
 def _read(path: Path) -> GridFile:
     try:
-        values = strict_json.loads(path.read_text(encoding="utf-8-sig"))
+        values = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))
         if isinstance(values, dict):
             values.pop("$schema", None)
         return GridFile.model_validate(values)
@@ -156,7 +171,7 @@ def _read(path: Path) -> GridFile:
     except ValidationError as error:
         keys = list(GridFile.model_fields)
         problems = []
-        for problem in error.errors():
+        for problem in error.errors()[:MOST_PROBLEMS]:
             where = ".".join(map(str, problem["loc"])) or "the file"
             unknown = problem["type"] == "extra_forbidden"
             problems.append(

@@ -1,6 +1,7 @@
 """How far the cells of a grid are, read off their run folders, and the table that says so."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 from grids.plan import Cell, Grid
 from parse_config import Config, load_config
 from utils.errors import ConfigError
+from utils.files import read_file
 from utils.run_files import CONFIG_NAME, METRICS_NAME, stopped_early
 
+LARGEST_TABLE = 64 << 20  # bytes of a metrics.csv; an epoch takes some 200
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
 
@@ -28,8 +31,8 @@ def standing(cell: Cell) -> Standing:
     trainer = cell.config.trainer
     of = trainer.epochs
     try:
-        with open(cell.folder / METRICS_NAME, newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = read_file(cell.folder / METRICS_NAME, LARGEST_TABLE).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         seconds = sum(float(row["seconds"]) for row in rows)
         scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
@@ -114,14 +117,7 @@ def _time_left(grid: Grid, states: Mapping[Cell, str]) -> str:
 def _settings(config: Config) -> dict[str, object]:
     """All that a result depends on, by dotted key."""
     ignored = {"name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.save_every_minutes"}
-
-    def flat(block: dict, prefix: str) -> dict[str, object]:
-        pairs: dict[str, object] = {}
-        for key, value in block.items():
-            pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return pairs
-
-    return {key: value for key, value in flat(config.model_dump(), "").items() if key not in ignored}
+    return {key: value for key, value in config.settings().items() if key not in ignored}
 
 
 def _monitored(config: Config) -> str | None:

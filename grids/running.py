@@ -1,7 +1,6 @@
 """Running what is missing of a grid, wherever its runs run; each is an ordinary train.py."""
 
 import ctypes
-import io
 import os
 import signal
 import subprocess
@@ -13,16 +12,17 @@ from pathlib import Path
 
 from grids.plan import Cell, Grid
 from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
+from utils import strict_json
 from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, UserError
-from utils.files import write_atomically
+from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
 from utils.stopping import Handlers, exit_code
 from utils.text import visible
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST_LINE = 1 << 16  # bytes of a log's end that are looked at
 REFRESH = 10.0  # seconds between two tables on a terminal
-_LAST = 1 << 16  # bytes of a log's end in which its last line is looked for
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Show = Callable[[list[str], bool], None]  # is given a table, and whether it is the last
 
@@ -64,7 +64,7 @@ def start(
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    with open(log, "ab") as file:
+    with Folder(log.parent.parent) as grid, grid.below(log.parent.name) as logs, logs.append(log.name) as file:
         return subprocess.Popen(
             argv,
             cwd=folder,
@@ -73,7 +73,7 @@ def start(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=prepare if os.name != "nt" else None,  # Windows has no fork to call it after
         )
 
 
@@ -89,6 +89,7 @@ class GridRun(ABC):
 
     def __init__(self, grid: Grid, show: Show) -> None:
         self.grid = grid
+        self.folder = Folder(grid.folder)
         self.states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
         self.notes: dict[Cell, str] = {}
         self.signal = 0
@@ -116,14 +117,16 @@ class GridRun(ABC):
             Stopped: a signal came.
             FileSystemError: another process runs this grid, or its folder cannot be written.
         """
-        folder = self.grid.folder
-        try:
-            (folder / "logs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileSystemError(f"cannot make {folder / 'logs'}: {error.strerror}; see save_dir") from error
+        logs = self.grid.folder / "logs"
         with FolderLock("grid's folder", "the grid another name") as lock, Handlers(self._remember):
-            lock.acquire(folder)
-            write_atomically(folder / GRID_NAME, self.grid.record())
+            try:
+                self.grid.folder.mkdir(parents=True, exist_ok=True)
+                self.folder = lock.acquire(self.grid.folder)
+                self.folder.below(logs.name).release()
+            except OSError as error:
+                raise FileSystemError(f"cannot make {logs}: {error.strerror}; see save_dir") from error
+            refuse_other_files(self.grid, self.folder)
+            self.folder.write(GRID_NAME, self.grid.record())
             self._refuse_misfits()
             self.begin()
             try:
@@ -186,12 +189,29 @@ class GridRun(ABC):
         self.signal = self.signal or number
 
 
+def refuse_other_files(grid: Grid, folder: Folder) -> None:
+    """Raise FileSystemError if a grid.json is there that no grid wrote, such as the user's own, or if the folder of a
+    cell is a link: its run would write wherever it leads."""
+    data = folder.read(GRID_NAME, 1 << 26)
+    try:
+        found = strict_json.loads(data.decode("utf-8-sig")) if data else None
+    except ValueError:
+        found = None
+    if data and (not isinstance(found, dict) or found.keys() != {"name", "cells"}):
+        path = folder.path / GRID_NAME
+        raise FileSystemError(f"{path} is not the record of a grid; move it away, or give the grid another name")
+    for cell in grid.cells:
+        for place in (cell.folder.parent, cell.folder):
+            if place.is_symlink():
+                raise FileSystemError(f"{place} is a link; put the folder itself there, or give the grid another name")
+
+
 def last_line(log: Path, since: int = 0) -> str:
     """What a run said last, from byte `since` on: of one that failed, why."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(since, file.seek(0, io.SEEK_END) - _LAST))
-            lines = file.read().decode(errors="replace").strip().splitlines()
+            file.seek(max(since, log.stat().st_size - LONGEST_LINE))
+            lines = file.read(LONGEST_LINE).decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
     return visible(lines[-1]) if lines else f"see {log}"

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING, Any
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path, standing
 from grids.running import ROOT, GridRun, Show, command, start
+from parse_config import did_you_mean
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
-from utils.files import write_atomically
+from utils.files import read_file
+from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS
+from utils.text import one_line
 
 if TYPE_CHECKING:
     import submitit
@@ -33,11 +36,18 @@ if TYPE_CHECKING:
 JOBS_NAME = "slurm.json"
 MINUTES = 240  # a job's time limit where none is given; what is not done by then goes on in the next turn
 TURNS = 1000  # how often a job may reach its limit
+LARGEST_RECORD = 16 << 20  # bytes of slurm.json
 _OURS = {  # what the grid sets for each job, and what is to be said instead
     **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
     **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
     **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
 }
+#: What may be given: of submitit's parameters those that become an `#SBATCH --key=value`, and none that is a command.
+_GIVEN = (
+    *("partition", "account", "qos", "time", "constraint", "exclude", "nodelist", "exclusive", "signal_delay_s"),
+    *("cpus_per_task", "cpus_per_gpu", "num_gpus", "gpus_per_node", "gpus_per_task", "gres"),
+    *("mem", "mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "wckey", "stderr_to_stdout"),
+)
 
 
 class TrainJob:
@@ -59,7 +69,7 @@ class TrainJob:
         threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
         self._process = start(self._argv, self._log, int(threads), self._folder, _leave_submitits_signal)
         code = self._process.wait()
-        _exit_path(self._log).write_text(str(code))
+        Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
         while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
             signal.pause()
         return code
@@ -99,7 +109,7 @@ class SlurmRun(GridRun):
         super().__init__(grid, show)
         self._device = device
         # Of this very folder, so that jobs of a grid of that name elsewhere are not taken for its own.
-        self._name = f"{grid.name}-{hashlib.sha256(str(grid.folder.resolve()).encode()).hexdigest()[:8]}"
+        self._name = f"{grid.name}-{hashlib.sha256(str(Path(os.path.realpath(grid.folder))).encode()).hexdigest()[:8]}"
         self._executor = _executor(grid, self._name, jobs or len(grid.cells), parameters)
         self._ids: dict[str, str] = {}  # of jobs, by the cell's name
         self._absent: set[Cell] = set()
@@ -122,10 +132,12 @@ class SlurmRun(GridRun):
             self._submit(new)
 
     def _submit(self, cells: list[Cell]) -> None:
+        with self.folder.below("logs") as logs:
+            logs.below("slurm").release()  # submitit writes there, whatever it may be
         jobs = []
         for cell in cells:
             log = log_path(self.grid, cell).resolve()
-            _exit_path(log).unlink(missing_ok=True)
+            Folder(log.parent).remove(_exit_path(log).name)
             jobs.append(TrainJob(command(cell, self._device), log, Path.cwd()))
         with _no_stop():  # a job that is not noted would be submitted again
             try:
@@ -134,7 +146,7 @@ class SlurmRun(GridRun):
             except RuntimeError as error:  # sbatch said no
                 raise ConfigError(f"--executor slurm: {' '.join(str(error).split())}; see --slurm") from error
             self._ids |= {cell.name: job.job_id for cell, job in zip(cells, submitted, strict=True)}
-            write_atomically(self.grid.folder / JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
+            self.folder.write(JOBS_NAME, (json.dumps(self._ids, indent=1) + "\n").encode())
 
     def step(self) -> bool:
         queued = _queue(self._name)
@@ -164,7 +176,7 @@ class SlurmRun(GridRun):
         """Of a cell whose job has gone before it was done."""
         log = log_path(self.grid, cell)
         try:
-            code = int(_exit_path(log).read_text())
+            code = int(read_file(_exit_path(log), 100))
         except (OSError, ValueError):
             where = self._executor.folder / f"{number}_0_log.out"
             self.fail(cell, 1, f"its job has gone, and its run did not say why; see {where}, if that is there")
@@ -174,7 +186,8 @@ class SlurmRun(GridRun):
     def _read_ids(self) -> dict[str, str]:
         path = self.grid.folder / JOBS_NAME
         try:
-            return {str(name): str(number) for name, number in strict_json.loads(path.read_text()).items()}
+            text = read_file(path, LARGEST_RECORD).decode()
+            return {str(name): str(number) for name, number in strict_json.loads(text).items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError) as error:
@@ -190,7 +203,11 @@ def parameters_of(settings: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--slurm: expected KEY=VALUE such as partition=gpu, got {text!r}")
         if key in _OURS:
             raise ConfigError(f"--slurm: {key} cannot be given: {_OURS[key]}")
-        found[key] = int(value) if value.isdecimal() else value
+        if key not in _GIVEN:
+            hint = did_you_mean(key, _GIVEN)
+            raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_GIVEN)}")
+        one_line(value, f"--slurm: {key}")
+        found[key] = int(value) if value.isdecimal() and len(value) < 20 else value
     if not isinstance(found.get("time", MINUTES), int):
         raise ConfigError(f"--slurm: time is in whole minutes, such as time=240, got {found['time']!r}")
     return found
@@ -203,7 +220,14 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
         raise ConfigError("--executor slurm needs submitit: pip install -r requirements-slurm.txt") from error
     if not all(shutil.which(program) for program in ("sbatch", "srun", "squeue")):
         raise ConfigError("--executor slurm: sbatch, srun and squeue are not on this machine; log in to the cluster's")
-    executor = submitit.SlurmExecutor(grid.folder.resolve() / "logs" / "slurm", max_num_timeout=TURNS)
+    logs = Path(os.path.realpath(grid.folder)) / "logs" / "slurm"
+    for what, text in (
+        ("the grid's folder", str(logs)),
+        ("this program's folder", str(ROOT)),
+        ("python", sys.executable),
+    ):
+        one_line(text, f"--executor slurm: {what}")
+    executor = submitit.SlurmExecutor(logs, max_num_timeout=TURNS)
     # Without the safe path the job would import what lies in the folder that it was started from.
     setup = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted = {

@@ -1,10 +1,12 @@
 """Plain log lines: progress on stdout, warnings and errors on stderr, both in the run folder's train.log."""
 
 import contextlib
+import io
 import logging
 import sys
-from pathlib import Path
 
+from utils.folder import Folder
+from utils.run_files import LOG_NAME
 from utils.text import shown
 
 NAME = "convnorm"
@@ -21,19 +23,31 @@ class _OneLine(logging.Formatter):
         return shown(super().format(record), 2000)
 
 
-class _LogFile(logging.FileHandler):
+class _LogFile(logging.StreamHandler):
     """The log in a file, for as long as it can be written: a full disk is no reason to stop a run."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._place = folder.path / LOG_NAME
+        super().__init__(io.TextIOWrapper(folder.append(LOG_NAME), encoding="utf-8", write_through=True))
 
     def handleError(self, record: logging.LogRecord) -> None:
         logger, error = get_logger(), sys.exc_info()[1]
         logger.removeHandler(self)
-        logger.warning("cannot write %s (%s); the log goes on in the terminal only", self.baseFilename, error)
+        logger.warning("cannot write %s (%s); the log goes on in the terminal only", self._place, error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.close()
+        super().close()
 
 
-def set_up_logging(folder: Path | None = None, quiet: bool = False) -> None:
+def set_up_logging(folder: Folder | None = None, quiet: bool = False) -> None:
     """Log to the terminal and, given a folder, to its train.log as well; replaces what an earlier call set up.
 
     `quiet` logs nothing: of several processes one speaks for all.
+
+    Raises:
+        FileSystemError: a link lies where the file should be.
     """
     logger = get_logger()
     for handler in list(logger.handlers):
@@ -52,9 +66,9 @@ def set_up_logging(folder: Path | None = None, quiet: bool = False) -> None:
     logger.addHandler(problems)
     if folder is not None:
         try:
-            file = _LogFile(folder / "train.log", encoding="utf-8")
+            file = _LogFile(folder)
         except OSError as error:
-            logger.warning("cannot write %s (%s); the log is on the terminal only", folder / "train.log", error)
+            logger.warning("cannot write %s (%s); the log is on the terminal only", folder.path / LOG_NAME, error)
             return
         file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)

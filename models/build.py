@@ -19,20 +19,37 @@ def build_model(config: Config, classes: int) -> BaseModel:
         ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes, or the network is larger
             than this machine's memory.
     """
+    outputs = _outputs(config, classes)
+    if config.arch.args.width > ALWAYS_FITS or outputs > ALWAYS_FITS:
+        check_memory(outline_model(config, classes))
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
+        torch.manual_seed(derive_seed(config.seed, "init"))
+        return _make(config, outputs)
+
+
+def outline_model(config: Config, classes: int) -> BaseModel:
+    """The network of `config` without numbers (on torch's meta device), however large: names, shapes and types.
+
+    Raises:
+        ConfigError: as `build_model`.
+        Exception: whatever torch raises over sizes that no tensor can have.
+    """
+    outputs = _outputs(config, classes)
+    with torch.device("meta"):
+        return _make(config, outputs)
+
+
+def _make(config: Config, outputs: int) -> BaseModel:
+    args = config.arch.args
+    return MODELS[config.arch.type](args.norm, outputs, args.width, args.activation)
+
+
+def _outputs(config: Config, classes: int) -> int:
     args = config.arch.args
     outputs = classes if args.num_classes is None else args.num_classes
     if outputs < classes:
         raise ConfigError(f"arch.args.num_classes: {outputs}, but the dataset has {classes} classes; null takes those")
-
-    def make() -> BaseModel:
-        return MODELS[config.arch.type](args.norm, outputs, args.width, args.activation)
-
-    if args.width > ALWAYS_FITS or outputs > ALWAYS_FITS:
-        with torch.device("meta"):  # which takes no memory
-            check_memory(make())
-    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
-        torch.manual_seed(derive_seed(config.seed, "init"))
-        return make()
+    return outputs
 
 
 def check_memory(model: BaseModel) -> None:

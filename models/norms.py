@@ -8,11 +8,11 @@ To add an arm, write such a function and give it a name in the dict.
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.pointwise import Conv2d
 from models.preconv import PreConv2d
+from models.preconv_batchnorm import ConvNormBatchNorm
 from models.preconv_published import PublishedPreConv2d
 
 #: (in_channels, out_channels, kernel_size, stride, padding) -> module from (N, C_in, H, W) to (N, C_out, H', W')
@@ -34,46 +34,6 @@ def conv_norm_batch_norm(in_channels: int, out_channels: int, kernel: int, strid
     return ConvNormBatchNorm(
         PreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels)
     )
-
-
-class ConvNormBatchNorm(nn.Sequential):
-    """PreConv2d, then BatchNorm2d, in less memory than one after the other.
-
-    ConvNorm's affine part keeps its input for the backward pass, and BatchNorm keeps its own, which is that part's
-    output. The second is made anew from the first when the backward pass asks for it: a depthwise convolution more, a
-    third less memory.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self
-        assert isinstance(conv, PreConv2d)
-        y, finish = conv.split(x)
-        z = finish(y)
-        if (
-            conv.kernel_size == 1
-            or conv.affine is None
-            or not torch.is_grad_enabled()
-            or torch.compiler.is_compiling()  # the compiler decides itself what to make anew
-            or torch._C._are_functorch_transforms_active()
-        ):
-            return norm(z)
-        source, affine = y.detach(), list(conv.affine.parameters())
-        versions = [parameter._version for parameter in affine]
-
-        def pack(saved: Tensor) -> Tensor | None:
-            return None if saved.dim() == z_dim else saved  # of all that BatchNorm saves, only its input is an image
-
-        def unpack(packed: Tensor | None) -> Tensor:
-            if packed is not None:
-                return packed
-            if versions != [parameter._version for parameter in affine]:
-                raise RuntimeError("the affine part of a ConvNorm was changed between the forward and backward pass")
-            with torch.no_grad():
-                return finish(source)
-
-        z_dim = z.dim()
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            return norm(z)
 
 
 def conv_norm_published(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:

@@ -12,13 +12,15 @@ On the (P1, P2) grid the linear convolution is the circular one, which is why th
 constant of the step: it is computed without a gradient from the current weights while training, and its running
 estimate is used in evaluation.
 
-This file is the layer: its parameters, its running estimate, and which of two ways computes the steps above. "fft",
-preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one.
+This file is the layer: its parameters, its running estimate, and which of two ways computes the steps above. An image
+goes through `PreConv2d.forward`: `split`, `_filter`, there a method's `filtered_conv`, and `_finish`. Method "fft",
+preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one, all of it in
+its `forward`. These files import one another and torch, nothing else, so that they can be installed or copied alone.
 """
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import preconv_fft, preconv_matmul
-from models.preconv_constants import under_a_mode
+from . import preconv_fft, preconv_matmul
+from .preconv_kept import KeptSpectra, under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
@@ -58,39 +60,8 @@ METHODS = {
 LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 
 
-class _Prepared(NamedTuple):
-    """Spectra kept for evaluation, and what tells whether they still are those of the weights."""
-
-    key: tuple[Any, ...]
-    sources: list[tuple[Tensor, int]]
-    run: Filter | None
-
-    @classmethod
-    def of(cls, sources: Sequence[Tensor], x: Tensor, method: Method, run: Filter | None) -> "_Prepared":
-        # On a CPU a copy to compare with, since a write through `.data` leaves no trace in the version counter; on a
-        # device, where comparing would wait for it, the storage (kept alive, so that its address is not used again).
-        kept = [source.detach().clone() if source.is_cpu else source.detach() for source in sources]
-        return cls(_key(x, method), [(k, _version(s)) for k, s in zip(kept, sources, strict=True)], run)
-
-    def is_of(self, sources: Sequence[Tensor], x: Tensor, method: Method) -> bool:
-        if self.key != _key(x, method) or len(sources) != len(self.sources):
-            return False
-        return all(
-            torch.equal(kept, now) if now.is_cpu else kept.data_ptr() == now.data_ptr() and version == _version(now)
-            for (kept, version), now in zip(self.sources, sources, strict=True)
-        )
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _key(x: Tensor, method: Method) -> tuple[Any, ...]:
-    return x.shape[2:], x.dtype, x.device, method
-
-
 class PreConv2d(nn.Module):
-    """ConvNorm, a drop-in for a bias-free Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
+    """ConvNorm, a drop-in for a Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
     H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
     takes. float32 and float64 compute in their own precision, narrower types in float32; under bfloat16 autocast the
@@ -99,17 +70,22 @@ class PreConv2d(nn.Module):
     Args:
         kernel_size: one number (or two equal ones); odd, unless `affine` is off.
         stride: one number (or two equal ones).
-        padding: zeros added on each side, at most kernel_size - 1.
+        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0, or for an odd kernel_size and a
+            stride of 1 "same", for the input's size.
+        bias: accepted as False, as a norm behind it wants of a Conv2d. The affine part has the bias.
         affine: end with a depthwise kernel_size x kernel_size convolution with bias, starting as the identity.
         momentum: share of the newest preconditioner in the running estimate; None for the reference's schedule,
             `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
-        method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size.
-            Under torch.func and torch.jit.trace, which know no operators of ours, "auto" is "fft" and "matmul" fails.
+        method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
+            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load where no operator of ours is.
+        input_size: (H, W), to make the running estimate at once with its final shape, as zeros and no batch counted.
+            It changes nothing else.
+        device, dtype: of parameters and buffers, as for Conv2d.
 
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
-    `running_preconditioner` (C_out, P1, P2 // 2 + 1), empty until the first training batch, and
+    `running_preconditioner` (C_out, P1, P2 // 2 + 1), without `input_size` empty until the first training batch, and
     `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
     width from an odd one; without metadata the estimate goes with the first size that its shape allows.
 
@@ -134,22 +110,26 @@ class PreConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | str = 0,
         *,
+        bias: bool = False,
         affine: bool = True,
         momentum: float | None = None,
         track_running_stats: bool = True,
         method: str = "auto",
+        input_size: tuple[int, int] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = _positive("in_channels", in_channels)
         self.out_channels = _positive("out_channels", out_channels)
-        self.kernel_size = _positive("kernel_size", _single("kernel_size", kernel_size))
+        self.kernel_size = k = _positive("kernel_size", _single("kernel_size", kernel_size))
         self.stride = _positive("stride", _single("stride", stride))
-        self.padding = _single("padding", padding)
-        if not 0 <= self.padding < self.kernel_size:
-            raise ValueError(f"padding must be from 0 to kernel_size - 1 = {self.kernel_size - 1}, got {padding}")
-        if affine and self.kernel_size % 2 == 0:
+        self.padding = _padding(padding, k, self.stride)
+        if bias:
+            raise ValueError("bias must be False: the layer's affine part (affine=True) has a bias")
+        if affine and k % 2 == 0:
             raise ValueError(f"an affine part needs an odd kernel_size, got {kernel_size}; pass affine=False")
         if momentum is not None and (type(momentum) not in (int, float) or not 0.0 < momentum <= 1.0):
             raise ValueError(f"momentum must be None or in (0, 1], got {momentum!r}")
@@ -159,16 +139,19 @@ class PreConv2d(nn.Module):
             raise ValueError(f"method must be one of auto, {', '.join(METHODS)}, got {method!r}")
         self.method = method
 
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, self.kernel_size, self.kernel_size))
+        self.weight = nn.Parameter(torch.empty(self.out_channels, self.in_channels, k, k, device=device, dtype=dtype))
         self.affine: nn.Conv2d | None = None
         if affine:
-            k = self.kernel_size
-            self.affine = nn.Conv2d(out_channels, out_channels, k, padding=(k - 1) // 2, groups=out_channels)
-        self._prepared: _Prepared | None = None
+            c = self.out_channels
+            self.affine = nn.Conv2d(c, c, k, padding=(k - 1) // 2, groups=c, device=device, dtype=dtype)
+        self._kept: KeptSpectra | None = None
         self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate, where that is known
+        self._counted = False  # whether the running estimate has seen a batch
         if track_running_stats:
-            self.register_buffer("running_preconditioner", torch.zeros(out_channels, 0, 0))
-            self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+            shape = (0, 0) if input_size is None else self._shape_of_estimate(input_size)
+            empty = torch.zeros(self.out_channels, *shape, device=device, dtype=_wide(self.weight.dtype))
+            self.register_buffer("running_preconditioner", empty)
+            self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
         else:
             self.register_buffer("running_preconditioner", None)
             self.register_buffer("num_batches_tracked", None)
@@ -195,7 +178,7 @@ class PreConv2d(nn.Module):
         """Steps 1 to 4, and the function that makes the output of them: the affine part, which is cheap to repeat."""
         self._check_input(x)
         method = METHODS[self._pick_method(x)]
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)  # V spans orders of magnitude
+        dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
         autocast = torch.is_autocast_enabled(x.device.type)
         narrow = (
             autocast
@@ -211,15 +194,16 @@ class PreConv2d(nn.Module):
         k = self.kernel_size
         grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
         if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
-            weight = weight * self._current_preconditioner(method, weight, grid).unsqueeze(1)
+            weight = weight * self._current_preconditioner(method, weight, (1, 1)).unsqueeze(1)
             scale, bias = self._affine_like(x)
-            x = x[:, :, :: self.stride, :: self.stride]  # cheaper than a stride, and safe: models/pointwise.py
+            # A strided 1x1 convolution reads these pixels alone. Slicing is cheaper, and safe: torch 2.14.1's backward
+            # pass of the strided one writes outside its memory for few channels in channels_last.
+            x = x[:, :, :: self.stride, :: self.stride]
             return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
-        y = self._evaluate_prepared(method, x, weight, grid) if self._can_prepare(method, x) else None
-        if y is None:
-            v = self._current_preconditioner(method, weight, grid)
-            y = method.filtered_conv(x, weight, v, self.stride, self.padding)
-        return y
+        if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
+            return kept(x)
+        v = self._current_preconditioner(method, weight, grid)
+        return method.filtered_conv(x, weight, v, self.stride, self.padding)
 
     def _finish(self, y: Tensor, *, dtype: torch.dtype, dense: bool) -> Tensor:
         k = self.kernel_size
@@ -239,17 +223,16 @@ class PreConv2d(nn.Module):
     def _pick_method(self, x: Tensor) -> str:
         if self.method != "auto":
             return self.method
-        if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+        if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return "fft"
         return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
-        key = (1, 1) if self.kernel_size == 1 else grid
-        if self.training or not self._is_estimated_at(key):
+        if self.training or not self._is_estimated_at(grid):
             v = method.preconditioner(weight, grid)
             if self.training and self.track_running_stats:
-                self._update_running(v, key)
+                self._update_running(v, grid)
             return v
         assert self.running_preconditioner is not None
         return self.running_preconditioner.to(weight.dtype)
@@ -263,62 +246,72 @@ class PreConv2d(nn.Module):
         assert self.running_preconditioner is not None
         return self.running_preconditioner
 
-    def _can_prepare(self, method: Method, x: Tensor) -> bool:
+    def _can_keep(self, method: Method, x: Tensor) -> bool:
         """Whether spectra may be kept: an evaluation that nothing differentiates, traces or transforms."""
         return (
             method.prepare is not None
             and not self.training
             and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
-            and not under_a_mode()
+            and KeptSpectra.allowed()
         )
 
-    def _evaluate_prepared(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor | None:
+    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
         """The filtered convolution with spectra kept from an earlier batch, or None where they would be too large."""
         assert method.prepare is not None
         sources: list[Tensor] = [self.weight]
         if self._is_estimated_at(grid):
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
-        prepared = self._prepared  # another thread may put another in its place
-        if prepared is None or not prepared.is_of(sources, x, method):
+        key = (x.shape[2:], x.dtype, x.device, method)
+        kept = self._kept  # another thread may put another in its place
+        if kept is None or not kept.is_of(sources, key):
             v = self._current_preconditioner(method, weight, grid)
             run = method.prepare(x, weight, v, self.stride, self.padding)
-            prepared = self._prepared = _Prepared.of(sources, x, method, run)
-        return None if prepared.run is None else prepared.run(x)
+            kept = self._kept = KeptSpectra.of(sources, key, run)
+        return kept.run
 
     def train(self, mode: bool = True) -> "PreConv2d":
-        self._prepared = None
+        self._kept = None
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreConv2d":
-        self._prepared = None  # .to(), .double() and the like
+        self._kept = None  # .to(), .double() and the like
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": None}  # copies and pickles make their own
+        return {**self.__dict__, "_kept": None}  # copies and pickles make their own
 
-    def _is_estimated_at(self, key: tuple[int, int]) -> bool:
-        """Whether there is a running estimate that belongs to the grid `key`."""
+    def _shape_of_estimate(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        if not isinstance(input_size, tuple | list | torch.Size) or len(input_size) != 2:
+            raise ValueError(f"input_size must be two whole numbers (H, W), got {input_size!r}")
+        k, (height, width) = self.kernel_size, (_positive("input_size", side) for side in input_size)
+        if min(height, width) + 2 * self.padding < k:
+            raise ValueError(f"input_size {input_size} is smaller than the {k}-wide kernel")
+        return (1, 1) if k == 1 else (height + k - 1, (width + k - 1) // 2 + 1)
+
+    def _is_estimated_at(self, grid: tuple[int, int]) -> bool:
+        """Whether there is a running estimate that belongs to `grid`."""
         running = self.running_preconditioner
-        if running is None:
+        if running is None or not self._counted or running.shape[1:] != (grid[0], grid[1] // 2 + 1):
             return False
-        if self._grid is None and running.shape[1:] == (key[0], key[1] // 2 + 1):
-            self._grid = key  # from a state dict without metadata: the first size that its shape allows
-        return self._grid == key
+        if self._grid is None:
+            self._grid = grid  # from a state dict without metadata: the first size that its shape allows
+        return self._grid == grid
 
     @torch.no_grad()
-    def _update_running(self, v: Tensor, key: tuple[int, int]) -> None:
+    def _update_running(self, v: Tensor, grid: tuple[int, int]) -> None:
         running, count = self.running_preconditioner, self.num_batches_tracked
         assert running is not None
         assert count is not None
         count += 1
-        if not self._is_estimated_at(key):
+        if not self._is_estimated_at(grid):
             # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
             # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
-            running = torch.zeros_like(v) if running.numel() == 0 else v
-            self._grid = key
+            if self._counted and running.numel() > 0:
+                running = v
+            elif running.shape != v.shape:
+                running = torch.zeros_like(v)
+            self._grid, self._counted = grid, True
         momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
         newest = momentum * v + (1 - momentum) * running.to(v)
         if running is self.running_preconditioner and running.dtype == newest.dtype:
@@ -342,7 +335,7 @@ class PreConv2d(nn.Module):
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
         # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
-        self._prepared = None
+        self._kept = None
         incoming = state_dict.get(prefix + "running_preconditioner")
         running = self.running_preconditioner
         if incoming is not None and running is not None and self._accepts(incoming):
@@ -351,6 +344,7 @@ class PreConv2d(nn.Module):
                     incoming.shape, dtype=running.dtype, device=running.device
                 )
             self._grid = local_metadata.get("grid")
+            self._counted = incoming.numel() > 0 and not _is_zero(state_dict.get(prefix + "num_batches_tracked"))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
     def _accepts(self, running: Tensor) -> bool:
@@ -363,6 +357,15 @@ class PreConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, momentum={self.momentum}, track_running_stats={self.track_running_stats}"
         )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _is_zero(count: Any) -> bool:
+    """Whether a state dict's count of batches is known to be 0; a tensor without values is not."""
+    return type(count) is Tensor and not count.is_meta and not under_a_mode() and not bool(count)
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
@@ -383,11 +386,24 @@ def cosine_momentum(batches: Tensor) -> Tensor:
     return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
 
 
-def _single(name: str, value: int | tuple[int, int]) -> int:
+def _single(name: str, value: int | str | tuple[int, int]) -> int:
     values = value if isinstance(value, tuple | list) else (value, value)
     if len(values) != 2 or values[0] != values[1]:
         raise ValueError(f"{name} must be one whole number or two equal ones, got {value!r}")
     return _whole(name, values[0])
+
+
+def _padding(value: int | tuple[int, int] | str, kernel: int, stride: int) -> int:
+    if value == "valid":
+        return 0
+    if value == "same":
+        if kernel % 2 == 0 or stride != 1:
+            raise ValueError(f'padding="same" needs an odd kernel_size and a stride of 1, got {kernel} and {stride}')
+        return (kernel - 1) // 2
+    padding = _single("padding", value)
+    if not 0 <= padding < kernel:
+        raise ValueError(f"padding must be from 0 to kernel_size - 1 = {kernel - 1}, got {padding}")
+    return padding
 
 
 def _positive(name: str, value: int) -> int:

@@ -8,29 +8,21 @@ H and then along W, each a product with a constant real matrix:
     along W   the R real rows together are again real signals, whose spectrum has R * P2 coefficients;
               each (re, im) pair of rows is a complex signal, whose spectrum has P2 complex coefficients
 
-So there are two bands of rows, and no coefficient is computed twice: the half spectrum of rfft2 has 6 % more of them
-at 34 x 34, 33 % more at 6 x 6. Within a band the coefficients of one item (all real rows, or one pair) are ordered as
-real ones, then real parts, then imaginary parts, so that each of the three is contiguous.
+So no coefficient is computed twice: the half spectrum of rfft2 has 6 % more of them at 34 x 34, 33 % more at 6 x 6.
+What is computed together is a `Block`: the real rows, and each pair of rows (on a GPU all pairs). Where a grid is tiny,
+one dense matrix does both stages, and all is one block of a single row of H * W pixels.
 
-Cropping and striding are rows that the inverse leaves out. Where a grid is tiny, both stages are one dense matrix.
+The way back is the transpose of such matrices, made for the kept rows and columns alone: crop and stride are free.
 """
 
-import functools
-from collections.abc import Callable, Hashable
+import math
 from dataclasses import dataclass
-from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-T = TypeVar("T")
-Complex = NDArray[np.complex128]
-Reals = NDArray[np.float64]
-Indices = NDArray[np.int64]
-ToTensor = Callable[[Reals], Tensor]
+from .preconv_kept import kept
+
 DENSE_PIXELS = 121  # up to 11 x 11, one dense matrix is faster than two stages (docs/performance.md)
 
 
@@ -63,186 +55,170 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Band:
-    """Rows of the stage along H that share their matrices: `count` items of `rows` rows each, from row `first` on.
+class Block:
+    """Coefficients that are computed together: `real` real ones, then the real and the imaginary parts of `pairs`.
 
-    kernels: (count, coefs, k * k), the DFT of a kernel's taps at each coefficient's frequency.
-    half_spectrum: (count, coefs), where in a flattened half spectrum (P1, P2 // 2 + 1) each coefficient's V is.
+    rows: where among the rows of the stage along H those lie that it is made of: `items` times as many as an item has.
+    source: (coefs / items, rows / items * W), the stage along W of one item of the input.
+    target: the same for the kept columns of the output; transposed, it is the way back.
+    kernels: (coefs, k * k), the DFT of a kernel's taps at each coefficient's frequency.
+    half_spectrum: (coefs,), where in a flattened half spectrum (P1, P2 // 2 + 1) each coefficient's V is.
     """
 
-    first: int
-    rows: int
-    count: int
-    real: int  # how many of an item's coefficients are real; the others are the parts of `pairs` complex ones
+    rows: slice
+    items: int
+    real: int
     pairs: int
+    source: Tensor
+    target: Tensor
     kernels: Tensor
     half_spectrum: Tensor
 
 
 @dataclass(frozen=True)
-class Side:
-    """The two stages that take images (N, height, width, C) to their coefficients; transposed, they take them back.
+class Constants:
+    """The stages along H, (P1, H) of the input and (P1, H') of the output, and all that happens between them.
 
-    down: (P1, height), along H, or None where the stage along W is a dense matrix that does both.
-    across: a matrix for each band, (coefs, rows * width), along W.
+    Both are None where the blocks' matrices are dense, of all pixels.
     """
 
-    height: int
-    width: int
-    down: Tensor | None
-    across: tuple[Tensor, ...]
+    source: Tensor | None
+    target: Tensor | None
+    blocks: tuple[Block, ...]
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.across[0].dtype
+        return self.blocks[0].source.dtype
 
 
-@dataclass(frozen=True)
-class Constants:
-    """The input's transform, and the transpose of the inverse that gives the kept rows and columns of the output."""
-
-    source: Side
-    target: Side
-    bands: tuple[Band, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-
-def _kept(build: Callable[..., T]) -> Callable[..., T]:
-    """`build`, its newest results kept for all layers, but none that were made under a mode, such as fake tensors."""
-    kept = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
-
-    @functools.wraps(build)
-    def find(*key: Hashable) -> T:
-        return build(*key) if under_a_mode() else kept(*key)
-
-    find.cache_info, find.cache_clear = kept.cache_info, kept.cache_clear  # type: ignore[attr-defined]
-    return find
-
-
-def under_a_mode() -> bool:
-    """Whether something like FakeTensorMode stands between this code and torch's operators."""
-    return _get_current_dispatch_mode() is not None
-
-
-@_kept
+@kept
 def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Constants:
     """Built in float64 and rounded once to `dtype`; shared by every layer of that geometry."""
     p1, p2 = geometry.grid
-    real1, paired1 = _frequencies(p1)
-    real2, paired2 = _frequencies(p2)
-    dense = geometry.height * geometry.width <= DENSE_PIXELS
+    (real1, pairs1), (real2, pairs2) = _frequencies(p1), _frequencies(p2)
+    all2 = torch.arange(p2, device="cpu")
+    images, outputs = (range(geometry.height), range(geometry.width)), geometry.kept
 
-    real, pairs = _grid(real1, real2), _grid(real1, paired2)
-    if dense:
-        pairs = np.concatenate([pairs, _grid(paired1, np.arange(p2))])
-    twice = np.repeat([1.0, 2.0], [len(real), 2 * len(pairs)])[:, None]  # a pair stands for its conjugate too
+    def tensor(matrix: Tensor) -> Tensor:
+        return matrix.to(dtype).contiguous().to(device)
 
-    def side(positions1: range, positions2: range, *, inverse: bool) -> Side:
-        down, across = _dft(p1, positions1), _dft(p2, positions2)
-        if dense:
-            scale = twice / (p1 * p2) if inverse else 1.0
-            return Side(len(positions1), len(positions2), None, (tensor(scale * _real_of(down, across, real, pairs)),))
-        row = np.zeros((p1, len(real1)), complex)  # within the band of real rows, each has its own frequency
-        row[real1, np.arange(len(real1))] = 1
-        first, second = _real_of(row, across, real, pairs), _as_real(across)
-        both = np.concatenate([down[real1].real, _interleaved(down[paired1])])
-        if inverse:
-            both *= np.repeat([1.0, 2.0], [len(real1), 2 * len(paired1)])[:, None] / p1
-            first, second = first * twice / p2, second / p2
-        return Side(len(positions1), len(positions2), tensor(both), (tensor(first), tensor(second)))
+    def block(first: int, rows: int, items: int, real: Tensor, pairs: Tensor, source: Tensor, target: Tensor) -> Block:
+        frequencies = torch.cat([real, pairs, pairs])
+        dft = _kernel_dft(geometry, frequencies)
+        parts = torch.cat([dft.real[: len(real) + len(pairs)], dft.imag[len(real) + len(pairs) :]])
+        where = _in_half_spectrum(geometry, frequencies).to(device)
+        return Block(slice(first, first + rows), items, len(real), len(pairs), source, target, tensor(parts), where)
 
-    def tensor(array: Reals) -> Tensor:
-        return torch.tensor(array, dtype=dtype, device=device)
-
-    def band(first: int, rows: int, count: int, real: Indices, pairs: Indices) -> Band:
-        of_real, of_pairs = (_kernel_dft(geometry, f).reshape(count, -1, geometry.kernel**2) for f in (real, pairs))
-        parts = [of_real.real, of_pairs.real, of_pairs.imag]
-        spots = [_in_half_spectrum(geometry, f).reshape(count, -1) for f in (real, pairs, pairs)]
-        return Band(
-            first,
-            rows,
-            count,
-            real=len(real),
-            pairs=len(pairs) // count,
-            kernels=tensor(np.concatenate(parts, axis=1)),
-            half_spectrum=torch.tensor(np.concatenate(spots, axis=1), device=device),
+    if geometry.height * geometry.width <= DENSE_PIXELS:
+        real, pairs = _every(real1, real2), torch.cat([_every(real1, pairs2), _every(pairs1, all2)])
+        into, back = (
+            _real_of(_dft(p1, positions1), _dft(p2, positions2), real, pairs)
+            for positions1, positions2 in (images, outputs)
         )
+        back = back * _for_conjugates(real, pairs) / (p1 * p2)
+        return Constants(None, None, (block(0, 1, 1, real, pairs, tensor(into), tensor(back)),))
 
-    bands = [band(0, geometry.height if dense else len(real1), 1, real, pairs)]
-    if not dense and len(paired1):
-        bands.append(band(len(real1), 2, len(paired1), real[:0], _grid(paired1, np.arange(p2))))
-    source = side(range(geometry.height), range(geometry.width), inverse=False)
-    return Constants(source, side(*geometry.kept, inverse=True), tuple(bands))
+    down1, up1 = (_along_h(p1, positions, real1, pairs1) for positions, _ in (images, outputs))
+    up1 = up1 * _for_conjugates(real1, pairs1) / p1
+    down2, up2 = (_dft(p2, positions) for _, positions in (images, outputs))
+    real, pairs = _every(real1, real2), _every(real1, pairs2)
+    own_row = torch.zeros(p1, len(real1), dtype=torch.complex128, device="cpu")  # each real row has its own frequency
+    own_row[real1, torch.arange(len(real1), device="cpu")] = 1
+    into, back = (_real_of(own_row, across, real, pairs) for across in (down2, up2))
+    back = back * _for_conjugates(real, pairs) / p2
+    blocks = [block(0, len(real1), 1, real, pairs, tensor(into), tensor(back))]
+    into, back = tensor(_as_real(down2)), tensor(_as_real(up2) / p2)
+    items = _together(len(pairs1), device)
+    for i in range(0, len(pairs1), items):
+        some = _every(pairs1[i : i + items], all2)
+        blocks.append(block(len(real1) + 2 * i, 2 * items, items, real[:0], some, into, back))
+    return Constants(tensor(down1), tensor(up1), tuple(blocks))
 
 
-@_kept
+def _together(pairs: int, device: torch.device) -> int:
+    """How many pairs of rows make a block: on a CPU one, whose operands fit a core's cache, and on a GPU all."""
+    return 1 if device.type == "cpu" else max(1, pairs)
+
+
+@kept
 def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Two float64 matrices that take a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
 
     (k^4, lags) sums the Gram matrix over the pairs of taps that lie equally far apart, a lag and its negative being
     one; (lags, frequencies) is the cosine of each lag at each frequency.
     """
-    (p1, p2), taps = grid, _grid(np.arange(kernel), np.arange(kernel))
+    (p1, p2), span = grid, 2 * kernel - 1
+    place = torch.arange(kernel, device="cpu")
+    taps = _every(place, place)
     apart = (taps[:, None] - taps[None]).reshape(-1, 2)
-    flip = (apart[:, 0] < 0) | ((apart[:, 0] == 0) & (apart[:, 1] < 0))
-    lags, which = np.unique(np.where(flip[:, None], -apart, apart), axis=0, return_inverse=True)
-    sums = np.zeros((len(apart), len(lags)))
-    sums[np.arange(len(apart)), which.reshape(-1)] = 1
-    f1, f2 = _grid(np.arange(p1), np.arange(p2 // 2 + 1)).T
-    turns = np.outer(lags[:, 0], f1) % p1 / p1 + np.outer(lags[:, 1], f2) % p2 / p2
-    return torch.tensor(sums, device=device), torch.tensor(np.cos(2 * np.pi * turns), device=device)
+    # rows and columns apart as one number, whose sign tells a lag from its negative: 0 to 2 k (k - 1)
+    which = (apart[:, 0] * span + apart[:, 1]).abs()
+    number = torch.arange(2 * kernel * (kernel - 1) + 1, device="cpu")
+    rows = (number + kernel - 1).div(span, rounding_mode="floor")
+    columns = number - rows * span
+    f1, f2 = _every(torch.arange(p1, device="cpu"), torch.arange(p2 // 2 + 1, device="cpu")).T
+    turns = (rows[:, None] * f1 % p1).double() / p1 + (columns[:, None] * f2 % p2).double() / p2
+    sums = (which[:, None] == number).to(torch.float64)
+    return sums.to(device), (2 * math.pi * turns).cos().to(device)
 
 
-def _kernel_dft(geometry: Geometry, frequencies: Indices) -> Complex:
-    """(len(frequencies), k * k): the DFT of a kernel's taps, mirrored, since the layer correlates."""
-    (p1, p2), taps = geometry.grid, range(geometry.kernel - 1, -1, -1)
-    first, second = _dft(p1, taps)[frequencies[:, 0]], _dft(p2, taps)[frequencies[:, 1]]
-    return (first[:, :, None] * second[:, None, :]).reshape(len(frequencies), geometry.kernel**2)
+def _frequencies(n: int) -> tuple[Tensor, Tensor]:
+    """The frequencies at which a real signal's spectrum is real, and one of each conjugate pair of the others."""
+    return torch.tensor([0, n // 2] if n % 2 == 0 else [0], device="cpu"), torch.arange(1, (n + 1) // 2, device="cpu")
 
 
-def _real_of(first: Complex, second: Complex, real: Indices, pairs: Indices) -> Reals:
+def _every(first: Tensor, second: Tensor) -> Tensor:
+    """(len(first) * len(second), 2): every pair of a frequency along H and one along W."""
+    return torch.stack(torch.meshgrid(first, second, indexing="ij"), dim=-1).reshape(-1, 2)
+
+
+def _for_conjugates(real: Tensor, pairs: Tensor) -> Tensor:
+    """(len(real) + 2 * len(pairs), 1): in the inverse, a pair stands for its conjugate too."""
+    counts = [1.0] * len(real) + [2.0] * (2 * len(pairs))
+    return torch.tensor(counts, dtype=torch.float64, device="cpu").unsqueeze(1)
+
+
+def _dft(n: int, positions: range) -> Tensor:
+    """(n, len(positions)): exp(-2 pi i f u / n), with f u reduced modulo n so that large sizes stay exact."""
+    places = torch.tensor(list(positions), dtype=torch.int64, device="cpu")
+    angle = (torch.outer(torch.arange(n, device="cpu"), places) % n).double() * (-2 * math.pi) / n
+    return torch.complex(angle.cos(), angle.sin())
+
+
+def _along_h(n: int, positions: range, real: Tensor, pairs: Tensor) -> Tensor:
+    """(n, len(positions)): the rows of the real frequencies, then re and im of each pair in turn."""
+    down = _dft(n, positions)
+    both = torch.stack([down[pairs].real, down[pairs].imag], dim=1)
+    return torch.cat([down[real].real, both.flatten(0, 1)])
+
+
+def _real_of(first: Tensor, second: Tensor, real: Tensor, pairs: Tensor) -> Tensor:
     """(len(real) + 2 * len(pairs), n * m): what the outer products of `first` (P1, n) and `second` (P2, m) make of a
     real signal at the frequencies `real`, then the real parts, then the imaginary parts at `pairs`."""
-
-    def at(frequencies: Indices) -> Complex:
-        left, right = first[frequencies[:, 0]], second[frequencies[:, 1]]
-        return (left[:, :, None] * right[:, None, :]).reshape(len(frequencies), first.shape[1] * second.shape[1])
-
-    return np.concatenate([at(real).real, at(pairs).real, at(pairs).imag])
+    at_real, at_pairs = (_outer(first, second, frequencies) for frequencies in (real, pairs))
+    return torch.cat([at_real.real, at_pairs.real, at_pairs.imag])
 
 
-def _dft(n: int, positions: range) -> Complex:
-    """(n, len(positions)): exp(-2 pi i f u / n), with f u reduced modulo n so that large sizes stay exact."""
-    turns = np.outer(np.arange(n), np.asarray(positions, dtype=np.int64)) % n
-    return np.exp(-2j * np.pi * turns / n)
+def _outer(first: Tensor, second: Tensor, frequencies: Tensor) -> Tensor:
+    """(F, n * m): the outer product of row f1 of `first` (P1, n) and row f2 of `second` (P2, m), for each (f1, f2)."""
+    return (first[frequencies[:, 0]][:, :, None] * second[frequencies[:, 1]][:, None, :]).flatten(1)
 
 
-def _frequencies(n: int) -> tuple[Indices, Indices]:
-    """The frequencies at which a real signal's spectrum is real, and one of each conjugate pair of the others."""
-    return np.array([0, n // 2] if n % 2 == 0 else [0]), np.arange(1, (n + 1) // 2)
-
-
-def _grid(first: Indices, second: Indices) -> Indices:
-    """(len(first) * len(second), 2): every pair of a frequency along H and one along W."""
-    return np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def _interleaved(rows: Complex) -> Reals:
-    """(n, m) complex -> (2 n, m) real: re and im of each row in turn."""
-    return np.stack([rows.real, rows.imag], axis=1).reshape(-1, rows.shape[1])
-
-
-def _as_real(matrix: Complex) -> Reals:
+def _as_real(matrix: Tensor) -> Tensor:
     """(n, m) complex -> (2 n, 2 m) real: the same map of (re, im)."""
-    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+    re, im = matrix.real, matrix.imag
+    return torch.cat([torch.cat([re, -im], dim=1), torch.cat([im, re], dim=1)])
 
 
-def _in_half_spectrum(geometry: Geometry, frequencies: Indices) -> Indices:
+def _kernel_dft(geometry: Geometry, frequencies: Tensor) -> Tensor:
+    """(F, k * k): the DFT of a kernel's taps, mirrored, since the layer correlates."""
+    (p1, p2), taps = geometry.grid, range(geometry.kernel - 1, -1, -1)
+    return _outer(_dft(p1, taps), _dft(p2, taps), frequencies)
+
+
+def _in_half_spectrum(geometry: Geometry, frequencies: Tensor) -> Tensor:
     """Where in a flattened (P1, P2 // 2 + 1) half spectrum each frequency, or the conjugate one, is."""
     p1, p2 = geometry.grid
     f1, f2 = frequencies.T
     upper = f2 > p2 // 2
-    return np.where(upper, -f1 % p1, f1) * (p2 // 2 + 1) + np.where(upper, p2 - f2, f2)
+    return torch.where(upper, -f1 % p1, f1) * (p2 // 2 + 1) + torch.where(upper, p2 - f2, f2)

@@ -1,34 +1,235 @@
 """ConvNorm's filtered convolution as matrix products: no spatial convolution, no FFT.
 
-The same function as models/preconv_fft.py. With activations in channels_last, that is (N, H, W, C), it is
+The same function as preconv_fft.py. `forward` below is all of it: with activations in channels_last, (N, H, W, C),
 
     rows   = D x                      along H, for all frequencies: one product for each image
-    X(f)   = F rows                   along W, for one frequency of the rows at a time, from here
+    X(f)   = F rows                   along W, for one block of frequencies at a time, from here
     A(f)   = K w                      the kernels' spectra, from their k * k taps
     Y(f)   = V(f) X(f) A(f)^T         one complex product (N x C_in) (C_in x C_out) for each frequency
     y_rows = F'^T Y                   back along W, the kept columns alone, to here
     y      = D'^T y_rows              back along H, the kept rows alone
 
-with the constant real matrices D, F, K, F', D' of models/preconv_constants.py. Between the two stages along H it goes
-frequency by frequency: the operands then fit a core's cache, and no spectrum is ever written out whole. The backward
-pass is the same products transposed. It makes X anew rather than keep it, for a tenth of the layer's time, because kept
-spectra would take more memory than the activations.
+with the constant real matrices D, F, K, F', D' of preconv_constants.py, which also says what a block is. Between the
+two stages along H it goes block by block: the operands then fit a core's cache, and no spectrum is ever written out
+whole. The backward pass is the same products transposed. It makes X anew rather than keep it, for a tenth of the
+layer's time, because kept spectra would take more memory than the activations.
 
-On channels_last strides every product reads and writes in place; other strides cost a copy on the way in.
+A complex number is two real ones: coefficients lie as some real ones, then real parts, then imaginary parts. On
+channels_last strides every product reads and writes in place; other strides cost a copy on the way in.
+
+Below the products are the operators that torch sees, since torch.compile would unroll thousands of products, and their
+gradients. The map is linear in x and in the kernels, so a gradient's gradient is made of the same two operators.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import preconv_fft
-from models.preconv_constants import Band, Constants, Geometry, Side, autocorrelation, constants
+from . import preconv_fft
+from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants
 
-PIECE = 2**22  # elements of the spectra that are made at a time, on a CPU
+PIECE = 2**22  # elements of the kernels' spectra that are made at a time, on a CPU
 KEPT_BYTES = 2**26  # of one layer's spectra; a whole ResNet18 of width 64 keeps 0.5 GB
+OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
+
+
+def forward(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kept: Sequence[Tensor] | None = None
+) -> Tensor:
+    """The products of the module's docstring; `kept` holds V(f) A(f) by block, (coefs, C_out, C_in)."""
+    geometry, const = _constants(x, weight, stride, padding)
+    c_out, c_in = weight.shape[:2]
+    taps = _taps(weight, const.dtype) if kept is None else weight  # not asked for where spectra are kept
+    scale = v.flatten(1).T  # V by (frequency, C_out)
+    rows = _along_height(const.source, x, const.dtype)
+    y_rows = _new_rows(const.target, rows, geometry.out, c_out)
+    for number, block in enumerate(const.blocks):
+        x_hat = _narrowed(_along_width(block.source, rows, block), x.dtype)  # (coefs, N, C_in)
+        y_hat = x_hat.new_empty(*x_hat.shape[:2], c_out)
+        for piece in _pieces(block, c_out * c_in, x.device):
+            if kept is None:
+                a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in _at(block.kernels, piece)]
+            else:
+                a_hat = _at(kept[number], piece)
+            _product(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
+        y_hat = y_hat.to(const.dtype)
+        if kept is None:
+            y_hat *= scale[block.half_spectrum].unsqueeze(1)
+        _back_along_width(block.target, y_hat, block, y_rows)
+    return _back_along_height(const.target, y_rows, geometry.out).to(x.dtype)
+
+
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `forward` with respect to x (empty unless `need_x`) and to weight, V held constant.
+
+    The images are those of `samples` samples, one after another, and the gradient to weight is each sample's own:
+    (samples * C_out, C_in, k, k).
+    """
+    geometry, const = _constants(x, weight, stride, padding)
+    c_out, c_in = weight.shape[:2]
+    taps, scale = _taps(weight, const.dtype), v.flatten(1).T
+    grad_weight = taps.new_zeros(samples * c_out, *weight.shape[1:])
+    taps_grad = _taps(grad_weight, const.dtype)  # a view
+    rows, grad_rows = (_along_height(*of, const.dtype) for of in ((const.source, x), (const.target, grad)))
+    x_rows = _new_rows(const.source, rows, (geometry.height, geometry.width), c_in if need_x else 0)
+    for block in const.blocks:
+        x_hat = _narrowed(_along_width(block.source, rows, block), x.dtype)  # (coefs, N, C_in)
+        y_hat = _along_width(block.target, grad_rows, block)  # (coefs, N, C_out)
+        y_hat *= scale[block.half_spectrum].unsqueeze(1)
+        y_hat = _narrowed(y_hat, x.dtype)
+        back = x_hat.new_empty(*x_hat.shape[:2], c_in if need_x else 0)
+        for piece in _pieces(block, c_out * c_in, x.device):
+            y_part, dfts = _at(y_hat, piece), _at(block.kernels, piece)
+            if need_x:
+                a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in dfts]
+                _product(y_part, a_hat, _at(back, piece), conjugate=True)
+            if samples > 1:
+                taps_grad += _taps_gradient_by_sample(dfts, y_part, _at(x_hat, piece), samples)
+                continue
+            a_grad = [x_hat.new_empty(len(dft), c_out, c_in) for dft in dfts]
+            _product([y.mT for y in y_part], _at(x_hat, piece), a_grad, conjugate=True)
+            for dft, part in zip(dfts, a_grad, strict=True):
+                taps_grad.addmm_(dft.T, part.flatten(1).to(const.dtype))
+        if need_x:
+            _back_along_width(block.source, back.to(const.dtype), block, x_rows)
+    size = (geometry.height, geometry.width)
+    grad_x = _back_along_height(const.source, x_rows, size).to(x.dtype) if need_x else x.new_empty(0)
+    return grad_x, grad_weight.to(weight.dtype)
+
+
+def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
+    """`forward` for many inputs like x, with the preconditioned spectra made once; None if beyond KEPT_BYTES."""
+    _, const = _constants(x, weight, stride, padding)
+    coefs = sum(len(block.kernels) for block in const.blocks)
+    if coefs * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
+        return None
+    taps, scale, kept = _taps(weight, const.dtype), v.flatten(1).T, []
+    for block in const.blocks:
+        spectra = _spectra(block.kernels, taps, weight, const.dtype)
+        spectra *= scale[block.half_spectrum].unsqueeze(2)
+        kept.append(spectra.to(x.dtype))
+    return lambda x: forward(x, weight, v, stride, padding, kept)
+
+
+# --- the steps of the products ---------------------------------------------------------------------------------------
+
+
+def _constants(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Geometry, Constants]:
+    """For products in bfloat16 the transforms stay in float32: they take little of the time and all of the range."""
+    geometry = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding)
+    return geometry, constants(geometry, torch.promote_types(x.dtype, torch.float32), x.device)
+
+
+def _along_height(down: Tensor | None, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, H, W) -> rows (N, P1, W, C), or where there is no such stage, one row of all pixels, (N, 1, H * W, C)."""
+    images = images.permute(0, 2, 3, 1).contiguous().to(dtype)  # no copy of float32 on channels_last strides
+    n, height, width, channels = images.shape
+    if down is None:
+        return images.view(n, 1, height * width, channels)
+    return _left(down, images.view(n, height, width * channels)).view(n, len(down), width, channels)
+
+
+def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
+    """Rows (N, P1, W, C) -> the block's coefficients (coefs, N, C)."""
+    taken = rows[:, block.rows]
+    n, _, _, channels = taken.shape
+    taken = taken.reshape(n, block.items, across.shape[1], channels)
+    if block.items == 1:
+        return _left(across, taken[:, 0]).transpose(0, 1)
+    by_item = torch.matmul(across, taken).unflatten(2, (2, -1))  # (N, items, re and im, P2, C)
+    return by_item.permute(2, 1, 3, 0, 4).flatten(0, 2)
+
+
+def _new_rows(down: Tensor | None, like: Tensor, size: tuple[int, int], channels: int) -> Tensor:
+    """Rows to be written: a plane for each (P1, N, W, C), since bmm is fastest into contiguous memory."""
+    return like.new_empty(like.shape[1], len(like), size[1] if down is not None else size[0] * size[1], channels)
+
+
+def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tensor) -> None:
+    """The transpose of `_along_width`, into the block's `rows` (P1, N, W, C)."""
+    rows = rows[block.rows]
+    if block.items == 1:
+        for row, back in zip(rows, across.T.view(len(rows), rows.shape[2], -1), strict=True):
+            _left(back, spectrum.transpose(0, 1), out=row)
+        return
+    by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)  # (N, items, coefs, C)
+    images = torch.matmul(across.T, by_item)  # (N, items, rows of an item * W, C)
+    rows.copy_(images.reshape(len(images), len(rows), rows.shape[2], -1).transpose(0, 1))
+
+
+def _back_along_height(down: Tensor | None, rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """The transpose of `_along_height`: (N, C, H, W), with channels_last strides."""
+    p1, n, width, channels = rows.shape
+    images = rows[0] if down is None else _left(down.T, rows.view(p1, n, width * channels).transpose(0, 1))
+    return images.view(n, *size, channels).permute(0, 3, 1, 2)
+
+
+def _taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(k * k, C_out * C_in), so that the kernels' spectra at any frequencies are one product."""
+    return weight.to(dtype).flatten(2).permute(2, 0, 1).flatten(1)
+
+
+def _spectra(dft: Tensor, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(coefs, k * k) -> (coefs, C_out, C_in), in the products' dtype."""
+    return (dft @ taps).to(dtype).unflatten(1, weight.shape[:2])
+
+
+def _pieces(block: Block, kernels: int, device: torch.device) -> Iterator[tuple[slice, ...]]:
+    """The real coefficients, then (real parts, imaginary parts) of as many pairs as have spectra that fit the cache."""
+    real, pairs = block.real, block.pairs
+    if real:
+        yield (slice(0, real),)
+    step = max(1, PIECE // (2 * kernels) if device.type == "cpu" else pairs)
+    for low in range(real, real + pairs, step):
+        high = min(low + step, real + pairs)
+        yield slice(low, high), slice(low + pairs, high + pairs)
+
+
+def _at(spectrum: Tensor, piece: tuple[slice, ...]) -> list[Tensor]:
+    return [spectrum[part] for part in piece]
+
+
+def _product(a: Sequence[Tensor], b: Sequence[Tensor], out: Sequence[Tensor], *, conjugate: bool = False) -> None:
+    """a b, or a conj(b), for every frequency, into `out`: each a real tensor, or the parts of a complex one."""
+    torch.bmm(a[0], b[0], out=out[0])
+    if len(a) == 2:
+        sign = -1 if conjugate else 1
+        out[0].baddbmm_(a[1], b[1], alpha=-sign)
+        torch.bmm(a[1], b[0], out=out[1])
+        out[1].baddbmm_(a[0], b[1], alpha=sign)
+
+
+def _taps_gradient_by_sample(dft: Sequence[Tensor], y: Sequence[Tensor], x: Sequence[Tensor], samples: int) -> Tensor:
+    """(k * k, samples * C_out * C_in): the sum over a piece's frequencies and a sample's images of conj(K) Y conj(X).
+
+    A sample has few images, often one, so products over these for each frequency would be tiny. Here K meets Y first,
+    for each tap, and one product for each sample sums over frequencies and images.
+    """
+    k_hat = [part.T[:, :, None, None] for part in dft]  # (k * k, coefs, 1, 1)
+    both = [k_hat[0] * y[0]]  # (k * k, coefs, N, C_out)
+    if len(y) == 2:
+        both = [both[0] + k_hat[1] * y[1], k_hat[0] * y[1] - k_hat[1] * y[0]]
+    of_y, of_x = (torch.cat(list(parts), dim=-3).unflatten(-2, (samples, -1)) for parts in (both, x))
+    of_y, of_x = of_y.permute(0, 2, 4, 1, 3).flatten(3), of_x.transpose(0, 1).flatten(1, 2)
+    return torch.matmul(of_y, of_x.to(of_y.dtype)).flatten(1)
+
+
+def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
+    """The operand of a product, in its dtype: a float32 one as it lies, a narrower one copied to be contiguous."""
+    return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
+
+
+def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
+    """matrix (m, k) @ batch (N, k, n) for every one of the batch."""
+    return torch.bmm(matrix.expand(batch.shape[0], -1, -1), batch, out=out)
+
+
+# --- V ---------------------------------------------------------------------------------------------------------------
 
 
 def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -44,7 +245,10 @@ def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
     return _inverse_root_of_gram(weight.detach(), *grid)
 
 
-@torch.library.custom_op("convnorm::preconditioner", mutates_args=())
+# --- what torch sees -------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(f"{OPERATORS}::preconditioner", mutates_args=())
 def _inverse_root_of_gram(weight: Tensor, p1: int, p2: int) -> Tensor:
     taps = weight.flatten(2).double()  # (C_out, C_in, k * k)
     gram = torch.bmm(taps.transpose(1, 2), taps).flatten(1)  # (C_out, k^4)
@@ -53,308 +257,128 @@ def _inverse_root_of_gram(weight: Tensor, p1: int, p2: int) -> Tensor:
     return preconv_fft.inverse_root(power, weight.dtype)
 
 
+@torch.library.custom_op(f"{OPERATORS}::filtered_conv", mutates_args=())
+def forward_operator(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    return forward(x, weight, v, stride, padding)
+
+
+backward_operator = torch.library.custom_op(f"{OPERATORS}::filtered_conv_backward", backward, mutates_args=())
+
+
 @_inverse_root_of_gram.register_fake
 def _(weight: Tensor, p1: int, p2: int) -> Tensor:
     return weight.new_empty(weight.shape[0], p1, p2 // 2 + 1)
 
 
-@torch.library.custom_op("convnorm::filtered_conv", mutates_args=())
-def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
-    """Steps 1, 3 and 4 of the layer, as `preconv_fft.filtered_conv`; the output's strides are channels_last.
-
-    The products run in x's dtype. It is an operator of its own, so that torch.compile takes it as one node and
-    FakeTensorMode knows its shape.
-    """
-    return forward(x, weight, v, stride, padding)
-
-
-@torch.library.custom_op("convnorm::filtered_conv_backward", mutates_args=())
-def filtered_conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `filtered_conv` with respect to x (empty unless `need_x`) and to weight, V held constant."""
-    return backward(grad, x, weight, v, stride, padding, need_x)
-
-
-def forward(
-    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, prepared: Sequence[Tensor] | None = None
-) -> Tensor:
-    """The products of the module's docstring; `prepared` holds V(f) A(f) by band, (count, coefs, C_out, C_in)."""
-    n, (c_out, c_in) = x.shape[0], weight.shape[:2]
-    const = _constants(x, weight, stride, padding)
-    kernels = _Kernels(weight, const.dtype, x.dtype)
-    rows = _along_height(const.source, x)
-    y_rows = _new_rows(const.target, rows, c_out)
-    for number, band in enumerate(const.bands):
-        scale = None if prepared is not None else _by_coefficient(v, band)
-        spectra = kernels.whole(band) if prepared is None else prepared[number]
-        for chunk in _chunks(number, band, x.device):
-            x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
-            y_hat = x.new_empty(chunk.coefs, n, c_out)
-            source = chunk.gather(band.kernels if spectra is None else spectra)
-            for piece in chunk.pieces(c_in * c_out, x.device):
-                a_hat = [kernels.spectra(source[part]) if spectra is None else source[part] for part in piece]
-                _bmm(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
-            y_hat = y_hat.to(const.dtype)
-            if scale is not None:
-                y_hat *= chunk.gather(scale)
-            _back_along_width(const.target, y_hat, chunk, y_rows)
-    return _back_along_height(const.target, y_rows).to(x.dtype)
-
-
-def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
-) -> tuple[Tensor, Tensor]:
-    n, (c_out, c_in) = x.shape[0], weight.shape[:2]
-    const = _constants(x, weight, stride, padding)
-    kernels = _Kernels(weight, const.dtype, x.dtype)
-    rows, grad_rows = _along_height(const.source, x), _along_height(const.target, grad)
-    x_rows = _new_rows(const.source, rows, c_in if need_x else 0)
-    for number, band in enumerate(const.bands):
-        scale = _by_coefficient(v, band)
-        spectra = kernels.whole(band) if need_x else None
-        for chunk in _chunks(number, band, x.device):
-            x_hat = _narrowed(_along_width(const.source, rows, chunk), x.dtype)  # (coefs, N, C_in)
-            y_hat = _along_width(const.target, grad_rows, chunk)  # (coefs, N, C_out)
-            y_hat *= chunk.gather(scale)
-            y_hat = _narrowed(y_hat, x.dtype)
-            back = x.new_empty(chunk.coefs, n, c_in if need_x else 0)
-            dft = chunk.gather(band.kernels)  # (coefs, k * k)
-            source = dft if spectra is None else chunk.gather(spectra)
-            for piece in chunk.pieces(c_in * c_out, x.device):
-                y_piece = _at(y_hat, piece)
-                if need_x:
-                    a_hat = [kernels.spectra(source[part]) if spectra is None else source[part] for part in piece]
-                    _bmm(y_piece, a_hat, _at(back, piece), conjugate=True)
-                a_grad = [x.new_empty(len(y), c_out, c_in) for y in y_piece]
-                _bmm([y.mT for y in y_piece], _at(x_hat, piece), a_grad, conjugate=True)
-                for part, of_part in zip(piece, a_grad, strict=True):
-                    kernels.add_gradient(dft[part], of_part)
-            if need_x:
-                _back_along_width(const.source, back.to(const.dtype), chunk, x_rows)
-    grad_x = _back_along_height(const.source, x_rows).to(x.dtype) if need_x else x.new_empty(0)
-    return grad_x, kernels.gradient()
-
-
-class _Kernels:
-    """The taps of all kernels; from them the spectra, in the products' dtype; and back to them the gradient."""
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype, product_dtype: torch.dtype) -> None:
-        self.weight, self.product_dtype = weight, product_dtype
-        # (k * k, C_out * C_in), so that the spectra at any frequencies are one product
-        self.taps = weight.to(dtype).flatten(2).permute(2, 0, 1).flatten(1)
-        self.grad: Tensor | None = None
-
-    def spectra(self, dft: Tensor) -> Tensor:
-        """(coefs, k * k) -> (coefs, C_out, C_in)"""
-        return (dft @ self.taps).to(self.product_dtype).unflatten(1, self.weight.shape[:2])
-
-    def whole(self, band: Band) -> Tensor | None:
-        """All spectra of a band at once, (count, coefs, C_out, C_in), or None where that is too much at a time."""
-        count, coefs, _ = band.kernels.shape
-        if self.taps.is_cpu and count * coefs * self.taps.shape[1] > PIECE:
-            return None
-        return self.spectra(band.kernels.flatten(0, 1)).unflatten(0, (count, coefs))
-
-    def add_gradient(self, dft: Tensor, of_spectra: Tensor) -> None:
-        if self.grad is None:
-            self.grad = torch.zeros_like(self.taps)
-        self.grad.addmm_(dft.T, of_spectra.flatten(1).to(self.taps.dtype))
-
-    def gradient(self) -> Tensor:
-        assert self.grad is not None
-        c_out, c_in, k, _ = self.weight.shape
-        return self.grad.view(k * k, c_out, c_in).permute(1, 2, 0).reshape(self.weight.shape).to(self.weight.dtype)
-
-
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
-    """`filtered_conv` for many inputs like x, with the preconditioned spectra made once; None if beyond KEPT_BYTES."""
-    const = _constants(x, weight, stride, padding)
-    coefs = sum(band.half_spectrum.numel() for band in const.bands)
-    if coefs * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
-        return None
-    kernels, prepared = _Kernels(weight, const.dtype, const.dtype), []
-    for band in const.bands:
-        spectra = kernels.spectra(band.kernels.flatten(0, 1)).unflatten(0, band.half_spectrum.shape)
-        spectra *= _by_coefficient(v, band).mT  # (count, coefs, C_out, 1)
-        prepared.append(spectra.to(x.dtype))
-    return lambda x: forward(x, weight, v, stride, padding, prepared)
-
-
-def _by_coefficient(v: Tensor, band: Band) -> Tensor:
-    """V of a half spectrum (C_out, P1, P2 // 2 + 1) at a band's coefficients, (count, coefs, 1, C_out)."""
-    return v.flatten(1).T[band.half_spectrum].unsqueeze(2)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Some items of a band that are computed together, from item `start` on: one on a CPU, all on a GPU."""
-
-    number: int  # of the band
-    band: Band
-    start: int
-    count: int
-
-    @property
-    def first_row(self) -> int:
-        return self.band.first + self.start * self.band.rows
-
-    @property
-    def coefs(self) -> int:
-        return self.count * (self.band.real + 2 * self.band.pairs)
-
-    def gather(self, by_item: Tensor) -> Tensor:
-        """(items of the band, coefs of one, ...) -> (coefs of the chunk, ...): real ones, real and imaginary parts."""
-        return _parted(by_item[self.start : self.start + self.count])
-
-    def pieces(self, channels: int, device: torch.device) -> Iterator[tuple[slice, ...]]:
-        """The chunk's real coefficients, then pairs of (real parts, imaginary parts) whose spectra fit the cache."""
-        real, pairs = self.band.real, self.count * self.band.pairs
-        if real:
-            yield (slice(0, real),)
-        step = max(1, PIECE // (2 * channels)) if device.type == "cpu" else max(1, pairs)
-        for low in range(real, real + pairs, step):
-            high = min(low + step, real + pairs)
-            yield slice(low, high), slice(low + pairs, high + pairs)
-
-
-def _chunks(number: int, band: Band, device: torch.device) -> Iterator[_Chunk]:
-    count = 1 if device.type == "cpu" else band.count
-    for start in range(0, band.count, count):
-        yield _Chunk(number, band, start, count)
-
-
-def _along_height(side: Side, images: Tensor) -> Tensor:
-    """(N, C, height, width) -> rows (N, P1, width, C), or where there is no such stage, (N, height, width, C)."""
-    images = images.permute(0, 2, 3, 1).contiguous().to(side.dtype)  # no copy of float32 on channels_last strides
-    if side.down is None:
-        return images
-    n, height, width, channels = images.shape
-    return _left(side.down, images.view(n, height, width * channels)).view(n, len(side.down), width, channels)
-
-
-def _along_width(side: Side, rows: Tensor, chunk: _Chunk) -> Tensor:
-    """Rows (N, P1, width, C) -> the chunk's coefficients (coefs, N, C)."""
-    n, _, width, channels = rows.shape
-    matrix = side.across[chunk.number]
-    taken = rows[:, chunk.first_row :][:, : chunk.count * matrix.shape[1] // width]
-    taken = taken.reshape(n, chunk.count, matrix.shape[1], channels)
-    if chunk.count == 1:
-        return _left(matrix, taken[:, 0]).transpose(0, 1)
-    return _parted(torch.matmul(matrix, taken).permute(1, 2, 0, 3))
-
-
-def _new_rows(side: Side, like: Tensor, channels: int) -> Tensor:
-    """Rows to be written: a plane for each (P1, N, width, C), since bmm is fastest into contiguous memory."""
-    if side.down is None:
-        return like.new_empty(1, like.shape[0], side.height * side.width, channels)
-    return like.new_empty(side.down.shape[0], like.shape[0], side.width, channels)
-
-
-def _back_along_width(side: Side, spectrum: Tensor, chunk: _Chunk, rows: Tensor) -> None:
-    """The transpose of `_along_width`, into `rows`."""
-    back = side.across[chunk.number].T  # (rows * width, coefs)
-    if chunk.count == 1:
-        for row, matrix in zip(rows[chunk.first_row :], back.view(-1, rows.shape[2], back.shape[1]), strict=False):
-            _left(matrix, spectrum.transpose(0, 1), out=row)
-        return
-    by_item = _unparted(spectrum, chunk.count).permute(2, 0, 1, 3)  # (N, count, coefs, C)
-    n, width, channels = rows.shape[1:]
-    images = torch.matmul(back, by_item).view(n, chunk.count * len(back) // width, width, channels)
-    rows[chunk.first_row :][: images.shape[1]] = images.transpose(0, 1)
-
-
-def _back_along_height(side: Side, rows: Tensor) -> Tensor:
-    """The transpose of `_along_height`: (N, C, height, width), with channels_last strides."""
-    p1, n, width, channels = rows.shape
-    images = rows[0] if side.down is None else _left(side.down.T, rows.view(p1, n, width * channels).transpose(0, 1))
-    return images.view(n, side.height, side.width, channels).permute(0, 3, 1, 2)
-
-
-def _parted(by_item: Tensor) -> Tensor:
-    """(count, 2 * pairs, ...) -> (2 * count * pairs, ...): all items' real parts, then all imaginary parts.
-
-    A band of several items has no real coefficients, and a single item is in that order already.
-    """
-    if by_item.shape[0] == 1:
-        return by_item[0]
-    return by_item.unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def _unparted(parted: Tensor, count: int) -> Tensor:
-    return parted.unflatten(0, (2, count, -1)).transpose(0, 1).flatten(1, 2)
-
-
-def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
-    """The operand of a product, in its dtype: a float32 one as it lies, a narrower one copied to be contiguous."""
-    return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
-
-
-def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix (m, k) @ batch (N, k, n) for every one of the batch."""
-    return torch.bmm(matrix.expand(batch.shape[0], -1, -1), batch, out=out)
-
-
-Parts = Sequence[Tensor]  # a real tensor, or the real and the imaginary part of a complex one
-
-
-def _at(spectrum: Tensor, piece: tuple[slice, ...]) -> Parts:
-    return [spectrum[part] for part in piece]
-
-
-def _bmm(a: Parts, b: Parts, out: Parts, *, conjugate: bool = False) -> None:
-    """a b, or a conj(b), for every frequency, into `out`."""
-    torch.bmm(a[0], b[0], out=out[0])
-    if len(a) == 2:
-        sign = -1 if conjugate else 1
-        out[0].baddbmm_(a[1], b[1], alpha=-sign)
-        torch.bmm(a[1], b[0], out=out[1])
-        out[1].baddbmm_(a[0], b[1], alpha=sign)
-
-
-def _constants(x: Tensor, weight: Tensor, stride: int, padding: int) -> Constants:
-    """For products in bfloat16 the transforms stay in float32: they take little of the time and all of the range."""
-    geometry = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding)
-    return constants(geometry, torch.promote_types(x.dtype, torch.float32), x.device)
-
-
-@filtered_conv.register_fake
+@forward_operator.register_fake
 def _(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
     height, width = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding).out
     return x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
-@filtered_conv_backward.register_fake
+@backward_operator.register_fake
 def _(
-    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
 ) -> tuple[Tensor, Tensor]:
     n, channels, height, width = x.shape
     grad_x = x.new_empty(n, height, width, channels).permute(0, 3, 1, 2) if need_x else x.new_empty(0)
-    return grad_x, weight.new_empty(weight.shape)
+    return grad_x, weight.new_empty(samples * weight.shape[0], *weight.shape[1:])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.stride, ctx.padding = inputs[: 6 if len(inputs) > 5 else 5]
-    ctx.save_for_backward(*tensors)
+def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """torch.func.vmap of an operator: the samples one after the other, where each has kernels of its own."""
+    each = [
+        operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(each[0], Tensor):
+        return torch.stack(each), 0
+    return tuple(torch.stack(outputs) for outputs in zip(*each, strict=True)), (0,) * len(each[0])
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-    x, weight, v = ctx.saved_tensors
-    need_x = ctx.needs_input_grad[0]
-    grad_x, grad_weight = filtered_conv_backward(grad, x, weight, v, ctx.stride, ctx.padding, need_x)
-    return grad_x if need_x else None, grad_weight, None, None, None
+def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """As `_one_by_one`, but samples that share their kernels are one batch."""
+    x, *others = args
+    if any(dim is not None for dim in in_dims[1:]):
+        return _one_by_one(forward_operator, info, in_dims, *args)
+    return forward_operator(_one_batch(info, x, in_dims[0]), *others).unflatten(0, (info.batch_size, -1)), 0
 
 
-def _second_gradients(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor | None, ...]:
-    """Of `filtered_conv_backward`, whose forward is linear in x and in weight: the same two operators again."""
-    grad, x, weight, v = ctx.saved_tensors
-    rest = (v, ctx.stride, ctx.padding)
-    of_x = of_x if of_x.numel() else torch.zeros_like(x)
-    of_grad = filtered_conv(of_x, weight, *rest) + filtered_conv(x, of_weight, *rest)
-    onto_x, _ = filtered_conv_backward(grad, x, of_weight, *rest, True)
-    _, onto_weight = filtered_conv_backward(grad, of_x, weight, *rest, False)
-    return of_grad, onto_x, onto_weight, None, None, None, None
+def _backward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """The same, with gradients of each sample's own to the kernels."""
+    grad, x, *others, need_x, samples = args
+    if any(dim is not None for dim in in_dims[2:]):
+        return _one_by_one(backward_operator, info, in_dims, *args)
+    images = (_one_batch(info, tensor, dim) for tensor, dim in zip((grad, x), in_dims, strict=False))
+    grad_x, grad_weight = backward_operator(*images, *others, need_x, info.batch_size * samples)
+    grad_x = grad_x.unflatten(0, (info.batch_size, -1)) if need_x else grad_x.expand(info.batch_size, 0)
+    return (grad_x, grad_weight.unflatten(0, (info.batch_size, -1))), (0, 0)
 
 
-filtered_conv.register_autograd(_gradients, setup_context=_keep)
-filtered_conv_backward.register_autograd(_second_gradients, setup_context=_keep)
+def _one_batch(info: Any, images: Tensor, dim: int | None) -> Tensor:
+    """(N, C, H, W) of every sample -> (samples * N, C, H, W)."""
+    return (images.expand(info.batch_size, *images.shape) if dim is None else images.movedim(dim, 0)).flatten(0, 1)
+
+
+_inverse_root_of_gram.register_vmap(partial(_one_by_one, _inverse_root_of_gram))
+forward_operator.register_vmap(_forward_by_sample)
+backward_operator.register_vmap(_backward_by_sample)
+
+
+def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    """Steps 1, 3 and 4 of the layer, as `preconv_fft.filtered_conv`; the output's strides are channels_last.
+
+    The products run in x's dtype.
+    """
+    return _FilteredConv.apply(x, weight, v, stride, padding)  # type: ignore[no-any-return]
+
+
+class _FilteredConv(torch.autograd.Function):
+    """(x, weight, v, stride, padding) -> y, of which no gradient flows to v."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+        return forward_operator(x, weight, v, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, v = ctx.saved_tensors
+        need_x = ctx.needs_input_grad[0]
+        grad_x, grad_weight = _Gradients.apply(grad, x, weight, v, ctx.stride, ctx.padding, need_x)
+        return grad_x if need_x else None, grad_weight, None, None, None
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients of `_FilteredConv`: linear in grad, and in x or in weight."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
+    ) -> tuple[Tensor, Tensor]:
+        return backward_operator(grad, x, weight, v, stride, padding, need_x, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.stride, ctx.padding, ctx.need_x = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad, x, weight, v = ctx.saved_tensors
+        rest = (v, ctx.stride, ctx.padding)
+        onto_grad = _FilteredConv.apply(x, of_weight, *rest)
+        onto_x, _ = _Gradients.apply(grad, x, of_weight, *rest, True)
+        onto_weight = None
+        if ctx.need_x:
+            onto_grad = onto_grad + _FilteredConv.apply(of_x, weight, *rest)
+            _, onto_weight = _Gradients.apply(grad, of_x, weight, *rest, False)
+        return onto_grad, onto_x, onto_weight, None, None, None, None

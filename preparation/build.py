@@ -1,8 +1,8 @@
 """From a plan to a dataset file: decode what is drawn, keep it on disk as it comes, write the file at the end."""
 
+import contextlib
 import hashlib
 import json
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from data_loader.npz import LARGEST
-from data_loader.pictures import SIZE, UnreadableFileError
+from data_loader.picture_files import told_broken, told_dim
+from data_loader.pictures import SIZE, BrokenImageError, UnreadableFileError
 from preparation import output
-from preparation.manifest import difference, dump, make_manifest, manifest_path
+from preparation.manifest import difference, dump, is_other_file, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
 from preparation.store import FORMAT, Store
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
 from utils.files import temporary_of, write_atomically
-from utils.lock import NAME as LOCK_NAME
+from utils.folder import Folder
+from utils.lock import NAMES as LOCK_NAMES
 from utils.lock import FolderLock
 from utils.progress import Bar
 from utils.stopping import Handlers, exit_code
@@ -59,13 +61,15 @@ def build(plan: Plan, request: Request) -> list[str]:
                 reason = difference(plan, request)
                 if reason:
                     raise FileSystemError(f"{out} exists, and {reason}; give another -o, or --force to replace it")
-                (work / _DECODED).unlink(missing_ok=True)
+                work.remove(_DECODED)
                 return [f"nothing to do: {out} is what this command makes"]
-            with Store(work / _DECODED) as store:
+            if not request.force and is_other_file(manifest_path(out)):
+                raise FileSystemError(f"{manifest_path(out)} is no manifest of this program; move it away, or --force")
+            with Store(work, _DECODED) as store:
                 selection = _Decoding(plan, request, store).run(len(expected.chosen))
                 check_counts(plan, selection, request, lambda position: store.get(key_of(plan, position)))
                 report = _write(plan, request, selection, store, work)
-            (work / _DECODED).unlink()
+            work.remove(_DECODED)
             return report
     except Stopped as stop:
         reason = str(stop).split(";")[0]
@@ -96,6 +100,12 @@ class _Decoding:
             if before and not self._bar.disable:
                 self._bar.write(f"{before:,} images were decoded before")
         self._check_stop()
+        if selection.broken and not request.skip_broken:
+            broken = [(self._plan.candidates[at].name, str(self.outcome(at).fault)) for at in selection.broken]
+            raise DataError(
+                f"{self._plan.place}: {told_broken(broken)}; remove or replace {'it' if len(broken) == 1 else 'them'}, "
+                "or leave such images out with --skip-broken"
+            )
         return selection
 
     def outcome(self, position: int) -> Outcome:
@@ -104,18 +114,16 @@ class _Decoding:
         key = key_of(self._plan, position)
         outcome = self._store.get(key)
         if outcome is None:
-            source, pixels, fault = None, None, ""
+            source, picture, fault = None, None, ""
             try:
                 data = self._plan.read(candidate)
                 source = hashlib.sha256(data).hexdigest()
-                pixels = self._plan.decode(data, candidate)
-            except UnreadableFileError as error:  # not the image's fault, and nothing to remember
-                raise DataError(f"{error}; make it readable, or take it away") from error
-            except DataError as error:
-                fault = str(error).removeprefix(f"{self._plan.place}: ").replace(self._plan.place, "the source")
-            outcome = self._store.add(key, source, pixels, fault)
-        if outcome.fault is not None and not self._request.skip_broken:
-            raise DataError(f"{self._plan.place}: {outcome.fault}, or leave such images out with --skip-broken")
+                picture = self._plan.decode(data, candidate)
+            except UnreadableFileError:  # not the image's fault, and nothing to remember
+                raise
+            except BrokenImageError as error:
+                fault = error.reason
+            outcome = self._store.add(key, source, picture, fault)
         if self._bar is not None:
             self._bar.update()
         return outcome
@@ -129,7 +137,7 @@ class _Decoding:
         self._stopped_by = number
 
 
-def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Path) -> list[str]:
+def _write(plan: Plan, request: Request, selection: Selection, store: Store, work: Folder) -> list[str]:
     """Write manifest and dataset file, in this order: where there is a file, its manifest is there too."""
     outcomes = {position: _known(store.get(key_of(plan, position))) for position in selection.positions()}
     rows = [outcomes[position].row for position in selection.chosen]
@@ -144,18 +152,21 @@ def _write(plan: Plan, request: Request, selection: Selection, store: Store, wor
     manifest = make_manifest(plan, request, selection, outcomes, packed)
     write_atomically(manifest_path(request.out), dump(manifest))
     output.publish(packed, request.out)
-    return _report(plan, request, selection, manifest["output"])
+    dim = [plan.candidates[position].name for position in selection.chosen if outcomes[position].dim]
+    return _report(plan, request, selection, dim, manifest["output"])
 
 
-def _report(plan: Plan, request: Request, selection: Selection, written: Mapping[str, Any]) -> list[str]:
+def _report(
+    plan: Plan, request: Request, selection: Selection, dim: list[str], written: Mapping[str, Any]
+) -> list[str]:
     found = counts(plan, selection)
     names = [visible(name, CELL) for name in plan.classes]
     width = max(len(name) for name in names)
     lines = [f"{label:>5}  {name:<{width}}  {found[label]:>8,}" for label, name in enumerate(names)]
     lines.insert(0, f"label  {'class':<{width}}    images")
-    if plan.ignored:
-        some = "picture that lies" if len(plan.ignored) == 1 else "pictures that lie"
-        lines.append(f"{len(plan.ignored):,} {some} in no class folder left out, such as {plan.ignored[0]!r}")
+    lines += plan.notes
+    if dim:
+        lines.append(told_dim(dim))
     if selection.duplicates:
         lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
     if selection.broken:
@@ -171,24 +182,28 @@ def _known(outcome: Outcome | None) -> Outcome:
 
 
 @contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
+def _workplace(out: Path) -> Iterator[Folder]:
     """The folder beside `out` for what is unfinished, locked; it goes at the end unless there is something to keep."""
-    work = out.with_name(f".{out.name}.partial")
+    path = out.with_name(f".{out.name}.partial")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Folder(out.parent).below(path.name).release()
     except OSError as error:
         raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from error
     with FolderLock("folder", "another -o") as lock:
-        lock.acquire(work)
-        for left in out.parent.iterdir():  # by a run that was killed while it wrote
-            if temporary_of(left) in (out.name, manifest_path(out).name):
-                left.unlink()
+        work = lock.acquire(path)
+        work.refuse_links((_DECODED, *output.SCRATCH).__contains__)
+        beside = Folder(out.parent)
+        for left in beside.names():  # by a run that was killed while it wrote
+            if temporary_of(Path(left)) in (out.name, manifest_path(out).name):
+                beside.remove(left)
         try:
             yield work
         finally:
-            for scratch in work.iterdir():
-                if scratch.name not in (_DECODED, LOCK_NAME):
-                    scratch.unlink()
-            decoded = work / _DECODED
-            if not decoded.exists() or not decoded.stat().st_size:
-                shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for scratch in output.SCRATCH:
+                    work.remove(scratch)
+                if not work.size(_DECODED):
+                    for name in (_DECODED, *LOCK_NAMES):
+                        work.remove(name)
+                    path.rmdir()  # unless there is more in it, which is not ours

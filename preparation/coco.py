@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-import numpy as np
 from PIL import Image
 
-from data_loader.pictures import SIZE, Files, decode
+from data_loader.picture_files import Files
+from data_loader.pictures import SIZE, BrokenImageError, Picture, decode
 from preparation.json_stream import elements
 from preparation.plan import Candidate, Plan
 from preparation.sources import VERSIONS, describe, open_files
@@ -41,13 +41,13 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
     Raises:
         DataError: no such files; the annotations are malformed or lack something.
     """
-    with open_files(images) as files:
+    with open_files(images, needed=lambda folders: False) as files:  # a picture that is missing is named
         known = _pictures_and_labels(annotations)
         candidates = list(_candidates(annotations, *known, min_size))
         sizes = {picture.name: (picture.width, picture.height) for picture in known[0].values()}
         lookup = _Lookup(files, images)
 
-        def pixels(data: bytes, candidate: Candidate) -> np.ndarray:
+        def pixels(data: bytes, candidate: Candidate) -> Picture:
             def cut(image: Image.Image) -> Image.Image:
                 return _cut(image, candidate, sizes[candidate.name])
 
@@ -83,7 +83,7 @@ class _Lookup:
         # Only what is in the list is ever opened: a name such as ../../x in a stranger's annotations finds nothing.
         found = name if name in self._names else self._by_last_part.get(PurePosixPath(name).name)
         if found is None:
-            raise DataError(f"{self._source}: there is no {name}, which the annotations name; get the images again")
+            raise BrokenImageError(f"{self._source}: {name}", f"there is no {name}, which the annotations name")
         return found
 
     def stamp(self, name: str) -> str:

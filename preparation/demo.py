@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_loader.pictures import Picture
 from preparation.plan import Candidate, Plan
 
 
@@ -22,8 +23,8 @@ def plan_demo() -> Iterator[Plan]:
     rows = {f"digit {row:04}": row for row in range(len(images))}
     candidates = [Candidate(name, int(dataset.labels[row])) for name, row in rows.items()]
 
-    def pixels(data: bytes, candidate: Candidate) -> np.ndarray:
-        return np.frombuffer(data, np.uint8).reshape(images.shape[1:])
+    def pixels(data: bytes, candidate: Candidate) -> Picture:
+        return Picture(np.frombuffer(data, np.uint8).reshape(images.shape[1:]))
 
     yield Plan(
         command="demo",

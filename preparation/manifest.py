@@ -92,6 +92,17 @@ def _other(key: str, was: Any, now: Any) -> str:
     return ", ".join(f"{name} {was.get(name)!r}, not {now[name]!r}" for name in now if was.get(name) != now[name])
 
 
+def is_other_file(path: Path) -> bool:
+    """Whether something lies at `path` that is no manifest."""
+    try:
+        found = json.loads(path.read_bytes())
+        return not isinstance(found, dict) or found.get("program") != "prepare_data.py"
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+
+
 def _read(out: Path) -> dict[str, Any] | None:
     """The manifest of `out`, or None where there is none, or `out` is not the file that it speaks of."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_loader.pictures import Picture
 from utils.errors import DataError
 from utils.seeds import derive_seed
 
@@ -47,10 +48,10 @@ class Plan:
     versions: Mapping[str, str]  # of the libraries that the pixels depend on
     place: str  # the path of the source, which messages begin with
     read: Callable[[Candidate], bytes]  # raises DataError
-    decode: Callable[[bytes, Candidate], np.ndarray]  # uint8 (3, 32, 32); raises DataError
+    decode: Callable[[bytes, Candidate], Picture]  # raises DataError
     stamp: Callable[[Candidate], str]  # changes when the bytes do; found without reading them
     left_out: frozenset[int] = frozenset()  # labels of which no image is wanted
-    ignored: tuple[str, ...] = ()  # pictures of the source that could not be candidates
+    notes: tuple[str, ...] = ()  # what there is to tell of the source, such as what was left out of it
 
     def digest(self) -> str:
         """Hex SHA-256 of the list of candidates."""
@@ -93,6 +94,7 @@ class Outcome:
     row: int  # of the store that has its pixels
     pixels: bytes  # a digest of them
     fault: str | None = None
+    dim: bool = False  # nearly black, of more than 8 bits
 
 
 @dataclass

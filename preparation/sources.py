@@ -1,16 +1,16 @@
 """What the folders and .zip files of the commands have in common."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from data_loader.pictures import SIZE, SUFFIXES, Files, crop_to_size, decode
+from data_loader.picture_files import Files, Parts, everything
+from data_loader.pictures import SIZE, Picture, crop_to_size, decode
 from preparation.plan import Candidate, Plan
 from utils.errors import DataError
 from utils.files import sha256_of_file
@@ -27,22 +27,11 @@ def pad_to_size(image: Image.Image) -> Image.Image:
     return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-@contextmanager
-def open_files(source: Path) -> Iterator[Files]:
+def open_files(source: Path, splits: bool = False, needed: Parts = everything) -> Files:
     """The files of a folder or .zip. Raises DataError where there is none."""
     if not source.exists():
         raise DataError(f"there is no {source}; name a folder or .zip")
-    with Files(source) as files:
-        files.names = [name for name in files.names if not _hidden(name)]
-        yield files
-
-
-def pictures(files: Files) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(name, its parts) of each file that a suffix, in any case, says is an image."""
-    for name in files.names:
-        path = PurePosixPath(name)
-        if path.suffix.lower() in SUFFIXES:
-            yield name, path.parts
+    return Files(source, splits, needed)
 
 
 def describe(source: Path) -> dict[str, Any]:
@@ -61,12 +50,11 @@ def plan_of_pictures(
     candidates: list[Candidate],
     classes: Sequence[str],
     options: dict,
-    ignored: tuple[str, ...] = (),
 ) -> Plan:
     """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
     to_size = {"crop": crop_to_size, "pad": pad_to_size}[options["square"]]
 
-    def pixels(data: bytes, candidate: Candidate) -> np.ndarray:
+    def pixels(data: bytes, candidate: Candidate) -> Picture:
         return decode(data, f"{source}: {candidate.name}", to_size)
 
     labels = {candidate.label for candidate in candidates}
@@ -82,10 +70,5 @@ def plan_of_pictures(
         decode=pixels,
         stamp=cache(lambda candidate: files.stamp(candidate.name)),
         left_out=frozenset(range(len(classes))) - labels,
-        ignored=ignored,
+        notes=(*files.left_out.lines(), *files.notes),
     )
-
-
-def _hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)

@@ -3,21 +3,21 @@
 import hashlib
 import os
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_loader.pictures import SIZE
+from data_loader.pictures import SIZE, Picture
 from preparation.plan import Outcome
 from utils.errors import FileSystemError
+from utils.folder import Folder
 
-FORMAT = 1  # of manifests and stores: raise it when the same arguments come to mean other pixels
+FORMAT = 2  # of manifests and stores: raise it when the same arguments come to mean other pixels
 _SHAPE = (3, SIZE, SIZE)
 _RECORD = np.dtype(
     [
         ("key", "V16"),  # of what the pixels are a function of
-        ("good", "u1"),
+        ("good", "u1"),  # 2: and dim
         ("source", "V32"),  # SHA-256 of the encoded bytes, or zeros
         ("pixels", "u1", _SHAPE),  # or the reason why there are none, in UTF-8
         ("crc", "<u4"),  # of all that comes before
@@ -32,10 +32,10 @@ class Store:
     A context manager, which closes the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.path = folder.path / name
         self._outcomes: dict[bytes, Outcome] = {}
-        self._file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115
+        self._file = folder.update(name)
         while len(data := self._file.read(_RECORD.itemsize)) == _RECORD.itemsize:
             record = np.frombuffer(data, _RECORD)[0]
             if zlib.crc32(data[:-4]) != record["crc"]:
@@ -50,14 +50,14 @@ class Store:
     def get(self, key: bytes) -> Outcome | None:
         return self._outcomes.get(key)
 
-    def add(self, key: bytes, source: str | None, pixels: np.ndarray | None, fault: str = "") -> Outcome:
-        """Keep what became of a candidate: its pixels, uint8 (3, 32, 32), or the fault that it has."""
+    def add(self, key: bytes, source: str | None, picture: Picture | None, fault: str = "") -> Outcome:
+        """Keep what became of a candidate: its pixels, or the fault that it has."""
         record = np.zeros((), _RECORD)
         record["key"] = np.void(key)
-        record["good"] = pixels is not None
+        record["good"] = 0 if picture is None else 1 + picture.dim
         record["source"] = np.void(bytes.fromhex(source) if source else bytes(32))
-        if pixels is not None:
-            record["pixels"] = pixels
+        if picture is not None:
+            record["pixels"] = picture.pixels
         else:
             reason = np.frombuffer(fault.encode(errors="backslashreplace")[:_LONGEST_REASON], np.uint8)
             record["pixels"].reshape(-1)[: len(reason)] = reason
@@ -72,7 +72,7 @@ class Store:
 
     def pixels(self, rows: list[int]) -> np.ndarray:
         """uint8 (n, 3, 32, 32) of these rows; faults have none."""
-        records = np.memmap(self.path, _RECORD, "r")
+        records = np.memmap(self._file, _RECORD, "r")
         return records["pixels"][rows]
 
     def _remember(self, record: Any) -> Outcome:
@@ -82,6 +82,7 @@ class Store:
             row=len(self),
             pixels=hashlib.sha256(pixels).digest()[:16],
             fault=None if record["good"] else pixels.rstrip(b"\0").decode(errors="ignore"),
+            dim=bool(record["good"] == 2),
         )
         self._outcomes[bytes(record["key"])] = outcome
         return outcome

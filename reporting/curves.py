@@ -7,7 +7,7 @@ from typing import Any
 from reporting.measures import changes, mean, rate_steps
 from reporting.results import Key, Results
 from reporting.runs import Run
-from reporting.style import Look, label, svg
+from reporting.style import Look, label, panels, svg
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
@@ -20,18 +20,18 @@ def curves(results: Results, dataset: str, noise: float) -> str:
     """Six panels as SVG: rows train, validation, test; columns loss, accuracy."""
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(3, 2, sharex=True, sharey="col")
+        grid = panels(figure, 3, 2, sharex=True, sharey="col")
         losses: list[float] = []
         for row, (split, title) in enumerate(SPLITS):
             for column, (kind, scale, unit) in enumerate((("loss", 1.0, ""), ("accuracy", 100.0, ", %"))):
-                drawn = draw_arms(panels[row, column], results, dataset, noise, by_epoch(f"{split}_{kind}", scale))
-                panels[row, column].set_title(f"{title} {kind}{unit}")
+                drawn = draw_arms(grid[row, column], results, dataset, noise, by_epoch(f"{split}_{kind}", scale))
+                grid[row, column].set_title(f"{title} {kind}{unit}")
                 losses += drawn if kind == "loss" else []
-        panels[0, 0].set_ylim(0.0, loss_limit(losses))
-        panels[0, 1].set_ylim(bottom=0.0)
-        for axes in panels[-1]:
+        grid[0, 0].set_ylim(0.0, loss_limit(losses))
+        grid[0, 1].set_ylim(bottom=0.0)
+        for axes in grid[-1]:
             axes.set_xlabel("epoch")
-        legend(figure, panels[0, 0])
+        legend(figure, grid[0, 0])
 
     return svg(5.6, draw)
 
@@ -42,18 +42,18 @@ def stability(results: Results) -> str:
     datasets = [dataset for dataset in results.datasets if results.noises(dataset)]
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(len(datasets), len(noises), squeeze=False, sharex="row", sharey="row")
+        grid = panels(figure, len(datasets), len(noises), sharex="row", sharey="row")
         for row, dataset in enumerate(datasets):
             for column, noise in enumerate(noises):
-                axes = panels[row, column]
+                axes = grid[row, column]
                 if not draw_arms(axes, results, dataset, noise, changes, unfinished=False):
                     axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", va="center")
                 axes.set_title(f"{dataset}\n{100 * noise:g} % noise", fontsize=7.0)
                 axes.set_ylim(bottom=0.0)
-            panels[row, 0].set_ylabel("change, points")
-        for axes in panels[-1]:
+            grid[row, 0].set_ylabel("change, points")
+        for axes in grid[-1]:
             axes.set_xlabel("epoch")
-        legend(figure, *panels.flat)
+        legend(figure, *grid.flat)
 
     return svg(0.6 + 1.55 * len(datasets), draw)
 

@@ -4,40 +4,41 @@ from collections import Counter
 
 from reporting import prose, scale, statements, summary
 from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
+from reporting.marks import TITLE
 from reporting.results import Key, Results, cell_order, percent
 from reporting.runs import plain
 from reporting.sections import (
     curve_section,
     diagnostics_section,
-    memorisation_section,
+    forest_figure,
     paper_section,
     robustness_section,
     stability_section,
     tables,
 )
-from reporting.statements import FAILS, HOLDS, OPEN, Finding
+from reporting.statements import FAILS, HOLDS, OPEN, Finding, Statement
 from reporting.statistics import ENOUGH_SEEDS
-from reporting.text import NONE, listed, number, with_std
+from reporting.text import NONE, listed, with_std
 
 
 def document(results: Results) -> list[Block]:
     found = statements.examine(results)
     return [
-        Heading(1, "Results: the paper's experiments, reproduced and re-examined"),
+        Heading(1, TITLE),
         Paragraph(_in_short(results, found)),
+        *forest_figure(results, found),
         *_warnings(results),
-        Heading(2, "Scale"),
-        *_scale(results),
+        *paper_section(results),
+        *robustness_section(results),
         Heading(2, "The paper's statements"),
         *_statements(results, found),
+        *curve_section(results),
+        *stability_section(results),
+        *diagnostics_section(results),
         Heading(2, "Summary"),
         *_summary(results),
-        *curve_section(results),
-        *robustness_section(results),
-        *stability_section(results),
-        *memorisation_section(results),
-        *diagnostics_section(results),
-        *paper_section(results),
+        Heading(2, "Scale"),
+        *_scale(results),
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
@@ -46,21 +47,19 @@ def document(results: Results) -> list[Block]:
 
 
 def _in_short(results: Results, found: list[Finding]) -> str:
-    """One paragraph made from the figures."""
-    runs = results.finished
-    text = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'} on {listed(results.datasets)}. "
-    heights = []
-    for dataset in results.datasets:
-        for noise in results.noises(dataset)[:1]:
-            arms = [f"`{plain(arm)}` {number(value, 1)}" for arm, value in scale.heights(results, dataset, noise)]
-            heights.append(f"{listed(arms)} on {dataset} with {percent(noise)} label noise")
-    if heights:
-        text += f"Test accuracy of the last epoch in percent, mean over seeds: {'; '.join(heights)}. "
+    """Five sentences made from the figures."""
+    runs, lacking = len(results.finished), results.lacking
+    text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
+    text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "
     count = Counter(finding.verdict for finding in found)
-    if found:
-        counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
-        text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}."
-    return text.strip()
+    if not found:
+        return text.strip()
+    counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
+    text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}. "
+    decided = [f"{f.dataset}, {f.statement.measured}: {f.verdict}" for f in found if f.verdict != OPEN]
+    few = "; ".join(decided[:4]) + (f"; and {len(decided) - 4} more" if len(decided) > 4 else "")
+    text += f"Decided are {few}. " if decided else ""
+    return text + prose.WHAT_CONV_IS
 
 
 def _warnings(results: Results) -> list[Block]:
@@ -75,9 +74,9 @@ def _warnings(results: Results) -> list[Block]:
             f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
             f"decide nothing: {', '.join(few[:6])}{f' and {len(few) - 6} more' if len(few) > 6 else ''}."
         )
-    lacking = len(results.missing) + sum(len(cell) for cell in results.unfinished.values())
-    if lacking:
-        notes.append(f"{lacking} run{' is' if lacking == 1 else 's are'} missing or unfinished, listed near the end.")
+    if results.lacking:
+        some = "run is" if results.lacking == 1 else "runs are"
+        notes.append(f"{results.lacking} {some} missing or unfinished, listed near the end; verdicts may yet change.")
     return [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
 
 
@@ -93,15 +92,15 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     if not found:
         return [Paragraph("None of them can be held against these runs: no two of the arms it takes are there.")]
     datasets = [dataset for dataset in results.datasets if any(finding.dataset == dataset for finding in found)]
-    by_row: dict[tuple[str, str], dict[str, str]] = {}
+    by_row: dict[Statement, dict[str, str]] = {}
     for finding in found:
-        by_row.setdefault((finding.statement, finding.measured), {})[finding.dataset] = finding.in_short
+        by_row.setdefault(finding.statement, {})[finding.dataset] = finding.in_short
     overview = tuple(
-        (statement, measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
-        for (statement, measured), verdicts in by_row.items()
+        (statement.text, statement.measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
+        for statement, verdicts in by_row.items()
     )
     columns = 2 + len(datasets)
-    intervals = sum(finding.intervals for finding in found)
+    intervals = sum(at.could_decide for finding in found for at in finding.measured)
     return [
         Paragraph(prose.RULE),
         Table(
@@ -111,8 +110,8 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
             columns,
         ),
         Paragraph(
-            f"{intervals} intervals at 95 % stand behind these verdicts, and one in twenty such intervals misses its "
-            f"true value. {prose.ARMS}"
+            f"{intervals} intervals stand behind these verdicts; those of a dataset share one error of 5 %. "
+            + prose.ARMS
         ),
         *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
     ]
@@ -123,7 +122,11 @@ def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
         f"{dataset} ({scale.scale(results, dataset).short}): mean and 95 % confidence interval, points, seeds paired",
         ("statement", "verdict", "at each noise level"),
         tuple(
-            (f"{finding.statement}\n{finding.measured}", finding.verdict, "\n".join(finding.numbers))
+            (
+                f"{finding.statement.text}\n{finding.statement.measured}",
+                finding.verdict,
+                "\n".join(finding.numbers),
+            )
             for finding in found
         ),
         text_columns=3,

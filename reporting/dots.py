@@ -8,7 +8,7 @@ from reporting.measures import last_test, mean
 from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results
 from reporting.robustness import drop
-from reporting.style import Look, label, svg
+from reporting.style import Look, label, panels, svg
 
 SPACING = 0.13  # between the dots of two arms in one group, a group being 1 wide
 
@@ -18,11 +18,11 @@ def robustness(results: Results) -> str:
     datasets = [dataset for dataset in results.datasets if len(results.noises(dataset)) > 1]
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(len(datasets), 2, squeeze=False)
-        for (left, right), dataset in zip(panels, datasets, strict=True):
+        grid = panels(figure, len(datasets), 2)
+        for (left, right), dataset in zip(grid, datasets, strict=True):
             _accuracies(left, results, dataset)
             _drops(right, results, dataset)
-        legend(figure, *panels.flat)
+        legend(figure, *grid.flat)
 
     return svg(0.4 + 2.1 * len(datasets), draw)
 
@@ -59,12 +59,12 @@ def memorisation(results: Results) -> str:
     datasets, noises = sorted({dataset for dataset, _ in levels}), sorted({noise for _, noise in levels})
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(len(datasets), len(noises), squeeze=False, sharey="row")
+        grid = panels(figure, len(datasets), len(noises), sharey="row")
         for row, dataset in enumerate(datasets):
-            for axes, noise in zip(panels[row], noises, strict=True):
+            for axes, noise in zip(grid[row], noises, strict=True):
                 _parts(axes, results, dataset, noise)
-            panels[row, 0].set_ylabel("training accuracy, %")
-        legend(figure, *panels.flat)
+            grid[row, 0].set_ylabel("training accuracy, %")
+        legend(figure, *grid.flat)
 
     return svg(0.4 + 1.9 * len(datasets), draw)
 

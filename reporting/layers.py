@@ -79,6 +79,8 @@ def _log_if_wide(axes: Any) -> None:
     values = [value for line in axes.get_lines() for value in line.get_ydata() if value > 0.0]
     if values and max(values) > 10.0 * min(values):
         axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
 
 
 def _by_epoch(found: list[Diagnostics], column: str) -> list[tuple[int, float | None]]:

@@ -3,17 +3,20 @@
 import csv
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from reporting.runs import FROM_FILE, REQUIRED, Column, Data, Diagnostics, Run, plain, value_at
+from reporting.settings import misfit, whole
 from utils import strict_json
 from utils.errors import DataError
+from utils.files import read_file
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
 
+LARGEST_JSON, LARGEST_METRICS, LARGEST_DIAGNOSTICS = 1 << 20, 1 << 24, 1 << 26  # bytes
+LARGEST_FIGURE = 3.5e38
 SPLITS = ("train", "val", "test")
 DIAGNOSTIC_COLUMNS = ("largest_singular_value", "smallest_singular_value", "gradient_norm", "weight_norm")
 _T = TypeVar("_T")
@@ -89,33 +92,20 @@ def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> 
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's config as plain values, with the few that the report cannot do without checked.
-
-    Older and newer configs than this code's are welcome, so it is not validated as a whole.
+    """A run's config as plain values, of which those that the report takes are of the right kind.
 
     Raises:
         DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
     """
     try:
-        config = strict_json.loads(path.read_text(encoding="utf-8-sig"))
+        config = strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise DamagedRun(f"{path.name}: {why}") from error
-    for keys, kind, what in _NEEDED:
-        value = value_at(config, keys)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise DamagedRun(f"{path.name}: {'.'.join(keys)} must be {what}, is {json.dumps(value)[:60]}")
+    if found := misfit(config):
+        setting, value = found
+        raise DamagedRun(f"{path.name}: {setting.key} must be {setting.what}, is {json.dumps(value)[:60]}")
     return config
-
-
-_NEEDED: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
-    (("name",), str, "a name"),
-    (("seed",), int, "a whole number"),
-    (("arch", "args", "norm"), str, "the name of an arm"),
-    (("data_loader", "type"), str, "the name of a dataset"),
-    (("label_noise", "rate"), (int, float), "a share"),
-    (("trainer", "epochs"), int, "a number of epochs"),
-)
 
 
 def read_metrics(path: Path) -> dict[str, Column]:
@@ -124,15 +114,16 @@ def read_metrics(path: Path) -> dict[str, Column]:
     Raises:
         DamagedRun: a column is missing, a row is cut short, an epoch is missing, a figure is none.
     """
-    rows, names = _read_csv(path, REQUIRED)
-    columns: dict[str, Column] = {}
-    for name in names:
-        if name != "seconds":
-            columns[name] = tuple(_number(row[name], name, line) for line, row in enumerate(rows, 2))
+    table = _read_csv(path, REQUIRED, LARGEST_METRICS)
+    columns = {
+        name: tuple(_number(cell, name, line) for line, cell in enumerate(cells, 2))
+        for name, cells in table.items()
+        if name != "seconds"
+    }
     for name in REQUIRED:
         if None in columns[name]:
             raise DamagedRun(f"{name} is empty or not finite in line {columns[name].index(None) + 2}")
-    if columns["epoch"] != tuple(range(1, len(rows) + 1)):
+    if columns["epoch"] != tuple(range(1, len(columns["epoch"]) + 1)):
         raise DamagedRun("the epochs are not 1, 2, 3 and so on")
     for name, values in columns.items():
         if name.endswith("_accuracy") and any(value is not None and not 0.0 <= value <= 1.0 for value in values):
@@ -146,19 +137,24 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     Raises:
         DamagedRun: as for `read_metrics`.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    rows, _ = _read_csv(path, ("epoch", "layer", *DIAGNOSTIC_COLUMNS))
-    values: dict[str, dict[tuple[int, str], float | None]] = {name: {} for name in DIAGNOSTIC_COLUMNS}
-    for line, row in enumerate(rows, 2):
-        epoch = _number(row["epoch"], "epoch", line)
+    table = _read_csv(path, ("epoch", "layer", *DIAGNOSTIC_COLUMNS), LARGEST_DIAGNOSTICS)
+    keys: dict[tuple[int, str], int] = {}  # with the row that has the figures
+    for row, (cell, layer) in enumerate(zip(table["epoch"], table["layer"], strict=True)):
+        epoch = _number(cell, "epoch", row + 2)
         if epoch is None or epoch != int(epoch):
-            raise DamagedRun(f"no epoch in line {line}")
-        for name in DIAGNOSTIC_COLUMNS:
-            values[name][int(epoch), row["layer"]] = _number(row[name], name, line)
-    keys = values[DIAGNOSTIC_COLUMNS[0]]
+            raise DamagedRun(f"no epoch in line {row + 2}")
+        keys[int(epoch), layer] = row
+    values = {
+        name: {key: _number(table[name][row], name, row + 2) for key, row in keys.items()}
+        for name in DIAGNOSTIC_COLUMNS
+    }
     epochs = tuple(sorted({epoch for epoch, _ in keys}))
-    return Diagnostics(epochs, tuple(dict.fromkeys(layer for _, layer in keys)), values)
+    layers = tuple(dict.fromkeys(layer for _, layer in keys))
+    if len(epochs) * len(layers) > 2 * len(keys):  # what is drawn goes through all of both
+        raise DamagedRun("most epochs lack most layers")
+    return Diagnostics(epochs, layers, values)
 
 
 def read_data(path: Path) -> Data | None:
@@ -167,14 +163,16 @@ def read_data(path: Path) -> Data | None:
     Raises:
         DamagedRun: unreadable, not JSON, or without the numbers of images.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     record = _read_json(path)
     sizes = tuple(value_at(record, ("images", name)) for name in SPLITS)
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not all(map(whole(1), sizes)):
         raise DamagedRun(f"images has not a number for each of {', '.join(SPLITS)}")
     wrong = value_at(record, ("wrong_labels", "train"))
-    return Data(sizes, wrong if isinstance(wrong, int) else None)
+    if wrong is not None and not whole(0, sizes[0])(wrong):
+        raise DamagedRun("wrong_labels has more or less than there can be")
+    return Data(sizes, wrong)
 
 
 def read_divergence(path: Path) -> int | None:
@@ -183,49 +181,55 @@ def read_divergence(path: Path) -> int | None:
     Raises:
         DamagedRun: unreadable, not JSON, or without an epoch.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     epoch = value_at(_read_json(path), ("epoch",))
-    if not isinstance(epoch, int) or epoch < 1:
+    if not whole(1)(epoch):
         raise DamagedRun("it has no epoch")
     return epoch
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return strict_json.loads(path.read_text(encoding="utf-8"))
+        return strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DamagedRun(str(error)) from error
+        raise DamagedRun(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
 
 
-def _read_csv(path: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
+def _read_csv(path: Path, required: tuple[str, ...], limit: int) -> dict[str, list[str]]:
+    """The cells of each column."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, limit).decode("utf-8-sig")
     except OSError as error:
         raise DamagedRun(error.strerror or str(error)) from error
     except ValueError as error:
         raise DamagedRun("it is no UTF-8 text") from error
+    columns: list[list[str]] = []
     try:
-        reader = csv.DictReader(io.StringIO(text), strict=True)
-        rows, names = list(reader), list(reader.fieldnames or [])
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        names = next(reader, [])
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise DamagedRun(f"it has no column {missing[0]}")
+        columns = [[] for _ in names]
+        for line, row in enumerate((row for row in reader if row), 2):
+            if len(row) != len(names):
+                raise DamagedRun(f"line {line} has not as many cells as the header")
+            for column, cell in zip(columns, row, strict=True):
+                column.append(cell)
     except csv.Error as error:
         raise DamagedRun(str(error)) from error
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise DamagedRun(f"it has no column {missing[0]}")
-    if not rows:
+    if not columns[0]:
         raise DamagedRun("it has no row")
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise DamagedRun(f"line {line} has not as many cells as the header")
-    return rows, names
+    return dict(zip(names, columns, strict=True))
 
 
 def _number(text: str, name: str, line: int) -> float | None:
+    """None for an empty cell and for what is not finite, or not in the float32 that runs compute in."""
     if text == "":
         return None
     try:
         value = float(text)
     except ValueError as error:
         raise DamagedRun(f"{name} in line {line} is {text[:20]!r}, not a number") from error
-    return value if math.isfinite(value) else None
+    return value if abs(value) < LARGEST_FIGURE else None

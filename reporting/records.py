@@ -1,19 +1,24 @@
 """What a report is made of, in one small file: configs, metrics and diagnostics of runs, without their checkpoints."""
 
+import errno
 import io
+import os
+import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from utils.errors import DataError
-from utils.files import write_atomically
+from utils.errors import DataError, FileSystemError
+from utils.files import read_file, write_atomically
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
+from utils.zips import name_of, open_zip, read_entry
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
 LARGEST = 1 << 30  # bytes that an archive may unfold to
+MOST = 60_000  # files in it, which are those of 10,000 runs
+LARGEST_FILE = 1 << 26  # bytes
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same records are the same bytes, whenever they are written
 
 
@@ -22,8 +27,11 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
     may be empty; returns how many runs there are.
 
     Raises:
-        FileSystemError: it cannot be written.
+        DataError: one of them cannot be read.
+        FileSystemError: it cannot be written, or something lies there that is no zip of records.
     """
+    if os.path.lexists(path) and not _are_records(path):
+        raise FileSystemError(f"{path}: what is there is no zip of records, and it would be replaced; see --records")
     runs = 0
     seen: set[Path] = set()  # one of the folders may lie in another
     buffer = io.BytesIO()
@@ -36,13 +44,25 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
             runs += len(of_runs)
             for file in files:
                 if file.parent in of_runs or file.name == GRID_NAME:
-                    entry = zipfile.ZipInfo(
-                        (PurePosixPath(name) / file.relative_to(folder).as_posix()).as_posix(), _DATE
-                    )
-                    archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+                    place = (PurePosixPath(name) / file.relative_to(folder).as_posix()).as_posix()
+                    entry = zipfile.ZipInfo(place.encode("utf-8", "backslashreplace").decode(), _DATE)
+                    try:
+                        archive.writestr(entry, read_file(file, LARGEST_FILE), zipfile.ZIP_DEFLATED, 9)
+                    except OSError as error:
+                        raise DataError(f"cannot put {file} into the records: {error.strerror}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return runs
+
+
+def _are_records(path: Path) -> bool:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(PurePosixPath(name).name in NAMES for name in archive.namelist())
+    except Exception:  # whatever zipfile makes of what is no zip
+        return False
 
 
 @contextmanager
@@ -50,20 +70,43 @@ def unfolded(source: Path) -> Iterator[Path]:
     """The folder that `source` is, or for a zip of records a temporary one with what is in it.
 
     Raises:
-        DataError: it is a file, but no such zip, or would unfold to more than LARGEST bytes.
+        DataError: it is a file, but no such zip, or would unfold to more than LARGEST bytes or MOST files.
+        FileSystemError: there is no room to unfold it.
     """
     if not source.is_file():
         yield source
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        try:
-            with zipfile.ZipFile(source) as archive:
-                entries = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).name in NAMES]
-                if sum(entry.file_size for entry in entries) > LARGEST:
-                    raise DataError(f"{source}: it unfolds to more than {LARGEST:,} bytes; that is no file of records")
-                for entry in entries:
-                    archive.extract(entry, folder)  # which keeps every name inside of the folder
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from error
-        yield folder
+        _unfold(source, Path(place))
+        yield Path(place)
+
+
+def _unfold(source: Path, folder: Path) -> None:
+    try:
+        with open_zip(source) as archive:
+            entries = [entry for entry in archive.infolist() if PurePosixPath(name_of(entry)).name in NAMES]
+            if sum(entry.file_size for entry in entries) > LARGEST or len(entries) > MOST:
+                raise DataError(f"{source}: it unfolds to more than {LARGEST:,} bytes or {MOST:,} files")
+            for entry in entries:
+                _write(folder, name_of(entry), read_entry(archive, entry, LARGEST))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FileSystemError(f"cannot unfold {source} in {folder}: {error.strerror}") from error
+        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source} is neither a folder of runs nor a zip of their records ({error})") from error
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    """Write an entry inside of `folder`, whatever its name says. Raises BadZipFile where another is in its way."""
+    path = folder.joinpath(
+        *(part.replace(":", "_") for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        theirs = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+        if isinstance(error, OSError) and error.errno not in theirs:
+            raise
+        raise zipfile.BadZipFile(f"the entry {name!r} cannot be written: {error}") from error

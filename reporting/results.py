@@ -1,6 +1,7 @@
 """The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reporting.runs import ARMS, Run, plain
+from reporting.settings import LONGEST, number, text, whole
 from reporting.style import Look, looks
 from utils import strict_json
 from utils.errors import DataError
+from utils.files import read_file
 from utils.run_files import GRID_NAME
 
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
@@ -21,6 +24,12 @@ _OWN = {
     *("trainer.diagnostics",),
 }
 _UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
+
+
+LARGEST_GRID = 1 << 24  # bytes of a grid.json
+MOST_HOLES = 10_000
+MOST_SETTINGS = 20  # that are named where runs differ
+_CELL = {"dataset": text, "arm": text, "noise": number(0, 100), "seed": whole(0), "folder": lambda v: type(v) is str}
 
 
 class Key(NamedTuple):
@@ -57,6 +66,19 @@ class Results:
         """The cells with a run, be it finished, unfinished or missing."""
         return {*self.cells, *self.unfinished, *(want.key for want in self.missing)}
 
+    def fullest_levels(self, dataset: str) -> set[float]:
+        """The noise levels of a dataset for which the most seeds were asked for, by any arm."""
+        seeds: dict[float, set[int]] = {}
+        for cells in (self.cells, self.unfinished):
+            for key, cell in cells.items():
+                if key.dataset == dataset:
+                    seeds.setdefault(key.noise, set()).update(cell)
+        for want in self.missing:
+            if want.key.dataset == dataset:
+                seeds.setdefault(want.key.noise, set()).add(want.seed)
+        most = max(map(len, seeds.values()), default=0)
+        return {noise for noise, asked in seeds.items() if len(asked) == most}
+
     @property
     def drawn(self) -> list[Key]:
         """The cells with a run of an epoch or more."""
@@ -72,7 +94,7 @@ class Results:
         """Each dataset's part of the names of its figures, no two the same."""
         names: dict[str, str] = {}
         for dataset in self.datasets:
-            name = first = slug(dataset) or "dataset"
+            name = first = slug(dataset)[:80] or "dataset"
             number = 1
             while name in names.values():
                 number += 1
@@ -97,6 +119,11 @@ class Results:
         """A measure of the finished runs of a cell by seed, those left out that it is not defined for."""
         found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
         return {seed: value for seed, value in found if value is not None}
+
+    @property
+    def lacking(self) -> int:
+        """How many runs are missing or unfinished."""
+        return len(self.missing) + sum(len(cell) for cell in self.unfinished.values())
 
     @property
     def finished(self) -> list[Run]:
@@ -145,7 +172,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
         count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
         warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
     have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
-    missing = _holes(have) if wanted is None else _absent(list(wanted), runs, have)
+    missing = _holes(have, warnings) if wanted is None else _absent(list(wanted), runs, have)
     return Results(
         cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
     )
@@ -169,14 +196,17 @@ def _newest_complete(run: Run) -> tuple[bool, str, str]:
     return run.finished, stamp[0] if stamp else "", run.folder
 
 
-def _holes(have: set[tuple[Key, int]]) -> list[Wanted]:
-    """What lacks in each dataset to every arm with every noise and seed."""
-    missing = []
-    for dataset in {key.dataset for key, _ in have}:
+def _holes(have: set[tuple[Key, int]], warnings: list[str]) -> list[Wanted]:
+    """What lacks in each dataset to every arm with every noise and seed; a warning where that is far from a grid."""
+    missing: list[Wanted] = []
+    for dataset in sorted({key.dataset for key, _ in have}):
         here = [(key, seed) for key, seed in have if key.dataset == dataset]
-        for noise in {key.noise for key, _ in here}:
-            for arm in {key.arm for key, _ in here}:
-                seeds = {seed for _, seed in here}
+        noises, arms, seeds = {k.noise for k, _ in here}, {k.arm for k, _ in here}, {seed for _, seed in here}
+        if len(noises) * len(arms) * len(seeds) > MOST_HOLES:
+            warnings.append(f"The runs of {dataset} are too unlike each other to tell which are missing.")
+            continue
+        for noise in noises:
+            for arm in arms:
                 key = Key(dataset, noise, arm)
                 missing += [Wanted(key, seed) for seed in seeds if (key, seed) not in have]
     return missing
@@ -204,21 +234,28 @@ def read_grid(folders: list[Path]) -> list[Place] | None:
         DataError: one is damaged.
     """
     wanted: list[Place] | None = None
-    for number, path in ((n, path) for n, folder in enumerate(folders) for path in sorted(folder.rglob(GRID_NAME))):
-        below = path.parent.relative_to(folders[number])
+    for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
+        below = path.parent.relative_to(folders[root])
         try:
-            cells = strict_json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
-            found = [(_wanted(cell), (number, (below / cell["folder"]).as_posix())) for cell in cells]
+            cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
+            found = [(_wanted(cell), (root, (below / str(cell["folder"])).as_posix())) for cell in cells]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
             raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
         wanted = (wanted or []) + found
     return wanted
 
 
+def _grids(folder: Path) -> list[Path]:
+    return sorted(Path(place, GRID_NAME) for place, _, files in os.walk(folder) if GRID_NAME in files)
+
+
 def _wanted(cell: dict[str, Any]) -> Wanted:
-    """Noise is in percent there."""
-    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), int(cell["seed"]))
+    """Noise is in percent there. Raises KeyError, TypeError and ValueError."""
+    for name, fits in _CELL.items():
+        if not fits(cell[name]):
+            raise ValueError(f"{name} is {json.dumps(cell[name])[:60]} in one of its cells")
+    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), cell["seed"])
 
 
 def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
@@ -230,15 +267,23 @@ def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     warnings = []
     for dataset, runs in sorted(by_dataset.items()):
         settings = [(key, _settings(run.config)) for key, run in runs]
+        differing = 0
         for name in sorted({name for _, values in settings for name in values} - _OWN):
             arms: dict[str, set[str]] = {}
             for key, values in settings:
                 value = json.dumps(values.get(name, _UNSET.get(name)))
                 arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
-            if len(arms) > 1:
-                said = "; ".join(f"{plain(value)} in {_few(sorted(cells))}" for value, cells in sorted(arms.items()))
-                warnings.append(f"Runs of {dataset} differ in `{plain(name)}`, so they do not quite compare: {said}.")
+            differing += len(arms) > 1
+            if len(arms) > 1 and differing <= MOST_SETTINGS:
+                said = "; ".join(f"{_short(value)} in {_few(sorted(cells))}" for value, cells in sorted(arms.items()))
+                warnings.append(f"Runs of {dataset} differ in `{_short(name)}`, so they do not quite compare: {said}.")
+        if differing > MOST_SETTINGS:
+            warnings.append(f"Runs of {dataset} differ in {differing - MOST_SETTINGS} more settings.")
     return warnings
+
+
+def _short(text: str) -> str:
+    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def _few(names: list[str]) -> str:

@@ -55,9 +55,7 @@ class Run:
     def dataset(self) -> str:
         """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending; and, where runs
         beside others would be another experiment, in what."""
-        own = self.config["arch"]["args"]["norm"]
-        arms = "|".join(map(re.escape, sorted({own, *ARMS}, key=len, reverse=True)))
-        match = re.fullmatch(rf"(.+?)_(?:{arms})_[0-9.]+noise", self.config["name"])
+        match = self._name_parts
         label = plain(match[1] if match else self.config["data_loader"]["type"])
         notes = []
         if self.partly_as_published:
@@ -86,15 +84,24 @@ class Run:
             keys.append(FLOAT_BYTES)
         return [value_at(self.config, key.split(".")) for key in keys]
 
+    @cached_property
+    def _name_parts(self) -> re.Match[str] | None:
+        """<dataset>_<arm>_<N>noise, in which the arm is a norm, or the run's own norm and a word for what is else."""
+        own = re.escape(self.config["arch"]["args"]["norm"])
+        arms = "|".join([rf"{own}_[a-z0-9]+", *sorted({own, *map(re.escape, ARMS)}, key=len, reverse=True)])
+        return re.fullmatch(rf"(.+?)_({arms})_[0-9.]+noise", self.config["name"])
+
     @property
     def arm(self) -> str:
-        return plain(self.config["arch"]["args"]["norm"])
+        """The norm; of a variant of it, such as a control, its name in the run's."""
+        norm, match = self.config["arch"]["args"]["norm"], self._name_parts
+        return plain(match[2] if match and match[2].startswith(f"{norm}_") and match[2] not in ARMS else norm)
 
     @cached_property
     def noise(self) -> float:
         """Share of labels redrawn, from 0 to 1; of labels of a file the share of wrong ones in train, to a percent."""
         if self.noise_type != FROM_FILE:
-            return self.config["label_noise"]["rate"]
+            return float(f"{self.config['label_noise']['rate']:.6g}")  # what tells two levels apart in print as well
         assert self.data is not None, "such a run is left out"
         assert self.data.wrong is not None
         return round(self.data.wrong / self.data.images[0], 2)

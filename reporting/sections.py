@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from reporting import curves as curve_figures
-from reporting import dots, layers, paper, prose, robustness, scale
+from reporting import dots, forest, layers, paper, prose, robustness, scale
 from reporting.blocks import Block, Figure, Heading, Paragraph, Table
 from reporting.measures import last_test, last_validation, mean, restlessness
 from reporting.memorisation import PARTS, chance, share
 from reporting.results import Results, percent, slug
+from reporting.statements import Finding
 from reporting.statistics import paired, spread
 from reporting.text import NONE, number, with_interval, with_std
 
@@ -21,6 +22,16 @@ def tables(
         Table(f"{caption}: {dataset}", header, tuple(row[1:] for row in rows if row[0] == dataset), text_columns)
         for dataset in dict.fromkeys(row[0] for row in rows)
     ]
+
+
+def forest_figure(results: Results, found: Sequence[Finding]) -> list[Block]:
+    """The picture that says it all, of the statements on differences between arms."""
+    shown = [finding for finding in found if finding.statement.of_arms]
+    if not shown:
+        return []
+    verdicts = "; ".join(f"{f.statement.measured} on {f.dataset}: {f.verdict}" for f in shown)
+    draw = partial(forest.forest, shown)
+    return [Figure("forest", draw, f"Differences and verdicts: {verdicts}.".replace("`", ""), prose.FOREST)]
 
 
 def curve_section(results: Results) -> list[Block]:
@@ -47,7 +58,7 @@ def curve_section(results: Results) -> list[Block]:
 
 
 def robustness_section(results: Results) -> list[Block]:
-    blocks: list[Block] = [Heading(2, "Robustness to label noise")]
+    blocks: list[Block] = [Heading(2, "Robustness to label noise"), *_memorisation(results)]
     drops, against = [], []
     for dataset in results.datasets:
         for noise in (noise for noise in results.noises(dataset) if noise):
@@ -112,7 +123,7 @@ def stability_section(results: Results) -> list[Block]:
     ]
 
 
-def memorisation_section(results: Results) -> list[Block]:
+def _memorisation(results: Results) -> list[Block]:
     rows = []
     for key, cell in results.cells.items():
         parts = [list(results.by_seed(*key, share(column)).values()) for column, _ in PARTS]
@@ -122,13 +133,11 @@ def memorisation_section(results: Results) -> list[Block]:
         figures = [with_std(spread(values)) if values else NONE for values in parts]
         figures.insert(2, number(mean(guesses), 1) if guesses else NONE)
         rows.append((key.dataset, key.arm, percent(key.noise), *figures, str(max(map(len, parts)))))
-    blocks: list[Block] = [Heading(2, "Clean and mislabelled training images")]
     if not rows:
-        return [*blocks, Paragraph("No finished run has label noise.")]
+        return [Paragraph("No finished run has label noise.")]
     titles = [title for _, title in PARTS]
     titles.insert(2, "by chance")
     return [
-        *blocks,
         Paragraph(prose.MEMORISATION),
         Figure(
             "memorisation",

@@ -1,9 +1,10 @@
-"""The paper's statements, each held against the runs by a rule that is fixed beforehand.
+"""The paper's statements, each held against the runs by rules that were fixed beforehand (docs/rules.md).
 
-A statement is about every noise level of a dataset, be its runs finished or still missing. At one level it is decided
-by the 95 % confidence interval of a difference, paired over seeds: wholly on the statement's side of 0, it holds there;
-wholly on the other, it does not; otherwise, or with fewer than three seeds, it is not decided. For a dataset it holds
-if it holds at every level, and does not if it does not hold at some level.
+A statement is about the noise levels of a dataset for which the most seeds were asked for, be its runs finished or
+still missing. At one level the confidence interval of a difference, paired over seeds, decides: wholly on the
+statement's side of 0, it holds there; wholly on the other, it does not; otherwise, or with fewer than three seeds, it
+is not decided. How wide the interval has to be is Holm's correction over all intervals of the dataset. For a dataset a
+statement holds if it holds at every level that counts, and does not if it does not hold at one.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from reporting.measures import last_test, last_validation, restlessness, test_ab
 from reporting.results import Results, cell_order, percent
 from reporting.robustness import drop_less_than
 from reporting.runs import Run
-from reporting.statistics import Interval, interval, paired
+from reporting.statistics import Interval, holm, interval, paired, smallest_error
 from reporting.text import with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
@@ -23,19 +24,51 @@ NEAR = 5.0  # points from the authors' logged range within which a validation ac
 MOST_NOISE = 0.2  # the paper's
 FAR = 10.0  # points by which "test" is far above validation
 Decision = Callable[[Interval], str]
-Level = tuple[str, Interval | None]
+Theirs = Callable[[str, float], float | None]  # (the paper's dataset, noise) -> points
+Level = tuple[float, str, Interval | None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found at one noise level (and arm): the difference with its 95 % interval, what Holm's correction makes
+    of it, and the paper's own difference, if it has one.
+
+    A level that does not `count` is shown and decides nothing.
+    """
+
+    noise: float
+    level: str
+    interval: Interval | None
+    verdict: str
+    counts: bool
+    theirs: float | None = None
+
+    @property
+    def could_decide(self) -> bool:
+        return self.counts and self.interval is not None and self.interval.enough
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement on one dataset: the verdict at each noise level (and arm), and the numbers behind it."""
+    """A statement on one dataset: what was measured at each noise level (and arm), and the verdict of all together."""
 
-    statement: str
-    measured: str
+    statement: "Statement"
     dataset: str
-    verdicts: tuple[str, ...]
-    numbers: tuple[str, ...]
-    intervals: int = 0  # those among the numbers that could decide
+    measured: tuple[Measured, ...]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """A line for each level: its difference, interval and verdict."""
+        return tuple(
+            f"{at.level}: "
+            + (with_interval(at.interval, self.statement.signed) if at.interval else self.statement.lacking)
+            + f", {at.verdict if at.counts else 'shown beside'}"
+            for at in self.measured
+        )
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        return tuple(at.verdict for at in self.measured if at.counts)
 
     @property
     def verdict(self) -> str:
@@ -56,30 +89,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Statement:
-    """`levels` gives (what is compared at one level, its interval or None) for a dataset, none where the statement does
-    not apply; `decide` the verdict of each."""
+    """`levels` gives (its noise, what is compared there, its interval or None) for each level of a dataset, none where
+    the statement does not apply; `decide` the verdict of an interval."""
 
     text: str
     measured: str
     levels: Callable[[Results, str], Iterator[Level]]
     decide: Decision
+    theirs: Theirs | None = None
     signed: bool = True
     lacking: str = "no seed has both runs"
 
-    def findings(self, results: Results) -> list[Finding]:
-        """One for each dataset that it applies to."""
-        found = []
-        for dataset in results.datasets:
-            levels = list(self.levels(results, dataset))
-            if levels:
-                verdicts = tuple(self.decide(value) if value else OPEN for _, value in levels)
-                numbers = tuple(
-                    f"{name}: {with_interval(value, self.signed) if value else self.lacking}, {verdict}"
-                    for (name, value), verdict in zip(levels, verdicts, strict=True)
-                )
-                intervals = sum(value is not None and value.enough for _, value in levels)
-                found.append(Finding(self.text, self.measured, dataset, verdicts, numbers, intervals))
-        return found
+    @property
+    def of_arms(self) -> bool:
+        """Whether it is one of the paper's on how two arms differ."""
+        return self.theirs is not None
+
+    def decided(self, value: Interval) -> bool:
+        return self.decide(value) != OPEN
 
 
 def positive(value: Interval) -> str:
@@ -89,6 +116,13 @@ def positive(value: Interval) -> str:
 def the_same(value: Interval) -> str:
     """Holds if the interval has 0 in it and lies within SAME_MARGIN of it; does not if 0 is outside."""
     if value.above(0.0) or value.below(0.0):
+        return FAILS
+    return HOLDS if value.above(-SAME_MARGIN) and value.below(SAME_MARGIN) else OPEN
+
+
+def within_margin(value: Interval) -> str:
+    """Holds if the interval lies within SAME_MARGIN of 0; does not if it lies wholly beyond."""
+    if value.above(SAME_MARGIN) or value.below(-SAME_MARGIN):
         return FAILS
     return HOLDS if value.above(-SAME_MARGIN) and value.below(SAME_MARGIN) else OPEN
 
@@ -109,7 +143,8 @@ def more_accurate(first: str, second: str) -> Callable[[Results, str], Iterator[
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for noise in _asked_noises(results, dataset, first, second):
-            yield percent(noise), paired(*(results.by_seed(dataset, noise, arm, last_test) for arm in (first, second)))
+            found = (results.by_seed(dataset, noise, arm, last_test) for arm in (first, second))
+            yield noise, percent(noise), paired(*found)
 
     return levels
 
@@ -120,7 +155,8 @@ def more_robust(first: str, second: str) -> Callable[[Results, str], Iterator[Le
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
         if noises and noises[0] == 0.0 < noises[-1]:
-            yield f"0 to {percent(noises[-1])}", drop_less_than(results, dataset, noises[-1], first, second)
+            most = noises[-1]
+            yield most, f"0 to {percent(most)}", drop_less_than(results, dataset, most, first, second)
 
     return levels
 
@@ -131,7 +167,7 @@ def steadier(first: str, second: str) -> Callable[[Results, str], Iterator[Level
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for noise in _asked_noises(results, dataset, first, second):
             found = (results.by_seed(dataset, noise, arm, restlessness) for arm in (second, first))
-            yield percent(noise), paired(*found)
+            yield noise, percent(noise), paired(*found)
 
     return levels
 
@@ -150,9 +186,30 @@ def of_published_coco(measure: Callable[[Run], float]) -> Callable[[Results, str
             return
         for key in sorted((key for key in results.asked if key.dataset == dataset), key=cell_order):
             values = list(results.by_seed(*key, measure).values())
-            yield f"{percent(key.noise)}, {key.arm}", interval(values) if values else None
+            yield key.noise, f"{percent(key.noise)}, {key.arm}", interval(values) if values else None
 
     return levels
+
+
+def stated_difference(first: str, second: str) -> Theirs:
+    """Test accuracy that the paper states, `first` less `second`."""
+
+    def difference(dataset: str, noise: float) -> float | None:
+        ours, others = (paper.stated(dataset, arm, noise) for arm in (first, second))
+        return None if ours is None or others is None else ours - others
+
+    return difference
+
+
+def stated_drops(first: str, second: str) -> Theirs:
+    """How much less `first` loses from clean labels to `noise` than `second`, by what the paper states."""
+
+    def difference(dataset: str, noise: float) -> float | None:
+        at = stated_difference(first, second)
+        clean, noisy = at(dataset, 0.0), at(dataset, noise)
+        return None if clean is None or noisy is None else noisy - clean
+
+    return difference
 
 
 def _difference(first: str, second: str) -> str:
@@ -173,22 +230,29 @@ _ROBUST = "ConvNorm is more robust to label noise than BatchNorm"
 _STEADY = "ConvNorm is steadier from epoch to epoch than BatchNorm"
 STATEMENTS = (
     *(
-        Statement(_BN_WINS, _difference("bn", arm), more_accurate("bn", arm), positive)
+        Statement(_BN_WINS, _difference("bn", arm), more_accurate("bn", arm), positive, stated_difference("bn", arm))
         for arm in ("conv", "conv_published")
     ),
     *(
-        Statement(_BN_SUFFERS, _difference("bn", arm), more_accurate("bn", arm), positive)
+        Statement(_BN_SUFFERS, _difference("bn", arm), more_accurate("bn", arm), positive, stated_difference("bn", arm))
         for arm in ("bncn", "bncn_published")
     ),
     *(
-        Statement(_ROBUST, _less_lost(arm, "bn"), more_robust(arm, "bn"), positive)
-        for arm in ("conv", "conv_published")
+        Statement(_ROBUST, _less_lost(arm, "bn"), more_robust(arm, "bn"), positive, stated_drops(arm, "bn"))
+        for arm in ("conv", "bncn", "conv_published")
     ),
     Statement(
         "As published, conv and bncn do the same",
         _difference("conv_published", "bncn_published"),
         more_accurate("conv_published", "bncn_published"),
         the_same,
+        stated_difference("conv_published", "bncn_published"),
+    ),
+    Statement(
+        "Clipping gradients as `conv` does leaves BatchNorm where it is (a control)",
+        _difference("bn_clipped", "bn"),
+        more_accurate("bn_clipped", "bn"),
+        within_margin,
     ),
     *(Statement(_STEADY, _less_change(arm, "bn"), steadier(arm, "bn"), positive) for arm in ("conv", "conv_published")),
     Statement(
@@ -211,4 +275,27 @@ STATEMENTS = (
 
 def examine(results: Results) -> list[Finding]:
     """Every statement on every dataset that has the runs for it, in the order of the statements."""
-    return [finding for statement in STATEMENTS for finding in statement.findings(results)]
+    found = [finding for dataset in results.datasets for finding in _examine(results, dataset)]
+    return sorted(found, key=lambda finding: STATEMENTS.index(finding.statement))
+
+
+def _examine(results: Results, dataset: str) -> list[Finding]:
+    """All statements on one dataset, whose intervals share one error of 5 %."""
+    counting, original = results.fullest_levels(dataset), paper.dataset_of(results.of(dataset)[0])
+    asked = [(statement, level) for statement in STATEMENTS for level in statement.levels(results, dataset)]
+    able = [
+        (statement, value)
+        for statement, (noise, _, value) in asked
+        if value is not None and value.enough and noise in counting
+    ]
+    allowed = iter(holm([smallest_error(value, statement.decided) for statement, value in able]))
+    measured: dict[Statement, list[Measured]] = {}
+    for statement, (noise, name, value) in asked:
+        counts = noise in counting
+        verdict = OPEN
+        if counts and value is not None and value.enough:
+            error = next(allowed)
+            verdict = OPEN if error is None else statement.decide(value.at(1.0 - error))
+        theirs = statement.theirs(original, noise) if statement.theirs and original else None
+        measured.setdefault(statement, []).append(Measured(noise, name, value, verdict, counts, theirs))
+    return [Finding(statement, dataset, tuple(levels)) for statement, levels in measured.items()]

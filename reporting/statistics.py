@@ -1,13 +1,14 @@
 """Means, spreads and seed-paired differences with their confidence intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from reporting.measures import mean
 
 CONFIDENCE = 0.95
 ENOUGH_SEEDS = 3
+HALVINGS = 50  # of the range from 0 to 1 in which an error probability is looked for
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,23 @@ class Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` seeds with its 95 % confidence interval by Student's t; no interval of one."""
+    """A mean over `n` seeds with its confidence interval by Student's t, of 95 % unless another is asked for; no
+    interval of one. `error` is the standard error of the mean."""
 
     mean: float
     low: float | None
     high: float | None
     n: int
+    error: float = 0.0
+
+    def at(self, confidence: float) -> "Interval":
+        """The same mean with the interval of another confidence."""
+        if self.n < 2:
+            return self
+        from scipy.special import stdtrit  # scikit-learn, which the project needs, brings it
+
+        half = float(stdtrit(self.n - 1, 0.5 + confidence / 2)) * self.error
+        return replace(self, low=self.mean - half, high=self.mean + half)
 
     @property
     def enough(self) -> bool:
@@ -53,14 +65,38 @@ def interval(values: Sequence[float]) -> Interval:
     found = spread(values)
     if found.std is None:
         return Interval(found.mean, None, None, found.n)
-    from scipy.special import stdtrit  # scikit-learn, which the project needs, brings it
-
-    quantile = float(stdtrit(found.n - 1, 0.5 + CONFIDENCE / 2))
-    half = quantile * found.std / math.sqrt(found.n)
-    return Interval(found.mean, found.mean - half, found.mean + half, found.n)
+    return Interval(found.mean, None, None, found.n, found.std / math.sqrt(found.n)).at(CONFIDENCE)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Interval | None:
     """`first` less `second`, each by seed, over the seeds that both have; None if they share none."""
     seeds = sorted(first.keys() & second.keys())
     return interval([first[seed] - second[seed] for seed in seeds]) if seeds else None
+
+
+def smallest_error(value: Interval, decides: Callable[[Interval], bool]) -> float:
+    """The p of an interval: the smallest error at which it decides, by halving; 1 if it decides at none.
+
+    An interval that decides also does at every larger error, since it is narrower there.
+    """
+    if not decides(value.at(0.0)):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decides(value.at(1.0 - middle)) else (middle, high)
+    return high
+
+
+def holm(errors: Sequence[float], level: float = 1.0 - CONFIDENCE) -> list[float | None]:
+    """Of each of m errors the level at which it may decide, None if it may not: Holm 1979, Scand. J. Stat. 6, 65-70.
+
+    The smallest may at level / m, the next at level / (m - 1) and so on, up to the first that is larger than its own.
+    """
+    allowed: list[float | None] = [None] * len(errors)
+    for rank, index in enumerate(sorted(range(len(errors)), key=lambda index: errors[index])):
+        share = level / (len(errors) - rank)
+        if errors[index] > share:
+            break
+        allowed[index] = share
+    return allowed

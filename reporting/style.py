@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
+from reporting.marks import TITLE
+from utils.drawing import draw
+
 Dashes = str | tuple[int, tuple[float, ...]]
 
 
@@ -42,10 +45,10 @@ _SETTINGS: dict[str, Any] = {
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "lines.markersize": 3.2,
-    "figure.constrained_layout.use": True,
 }
 #: Inches. Two panels side by side in it are still readable on a phone.
 WIDTH = 4.3
+MOST_PANELS = 120
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
@@ -61,21 +64,17 @@ def label(arm: str) -> str:
     return f" {arm}" if arm.startswith("_") else arm
 
 
-def svg(height: float, draw: Callable[[Any], None]) -> str:
-    """What `draw` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
-    import io
-    import warnings
+def svg(height: float, paint: Callable[[Any], None]) -> str:
+    """What `paint` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
+    metadata = {"Date": None, "Creator": None, "Title": TITLE}
+    return _short(draw(paint, (WIDTH, height), "svg", _SETTINGS, metadata=metadata).decode())
 
-    import matplotlib.style
-    from matplotlib.figure import Figure
 
-    with matplotlib.style.context(["default", _SETTINGS]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text, and the reader's machine has others
-        figure = Figure(figsize=(WIDTH, height))
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _short(buffer.getvalue())
+def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
+    """A matplotlib grid of axes. Raises ValueError where it would be too large to draw or to read."""
+    if rows * columns > MOST_PANELS:
+        raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
+    return figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def _short(text: str) -> str:

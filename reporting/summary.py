@@ -4,16 +4,18 @@ import csv
 import io
 from dataclasses import dataclass
 
+from reporting.marks import CSV_COLUMNS, LATEX_NOTE
 from reporting.measures import best_test, last_ten_test, last_test
 from reporting.results import Results, percent
 from reporting.runs import plain
 from reporting.statistics import Spread, spread
 from reporting.text import with_std
+from utils.text import csv_cell
 
 READINGS = (("best by validation", best_test), ("last epoch", last_test), ("mean of the last ten", last_ten_test))
-_CSV_NAMES = ("best_by_validation", "last", "last_ten")
 _LATEX = {
     **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"},
+    **{"[": "{[}", "*": "{*}"},  # which after a line's end would be taken for what that is given
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
 }
 
@@ -46,20 +48,20 @@ def as_csv(results: Results) -> str:
     """In percent, to four digits; an empty cell where one seed has no deviation."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    figures = [f"{name}_{part}" for name in _CSV_NAMES for part in ("mean_percent", "std_percent")]
-    writer.writerow(["dataset", "noise_percent", "arm", "seeds", "epochs", *figures])
+    writer.writerow(CSV_COLUMNS)
     for row in rows(results):
         cells: list[str] = []
         for value in row.readings:
             cells += [f"{value.mean:.4f}", "" if value.std is None else f"{value.std:.4f}"]
-        writer.writerow([row.dataset, f"{100 * row.noise:g}", row.arm, row.seeds, row.epochs, *cells])
+        names = [csv_cell(row.dataset), f"{100 * row.noise:g}", csv_cell(row.arm)]
+        writer.writerow([*names, row.seeds, row.epochs, *cells])
     return text.getvalue()
 
 
 def as_latex(results: Results) -> str:
     """A tabular for booktabs; datasets and noise levels apart by a rule."""
     lines = [
-        "% Test accuracy in percent, mean and sample standard deviation over seeds. Needs \\usepackage{booktabs}.",
+        LATEX_NOTE,
         "\\begin{tabular}{llrrrrr}",
         "\\toprule",
         " & ".join(["dataset", "arm", "noise", "seeds", *(name for name, _ in READINGS)]) + r" \\",

@@ -1,18 +1,28 @@
 """From folders of runs to the files of the report."""
 
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from reporting.blocks import Figure
+from reporting.blocks import Block, Figure, Paragraph
 from reporting.document import document
 from reporting.html import html
 from reporting.markdown import markdown
+from reporting.marks import written_by_report
 from reporting.reading import find_runs
 from reporting.results import Results, read_grid, sort_into_cells
 from reporting.summary import as_csv, as_latex
+from utils.drawing import reason
 from utils.errors import FileSystemError
 from utils.files import write_atomically
+from utils.stopping import Handlers
 
 NAME = "results"
+TEXTS = (".md", ".html", ".csv", ".tex")
 #: How the figures' names begin: what else lies in their folder is left alone.
 FIGURES = ("curves-", "robustness", "stability", "memorisation", "diagnostics-")
 
@@ -23,9 +33,12 @@ def read_results(folders: list[Path]) -> Results:
     return sort_into_cells(runs, warnings, read_grid(folders))
 
 
-def report_files(results: Results) -> dict[str, str]:
-    """The report's files by their path in its folder."""
-    blocks = document(results)
+def report_files(results: Results, warn: Callable[[str], object] = lambda text: None) -> dict[str, str]:
+    """The report's files by their path in its folder. `warn` is told, in a line, of pictures that cannot be drawn."""
+    return _files(results, _with_pictures(document(results), warn))
+
+
+def _files(results: Results, blocks: list[Block]) -> dict[str, str]:
     figures = {f"{NAME}/{block.name}.svg": block.svg for block in blocks if isinstance(block, Figure)}
     return {
         f"{NAME}.md": markdown(blocks, NAME),
@@ -36,20 +49,84 @@ def report_files(results: Results) -> dict[str, str]:
     }
 
 
-def write_report(results: Results, folder: Path) -> list[Path]:
+def _with_pictures(blocks: Iterable[Block], warn: Callable[[str], object]) -> list[Block]:
+    """The blocks, with words in the place of each picture that cannot be drawn: the text is worth having without."""
+    made: list[Block] = []
+    problems: list[str] = []
+    for block in blocks:
+        try:
+            if isinstance(block, Figure):
+                _ = block.svg
+            made.append(block)
+        except Exception as error:
+            problems.append(reason(error))
+            made.append(Paragraph("This picture could not be drawn."))
+    if problems:
+        warn(f"{len(problems)} of the pictures could not be drawn: {problems[0]}")
+    return made
+
+
+def write_report(results: Results, folder: Path, warn: Callable[[str], object] = lambda text: None) -> list[Path]:
     """Write the files and remove figures of an earlier report that this one has not; returns what was written.
 
+    All are written beside their places before the first takes the place of an older one, so that a full disk costs
+    nothing of the older report.
+
     Raises:
-        FileSystemError: the folder cannot be made or written to.
+        FileSystemError: the folder cannot be made or written to, or what is to be replaced is no report's.
     """
-    files = report_files(results)
+    blocks = document(results)
+    names = [f"{NAME}/{block.name}.svg" for block in blocks if isinstance(block, Figure)]
     try:
+        if (folder / NAME).is_symlink():
+            raise FileSystemError(f"{folder / NAME} is a link, which a report does not follow; see -o")
+        _refuse_others([folder / path for path in (*(f"{NAME}{kind}" for kind in TEXTS), *names)])
+        files = _files(results, _with_pictures(blocks, warn))
         (folder / NAME).mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            beside = {place: stack.enter_context(_beside(folder / place)) for place in (".", NAME)}
+            staged = {folder / path: beside[str(Path(path).parent)] / Path(path).name for path in files}
+            for path, text in files.items():
+                write_atomically(staged[folder / path], text.encode())
+            with _uninterrupted():
+                for target, source in staged.items():
+                    os.replace(source, target)
+                _remove_old(folder / NAME, set(staged))
     except OSError as error:
-        raise FileSystemError(f"cannot make {folder / NAME}: {error.strerror}; see -o") from error
-    for old in sorted((folder / NAME).glob("*.svg")):
-        if old.name.startswith(FIGURES) and f"{NAME}/{old.name}" not in files:
+        raise FileSystemError(f"cannot write the report to {folder}: {error.strerror}; see -o") from error
+    return list(staged)
+
+
+def _refuse_others(paths: list[Path]) -> None:
+    """Raise FileSystemError if something lies at one of `paths` that a report did not write."""
+    others = [path for path in paths if os.path.lexists(path) and not written_by_report(path)]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        said = f"{others[0]}{more}: no report wrote what is there, and it would be replaced"
+        raise FileSystemError(f"{said}; nothing was written; move it away, or name another folder with -o")
+
+
+def _remove_old(folder: Path, new: set[Path]) -> None:
+    for old in sorted(folder.glob("*.svg")):
+        if old.name.startswith(FIGURES) and old not in new and written_by_report(old):
             old.unlink()
-    for path, text in files.items():
-        write_atomically(folder / path, text.encode())
-    return [folder / path for path in files]
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for as long as the context: files go from it into their places by being renamed."""
+    place = Path(tempfile.mkdtemp(prefix=f".{NAME}.", suffix=".tmp", dir=folder))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal waits for the end of the context, which lasts no longer than some renames."""
+    came: list[int] = []
+    with Handlers(came.append):
+        yield
+    if came:
+        signal.raise_signal(came[0])

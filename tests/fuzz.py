@@ -16,6 +16,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -32,11 +33,23 @@ from types import FrameType
 
 import numpy as np
 import torch
+from PIL import Image
 
+from data_loader.image_folder import load_image_folder
+from data_loader.pictures import decode
 from data_loader.tiny_coco import load_tiny_coco
+from grids.plan import load_grid
 from parse_config import Config, load_config
+from reporting.document import document
+from reporting.markdown import markdown
+from reporting.summary import as_csv, as_latex
+from reporting.writing import read_results
 from tests.conftest import ROOT, make_pixels
+from tests.made_runs import config as config_of_run
+from tests.made_runs import write_run
 from trainer.checkpoint import FORMAT_VERSION, check_tensors, pack, unpack
+from trainer.restore import check_progress, load_optimizer
+from trainer.resume import saved_config
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.seeding import rng_state
 
@@ -206,7 +219,162 @@ def inner_seeds() -> list[bytes]:
         return [archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))]
 
 
+def fields(data: bytes) -> str:
+    """`data` as JSON of fields that take the place of a whole checkpoint's, signed as ours: what is beyond its form."""
+    try:
+        changed = json.loads(data)
+    except (ValueError, RecursionError):
+        return "refused"
+    if not isinstance(changed, dict):
+        return "refused"
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    try:
+        try:
+            packed = pack({**state(), "config": load_config(ROOT / "configs" / "demo.json").model_dump(), **changed})
+        except (OverflowError, RecursionError, UnicodeEncodeError):
+            return "refused"  # no file can hold it
+        found = unpack(packed, "file")
+        check_tensors(model.state_dict(), found["model"], "file")
+        check_progress(found, 7, "file")
+        load_optimizer(optimizer, found, "file")
+        saved_config(found, "file", [])
+    except (CheckpointError, ConfigError) as error:
+        return one_line(error)
+    return "accepted"
+
+
+def fields_seeds() -> list[bytes]:
+    plain = {key: value for key, value in state().items() if isinstance(value, int | float | str | list | dict)}
+    kept = {key: plain[key] for key in ("epoch", "batch", "global_step", "classes", "best", "history", "seconds")}
+    config = load_config(ROOT / "configs" / "demo.json").model_dump()
+    return [json.dumps(kept).encode(), json.dumps({"config": config, "optimizer_type": "SGD"}).encode()]
+
+
+def overrides(data: bytes) -> str:
+    try:
+        load_config(ROOT / "configs" / "demo.json", data.decode("utf-8", "surrogateescape").splitlines())
+    except ConfigError as error:
+        return one_line(error)
+    return "accepted"
+
+
+def overrides_seeds() -> list[bytes]:
+    return [b"optimizer.args.lr=0.05\nname=abc", b'seed=3\ndata_loader.args={"batch_size": 32}', b"trainer.amp=null"]
+
+
+def grid(data: bytes) -> str:
+    path = _file(data.replace(b"configs/", str(ROOT / "configs").encode() + b"/"), ".json")
+    try:
+        load_grid(path)
+    except ConfigError as error:
+        return one_line(error)
+    return "accepted"
+
+
+def grid_seeds() -> list[bytes]:
+    files = [json.loads((ROOT / "configs" / "grids" / name).read_text()) for name in ("cpu.json", "seeds.json")]
+    for values in files:
+        values["config"] = "configs/" + values["config"].removeprefix("../")
+        values["seeds"] = values["seeds"][:1]
+    return [json.dumps(values).encode() for values in files]
+
+
+def picture(data: bytes) -> str:
+    try:
+        pixels = decode(data, "file")
+    except DataError as error:
+        return one_line(error)
+    if pixels.shape != (3, 32, 32) or pixels.dtype != np.uint8:
+        raise Find(f"a picture of {pixels.shape}, {pixels.dtype}")
+    return "accepted"
+
+
+@cache
+def picture_seeds() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    seeds = []
+    for kind, mode in (("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "L"), ("GIF", "P"), ("TIFF", "RGB")):
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+        buffer = io.BytesIO()
+        (picture if mode == "I;16" else picture.convert(mode)).save(buffer, kind)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+def pictures(data: bytes) -> str:
+    """A zip of classes: names, headers, compression."""
+    folder = PLACE / f"fuzz-{os.getpid()}-pictures"
+    folder.mkdir(exist_ok=True)
+    (folder / "pictures.zip").write_bytes(data)
+    try:
+        found = load_image_folder(folder / "pictures.zip")
+    except DataError as error:
+        return one_line(error)
+    finally:
+        for cached in folder.glob("*.npz"):
+            cached.unlink()
+    if found.images.shape[1:] != (3, 32, 32) or len(found.labels) != len(found.images):
+        raise Find("a dataset of another form")
+    return "accepted"
+
+
+@cache
+def zip_seeds() -> list[bytes]:
+    seeds = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            for name in ("train/cat/1.png", "train/caf\u00e9/2.png", "test/cat/3.png"):
+                archive.writestr(name, picture_seeds()[0])
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+_BREAK = b"\n--- "
+
+
+def run_folder(data: bytes) -> str:
+    """A folder of one run, all its small files in one piece, read and written up by the report."""
+    folder = PLACE / f"fuzz-{os.getpid()}-runs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, part in zip(_RUN_FILES, data.split(_BREAK), strict=False):
+        (folder / name).write_bytes(part)
+    try:
+        results = read_results([folder])
+        markdown(document(results), "results")
+        as_csv(results)
+        as_latex(results)
+    except DataError as error:
+        return one_line(error)
+    return "accepted"
+
+
+_RUN_FILES = ("config.json", "metrics.csv", "data.json", "diverged.json", "diagnostics.csv", "grid.json")
+
+
+def run_folder_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        columns = {"test_accuracy": [0.2, 0.4], "train_mislabelled_given_accuracy": [0.1, 0.1]}
+        folder = write_run(Path(place) / "run", config_of_run("cifar10_bn_20noise", "bn", 0.2, 12, 2), columns)
+        parts = [(folder / name).read_bytes() for name in _RUN_FILES[:2]]
+    parts.append(b'{"images": {"train": 90, "val": 10, "test": 20}, "wrong_labels": {"train": 18}}')
+    parts.append(b'{"epoch": 2, "step": 7}')
+    header = "epoch,layer,largest_singular_value,smallest_singular_value,gradient_norm,weight_norm"
+    parts.append(f"{header}\n1,stem,2.0,0.5,3.0,6.0\n2,stem,2.0,,3.0,6.0\n".encode())
+    cell = {"dataset": "cifar10", "arm": "bn", "noise": 20, "seed": 12, "folder": "."}
+    parts.append(json.dumps({"name": "x", "cells": [cell, {**cell, "seed": 13}]}).encode())
+    return [_BREAK.join(parts)]
+
+
 TARGETS = {
+    "overrides": Target(overrides_seeds, overrides),
+    "grid": Target(grid_seeds, grid),
+    "picture": Target(picture_seeds, picture),
+    "zip of pictures": Target(zip_seeds, pictures),
+    "run folder": Target(run_folder_seeds, run_folder),
+    "checkpoint's fields": Target(fields_seeds, fields),
     "config": Target(config_seeds, config),
     "pickle": Target(pickle_seeds, lambda data: dataset(data, ".pkl")),
     "npz": Target(npz_seeds, lambda data: dataset(data, ".npz")),

@@ -133,7 +133,7 @@ def test_22_a_truncated_empty_or_missing_file(tmp_path: Path, name: str, share: 
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        (pickled(IMAGES.astype(object)), "must be arrays of numbers, found object"),
+        (pickled(IMAGES.astype(str).astype(object)), "must be arrays of numbers, found object"),
         (pickled(IMAGES.astype("S4")), "images must be an array of numbers, found |S4"),
         (pickled(IMAGES.astype(np.complex64)), "images must be an array of numbers, found complex64"),
         (pickled(IMAGES.transpose(0, 3, 1, 2)), "images must be (N, 32, 32, 3), found (200, 3, 32, 32)"),

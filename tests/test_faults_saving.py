@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.conftest import ROOT, same_tree
 from tests.faults import file_system, kill_at, limit_file_size, path_of, remount, slow_fsync
 from tests.runs import Ended, Started, coco, contents, final_state, launch, one_line, rows, same_run
 from trainer.checkpoint import CheckpointStore, pack, read
+from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS, Handlers
 
 LONG = ("trainer.epochs=8", "lr_scheduler.args.milestones=[4]")
@@ -62,9 +64,9 @@ def test_01_a_save_syncs_the_file_then_replaces_then_syncs_the_folder(
         calls.append("fsync " + Path(path_of(descriptor)).name.split(".0")[0])
         fsync(descriptor)
 
-    def spy_replace(source: Path, target: Path) -> None:
+    def spy_replace(source: Path, target: Path, **options: int | None) -> None:
         calls.append(f"replace {target.name}")
-        replace(source, target)
+        replace(source, target, **options)
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(os, "replace", spy_replace)
@@ -272,11 +274,20 @@ def test_08_the_curves_cannot_be_written(coco_dir: Path, tmp_path: Path, long_ru
     assert same_tree(final_state(folder, 8), final_state(long_run, 8)) == []
 
 
+def _full_log() -> None:
+    """What is opened as train.log is /dev/full."""
+    append = Folder.append
+
+    def full(self: Folder, name: str) -> BinaryIO:
+        return open("/dev/full", "ab", buffering=0) if name == "train.log" else append(self, name)  # type: ignore
+
+    Folder.append = full  # type: ignore[method-assign]
+
+
 def test_08_the_log_cannot_be_written(coco_dir: Path, tmp_path: Path, finished: Path) -> None:
     folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "train.log").symlink_to("/dev/full")
-    one_line(launch(tmp_path, *coco(coco_dir, folder)), 0, f"WARNING: cannot write {folder}/train.log")
+    ended = launch(tmp_path, *coco(coco_dir, folder), prepare=[_full_log])
+    one_line(ended, 0, f"WARNING: cannot write {folder}/train.log")
     same_run(folder, finished, 3)
 
 

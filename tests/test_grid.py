@@ -128,7 +128,7 @@ def test_an_arm_may_have_a_name_of_its_own_and_a_dataset_arms_of_its_own() -> No
         ({"settings": {"trainer.epoch": 2}}, "unknown key 'trainer.epoch'; did you mean 'epochs'?"),
         ({"config": "no/such/{dataset}.json"}, "cannot read the config"),
         ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
-        ({"config": "{dataset.__class__}.json"}, "cannot read the config"),
+        ({"config": "{dataset.__class__}.json"}, "only {dataset}, {arm} and {noise}"),
         ({"name": "../up"}, "name: String should match pattern"),
     ],
 )

@@ -198,7 +198,8 @@ def test_momentum_schedule() -> None:
         ((3, 4, 3, (1, 2)), "stride"),
         ((3, 4, 3, 1, 3), "padding"),
         ((3, 4, 3, 1, -1), "padding"),
-        ((3, 4, 3, 1, "same"), "padding"),
+        ((3, 4, 3, 1, "reflect"), "padding"),
+        ((3, 4, 3, 2, "same"), "stride of 1"),
         ((3.0, 4, 3), "in_channels"),
     ],
 )
@@ -211,9 +212,16 @@ def test_other_unsupported_options_raise() -> None:
     for momentum in (1.5, 0.0, True, "x"):
         with pytest.raises(ValueError, match="momentum"):
             PreConv2d(3, 4, 3, momentum=momentum)
-    for option in ("groups", "dilation", "bias"):
+    for option in ("groups", "dilation"):
         with pytest.raises(TypeError, match=option):
             PreConv2d(3, 4, 3, **{option: 2})
+    with pytest.raises(ValueError, match="affine part"):
+        PreConv2d(3, 4, 3, bias=True)
+    with pytest.raises(ValueError, match="odd kernel_size"):
+        PreConv2d(3, 4, 2, padding="same", affine=False)
+    for size in ((8,), 8, (8, 0), (8, 2.0), (1, 8)):
+        with pytest.raises(ValueError, match="input_size"):
+            PreConv2d(3, 4, 3, input_size=size)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 1, 8)])
@@ -272,3 +280,41 @@ def test_channels_last_inputs_give_the_same() -> None:
     layer = PreConv2d(3, 4, 3, padding=1, stride=2)
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
+
+
+def test_conv2d_s_other_arguments() -> None:
+    layer = PreConv2d(3, 4, 5, padding="same", bias=False, device="cpu", dtype=torch.float64)
+    assert {value.dtype for value in layer.state_dict().values()} == {torch.float64, torch.int64}
+    assert layer(torch.randn(2, 3, 9, 8, dtype=torch.float64)).shape == (2, 4, 9, 8)
+    assert PreConv2d(3, 4, 5, padding="valid")(torch.randn(2, 3, 9, 8)).shape == (2, 4, 5, 4)
+    empty = PreConv2d(3, 4, 3, input_size=(9, 8), device="meta", dtype=torch.bfloat16)
+    assert {value.device.type for value in empty.state_dict().values()} == {"meta"}
+    assert empty.running_preconditioner.dtype == torch.float32, "the estimate is never narrower"
+
+
+@pytest.mark.parametrize("momentum", [None, 0.1])
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_estimate_of_a_given_size_changes_nothing_but_its_shape(k: int, momentum: float | None) -> None:
+    torch.manual_seed(0)
+    given = PreConv2d(2, 3, k, padding=k // 2, momentum=momentum, input_size=(6, 7))
+    plain = PreConv2d(2, 3, k, padding=k // 2, momentum=momentum)
+    plain.weight.data.copy_(given.weight.data)
+    x, other = torch.randn(2, 2, 6, 7), torch.randn(2, 2, 9, 9)
+    buffer = given.running_preconditioner
+    assert buffer.shape == ((3, 1, 1) if k == 1 else (3, 8, 5))
+    assert given.num_batches_tracked == 0
+    for layer in (given, PreConv2d(2, 3, k, padding=k // 2)):  # zeros are no estimate, in a state dict neither
+        layer.load_state_dict({name: value.clone() for name, value in given.state_dict().items()})
+        assert torch.equal(layer.eval()(x), plain.eval()(x))
+    for images in (x, x, other, x):
+        for layer in (given.train(), plain.train()):
+            layer(images)
+        assert torch.equal(given.running_preconditioner, plain.running_preconditioner)
+        assert torch.equal(given.eval()(images), plain.eval()(images))
+    fresh = PreConv2d(2, 3, k, padding=k // 2, input_size=(6, 7))
+    fresh.load_state_dict(through_a_file(given.state_dict()))
+    assert torch.equal(fresh.eval()(x), given(x))
+    again = PreConv2d(2, 3, k, padding=k // 2, input_size=(6, 7))
+    buffer = again.running_preconditioner
+    again(x)
+    assert again.running_preconditioner is buffer, "a buffer of the right size stays the same tensor"

@@ -38,12 +38,8 @@ def pair(*arguments: int, **options: object) -> tuple[PreConv2d, PreConv2d]:
 
 
 def all_items_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU gets: chunks of all items of a band, and spectra in one piece."""
-
-    def chunks(number: int, band: preconv_constants.Band, device: torch.device):
-        yield preconv_matmul._Chunk(number, band, 0, band.count)
-
-    monkeypatch.setattr(preconv_matmul, "_chunks", chunks)
+    """What a GPU gets: all pairs of rows in one block, and spectra in one piece."""
+    monkeypatch.setattr(preconv_constants, "_together", lambda pairs, device: max(1, pairs))
     monkeypatch.setattr(preconv_matmul, "PIECE", 2**62)
 
 
@@ -272,12 +268,12 @@ def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d],
     with torch.no_grad():
         before = layer(x)
         assert torch.equal(layer(x), before)
-        assert layer._prepared is not None
+        assert layer._kept is not None
     change(layer)
     with torch.no_grad():
         after = layer(x)
     fresh = copy.deepcopy(layer)
-    assert fresh._prepared is None, "a copy would share what it must not"
+    assert fresh._kept is None, "a copy would share what it must not"
     fresh.method = "fft"
     torch.testing.assert_close(after, fresh(x), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(after, before, atol=1e-3)
@@ -285,8 +281,8 @@ def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d],
 
 def test_spectra_are_kept_over_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, made = trained(), []
-    original = preconv_matmul._Kernels.spectra
-    monkeypatch.setattr(preconv_matmul._Kernels, "spectra", lambda *arguments: made.append(1) or original(*arguments))
+    original = preconv_matmul._taps
+    monkeypatch.setattr(preconv_matmul, "_taps", lambda *arguments: made.append(1) or original(*arguments))
     with torch.inference_mode():
         for batch in (2, 5, 1):
             layer(torch.randn(batch, 3, 9, 10))
@@ -297,9 +293,9 @@ def test_spectra_are_kept_over_evaluations(monkeypatch: pytest.MonkeyPatch) -> N
     layer(torch.randn(2, 3, 9, 10))  # with gradients, from the weights each time
     assert len(made) == 4
     assert layer(torch.randn(2, 3, 9, 10)).requires_grad
-    assert pickle.loads(pickle.dumps(layer))._prepared is None
+    assert pickle.loads(pickle.dumps(layer))._kept is None
     layer.train()
-    assert layer._prepared is None
+    assert layer._kept is None
 
 
 def test_a_moved_layer_keeps_no_spectra_behind() -> None:
@@ -307,9 +303,9 @@ def test_a_moved_layer_keeps_no_spectra_behind() -> None:
     with torch.no_grad():
         for move in (layer.double, layer.float, lambda: layer.to("cpu"), layer.eval):
             layer(torch.randn(2, 3, 9, 10, dtype=layer.weight.dtype))
-            assert layer._prepared is not None
+            assert layer._kept is not None
             move()
-            assert layer._prepared is None
+            assert layer._kept is None
 
 
 def test_statistics_gathered_in_inference_mode_can_be_used_outside_of_it() -> None:
@@ -345,7 +341,7 @@ def test_fake_tensors_leave_nothing_behind() -> None:
     constants.cache_clear()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         layer(x)
-    assert layer._prepared is None
+    assert layer._kept is None
     assert constants.cache_info().currsize == 0
     with torch.no_grad():
         assert type(layer(x)) is Tensor
@@ -449,8 +445,8 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
             y = preconv_matmul.forward(x, weight, v, stride, 1)
             fake = preconv_matmul.filtered_conv(x, weight, v, stride, 1)
             assert (y.device.type, y.shape, y.stride(), y.dtype) == ("cuda", fake.shape, fake.stride(), fake.dtype)
-            grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True)
-            fakes = preconv_matmul.filtered_conv_backward(y, x, weight, v, stride, 1, True)
+            grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True, 1)
+            fakes = preconv_matmul.backward_operator(y, x, weight, v, stride, 1, True, 1)
             for real, fake in zip(grads, fakes, strict=True):
                 assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
                 assert real.dtype == fake.dtype
@@ -459,15 +455,14 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
 
 
 def test_operators_pass_torch_s_own_check() -> None:
-    x = torch.randn(2, 3, 8, 9, requires_grad=True)
-    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    x, weight = torch.randn(2, 3, 8, 9), torch.randn(4, 3, 3, 3)
     v = preconv_matmul.preconditioner(weight, (10, 11))
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(preconv_matmul.filtered_conv, (x, weight, v, 2, 1), test_utils=tests)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(preconv_matmul.forward_operator, (x, weight, v, 2, 1), test_utils=tests)
     y = preconv_matmul.filtered_conv(x, weight, v, 2, 1)
-    arguments = (torch.randn_like(y), x, weight, v, 2, 1, True)
-    torch.library.opcheck(preconv_matmul.filtered_conv_backward, arguments, test_utils=tests)
-    torch.library.opcheck(preconv_matmul._inverse_root_of_gram, (weight.detach(), 10, 11), test_utils=tests)
+    arguments = (torch.randn_like(y), x, weight, v, 2, 1, True, 1)
+    torch.library.opcheck(preconv_matmul.backward_operator, arguments, test_utils=tests)
+    torch.library.opcheck(preconv_matmul._inverse_root_of_gram, (weight, 10, 11), test_utils=tests)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -502,7 +497,7 @@ def test_dense_and_staged_transforms_agree(monkeypatch: pytest.MonkeyPatch) -> N
     for limit in (0, 100):
         monkeypatch.setattr(preconv_constants, "DENSE_PIXELS", limit)
         constants.cache_clear()
-        assert (constants(geometry, x.dtype, x.device).source.down is None) == (limit > 0)
+        assert (constants(geometry, x.dtype, x.device).source is None) == (limit > 0)
         results.append(preconv_matmul.filtered_conv(x, weight, v, 2, 1))
     constants.cache_clear()
     torch.testing.assert_close(*results)

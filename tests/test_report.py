@@ -25,8 +25,8 @@ from reporting.memorisation import chance
 from reporting.results import Key, Results
 from reporting.robustness import drop, drop_less_than, kept
 from reporting.runs import Run
-from reporting.statements import FAILS, HOLDS, OPEN, Finding
-from reporting.statistics import Interval, interval, paired, spread
+from reporting.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
+from reporting.statistics import Interval, holm, interval, paired, smallest_error, spread
 from reporting.style import Look
 from reporting.text import number, with_interval, with_std
 from reporting.writing import read_results, report_files
@@ -57,7 +57,7 @@ def run_report(*arguments: object) -> int:
 
 def findings(root: Path) -> dict[tuple[str, str], Finding]:
     """By dataset and by what is measured."""
-    return {(f.dataset, f.measured): f for f in statements.examine(read_results([root]))}
+    return {(f.dataset, f.statement.measured): f for f in statements.examine(read_results([root]))}
 
 
 def grid_of(root: Path, dataset: str = "cifar10", **changes: object) -> Path:
@@ -90,6 +90,22 @@ def test_an_interval_is_students() -> None:
     assert found.n == 3
     assert found.low == pytest.approx(2.0 - half, abs=1e-9)
     assert found.high == pytest.approx(2.0 + half, abs=1e-9)
+
+
+def test_holm_stops_at_the_first_that_is_too_large() -> None:
+    """Holm's own procedure on four errors: 0.05 / 4, 0.05 / 3, 0.05 / 2, 0.05."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [pytest.approx(0.05 / 3), None, None, pytest.approx(0.0125)]
+    assert holm([0.02]) == [pytest.approx(0.05)]
+    assert holm([]) == []
+
+
+def test_the_smallest_error_is_students_p() -> None:
+    """Of a paired t test of 1, 2, 3 and 5 against 0: t = 3.22047 with 3 degrees of freedom, p = 0.048567."""
+    found = interval([1.0, 2.0, 3.0, 5.0])
+    assert smallest_error(found, lambda value: value.above(0.0)) == pytest.approx(0.0485668566, abs=1e-9)
+    assert smallest_error(found, lambda value: value.below(0.0)) == 1.0
+    assert found.at(1.0 - 0.048567).above(0.0)
+    assert not found.at(1.0 - 0.048566).above(0.0)
 
 
 def test_one_seed_has_neither_deviation_nor_interval() -> None:
@@ -193,6 +209,15 @@ def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
     assert labelled("coco_mine_10noise", arm="mine") == "coco"
     assert labelled("coco_mine_10noise", arm="other") == "TinyCOCO"
     assert labelled("my experiment") == "TinyCOCO"
+
+
+def test_a_variant_of_an_arm_is_an_arm_of_its_own() -> None:
+    named = {"cifar10_bn_clipped_0noise": "bn_clipped", "cifar10_bn_0noise": "bn", "mine": "bn"}
+    for name, arm in named.items():
+        run = Run(0, "x", config(name, "bn", 0.0, 1, 2), {}, None)
+        assert (run.arm, run.dataset) == (arm, "CIFAR10" if name == "mine" else "cifar10")
+    run = Run(0, "x", config("cifar10_conv_published_0noise", "conv_published", 0.0, 1, 2), {}, None)
+    assert (run.arm, run.dataset) == ("conv_published", "cifar10")
 
 
 def test_as_published_data_are_told_apart() -> None:
@@ -388,6 +413,29 @@ def test_a_level_whose_runs_are_missing_keeps_a_statement_open(tmp_path: Path) -
     assert ("cifar10", "test accuracy, `bn` less `bncn`") not in found
 
 
+def test_the_levels_with_the_most_seeds_decide(tmp_path: Path) -> None:
+    """And Holm's correction is over theirs alone: at 20 % two seeds disagree, and nobody asks them."""
+    write_cell(tmp_path, "bn", 0.0, seeds(0.60, 0.61, 0.62))
+    write_cell(tmp_path, "conv", 0.0, seeds(0.50, 0.51, 0.53))
+    write_cell(tmp_path, "bn", 0.2, seeds(0.10, 0.11))
+    write_cell(tmp_path, "conv", 0.2, seeds(0.60, 0.61))
+    (tmp_path / "grid.json").write_text('{"name": "own", "cells": []}')  # it asks for nothing more
+    finding = findings(tmp_path)["cifar10", "test accuracy, `bn` less `conv`"]
+    assert finding.verdict == HOLDS
+    assert finding.verdicts == (HOLDS,)
+    assert finding.numbers[1].endswith("(2 seeds), shown beside")
+
+
+def test_an_interval_that_excludes_zero_may_not_survive_the_correction(tmp_path: Path) -> None:
+    for arm, values in {"bn": (0.60, 0.61, 0.62), "conv": (0.58, 0.60, 0.60), "bncn": (0.58, 0.605, 0.60)}.items():
+        write_cell(tmp_path, arm, 0.0, seeds(*values))
+    alone = findings(tmp_path)["cifar10", "test accuracy, `bn` less `conv`"]
+    (measured,) = alone.measured
+    assert measured.interval is not None
+    assert measured.interval.at(0.94).above(0.0)
+    assert alone.verdict == OPEN
+
+
 def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.9, 0.9))
     write_cell(tmp_path, "conv", 0.0, seeds(0.1, 0.1))
@@ -404,7 +452,9 @@ def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_statement_holds_if_it_holds_at_every_noise_level(verdicts: tuple[str, ...], together: str) -> None:
-    assert Finding("", "", "", verdicts, ()).verdict == together
+    levels = tuple(Measured(0.0, "", None, verdict, True) for verdict in verdicts)
+    aside = Measured(0.1, "", None, FAILS, False)
+    assert Finding(STATEMENTS[0], "", (*levels, aside)).verdict == together
 
 
 def test_robustness_compares_drops_to_twenty_percent(tmp_path: Path) -> None:
@@ -603,8 +653,9 @@ def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> N
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
     write_cell(tmp_path / "runs", "bn", 0.0, seeds(0.5))
     output = tmp_path / "docs"
-    (output / "results").mkdir(parents=True)
-    for name in ("results/curves-old-0noise.svg", "results/mine.svg", "design.md"):
+    assert run_report(tmp_path / "runs", "-o", output) == 0
+    shutil.copy(output / "results" / "stability.svg", output / "results" / "curves-old-0noise.svg")
+    for name in ("results/curves-mine-0noise.svg", "results/mine.svg", "design.md"):
         (output / name).write_text("x")
     assert run_report(tmp_path / "runs", "-o", output) == 0
     assert sorted(contents(output)) == [
@@ -614,6 +665,7 @@ def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) ->
         "results.md",
         "results.tex",
         "results/curves-cifar10-0noise.svg",
+        "results/curves-mine-0noise.svg",
         "results/mine.svg",
         "results/stability.svg",
     ]
@@ -650,14 +702,13 @@ def test_markdown_tables_and_links(files: dict[str, str]) -> None:
 def test_the_sections_come_in_order(grid: Path) -> None:
     sections = [b.text for b in document(read_results([grid])) if isinstance(b, Heading) and b.level == 2]
     assert sections == [
-        "Scale",
-        "The paper's statements",
-        "Summary",
-        "Curves",
-        "Robustness to label noise",
-        "Stability",
-        "Clean and mislabelled training images",
         "The paper's own numbers beside ours",
+        "Robustness to label noise",
+        "The paper's statements",
+        "Curves",
+        "Stability",
+        "Summary",
+        "Scale",
         "Missing and unfinished runs",
         "How to make this page again",
     ]
@@ -724,7 +775,7 @@ def test_the_page_needs_nothing_else(files: dict[str, str]) -> None:
     assert "url(" not in text
     assert "@import" not in text
     images = [found for tag, found in page.tags if tag == "img"]
-    assert len(images) == 6
+    assert len(images) == 7
     assert all(len(str(found["alt"])) > 40 for found in images)
     assert len(text) < 3_000_000
 

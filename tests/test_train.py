@@ -38,6 +38,7 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
         *(
+            "run.json",
             "config.json",
             "metrics.csv",
             "noise.npz",
@@ -492,7 +493,7 @@ def test_the_layer_s_own_operators_do_not_wait_for_the_device() -> None:
     with Waits() as waits:
         v = preconv_matmul._inverse_root_of_gram._init_fn(weight, 34, 34)
         y = preconv_matmul.forward(x, weight, v, 1, 1)
-        preconv_matmul.backward(y, x, weight, v, 1, 1, True)
+        preconv_matmul.backward(y, x, weight, v, 1, 1, True, 1)
     assert waits.found == []
     assert {"bmm", "baddbmm_", "mm"} < waits.seen
 
@@ -617,7 +618,7 @@ def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
     fails(capsys, 2, "cannot read the config", "-c", tmp_path / "nowhere.json")
     fails(capsys, 4, "is not there", "-r", tmp_path / "nowhere.pth")
     fails(capsys, 2, "is no path", *coco(coco_dir, tmp_path / "r", "data_loader.args.data_dir=~no_such_user/x"))
-    fails(capsys, 2, "NUL", "-c", "a\0b")
+    fails(capsys, 2, "must not hold the control character \\x00", "-c", "a\0b")
     fails(capsys, 4, "is a folder", "-r", tmp_path)
     (tmp_path / "text.pth").write_text("text")
     fails(capsys, 4, "not a checkpoint", "-r", tmp_path / "text.pth")

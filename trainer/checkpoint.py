@@ -7,14 +7,13 @@ torch.load also reads as it is. It holds tensors and plain values only: reading 
 import contextlib
 import hashlib
 import io
-import os
+import itertools
 import pickletools
 import re
 import struct
-import warnings
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,14 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from utils.beside import beside
 from utils.errors import CheckpointError
-from utils.files import write_atomically
-from utils.limits import out_of_memory
+from utils.files import read_end, read_file
+from utils.folder import Folder
+from utils.memory_zip import open_zip
+from utils.reading import told_as
+from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, OddTensor, fits_its_storage, read_tensors
+from utils.text import visible
 
 FORMAT_VERSION = 2
 _LABEL = b"sha256:"
@@ -32,7 +36,8 @@ _COMMENT_LENGTH = len(_LABEL) + 64
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth")
 BEST_NAME = "model_best.pth"
 LARGEST_FILE = 16 << 30  # bytes; a ResNet50 with AdamW's state takes 0.3 GiB
-LARGEST_PICKLE = 16 << 20  # bytes of names and numbers around the tensors, which lie beside it
+_LOOKED_THROUGH = 64 << 20  # bytes of a file that is no checkpoint, and is still looked through for what it is
+_DEEPEST = 12  # a state of our own has six dicts and lists in one another
 
 #: What every checkpoint holds, and the type of each.
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -75,6 +80,14 @@ def position(path: Path) -> tuple[int, int] | None:
     return (epoch - 1, batch) if batch else (epoch, 0)
 
 
+def is_signed(folder: Folder, name: str) -> bool:
+    """Whether a file ends as a checkpoint of this program does, by its last bytes alone."""
+    try:
+        return folder.tail(name, _COMMENT_LENGTH).startswith(_LABEL)
+    except OSError:
+        return False
+
+
 def pack(state: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint file: `state` as torch.save writes it, and the digest in the zip's comment."""
     data = _serialise(state)
@@ -105,7 +118,7 @@ def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, A
     """
     body, comment = data[:-_COMMENT_LENGTH], data[-_COMMENT_LENGTH:]
     length = struct.pack("<H", _COMMENT_LENGTH)
-    if not comment.startswith(_LABEL) and body[-2:] != length:  # not one damaged bit away from being ours
+    if not _may_be_ours(data):
         found = foreign_global(data)
         reason = f"it names {found}, which was not run" if found else "it does not end with its checksum"
         raise CheckpointError(
@@ -116,50 +129,24 @@ def unpack(data: bytes, source: str, allow_inexact: bool = False) -> dict[str, A
     if comment != _LABEL + digest.hexdigest().encode() or body[-2:] != length:
         raise CheckpointError(f"{source}: checksum mismatch: the file is damaged; resume from another checkpoint")
     # Damage is ruled out; from here on a file that is wrong was made so.
-    try:
-        problem, state = _unsafe(data), {}
-        if problem is None:
-            with warnings.catch_warnings(action="ignore"):  # torch's advice on what is refused below
-                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        problem = f"it names {unsafe[1]}, which was not run" if unsafe else type(error).__name__
-    if problem:
-        raise CheckpointError(f"{source}: not a checkpoint of tensors and plain values ({problem})")
-    try:
+    with told_as(CheckpointError, source, "not a checkpoint of tensors and plain values"):
+        state = read_tensors(data)
         _check_form(state, source, allow_inexact)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a kind of tensor that torch itself stumbles over
-        if out_of_memory(error):
-            raise
-        raise CheckpointError(f"{source}: malformed: {type(error).__name__}") from error
-    return state
+    return dict(state)
 
 
-def _unsafe(data: bytes) -> str | None:
-    """Why a zip is not to be given to torch.load: a few bytes of it may ask for any amount of memory."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            return "it is compressed, as torch.save never writes it"
-        if sum(entry.file_size for entry in entries) > len(data):
-            return "its parts overlap"
-        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
-        if len(pickles) != 1 or pickles[0].file_size > LARGEST_PICKLE:
-            return "it does not hold one pickle of sensible size"
-    found = foreign_global(data)
-    return f"it names {found}, which was not run" if found else None
+def _may_be_ours(end: bytes) -> bool:
+    """Whether a file with this end is a checkpoint, or one damaged bit away from being one."""
+    comment = end[-_COMMENT_LENGTH:]
+    return comment.startswith(_LABEL) or end[:-_COMMENT_LENGTH][-2:] == struct.pack("<H", _COMMENT_LENGTH)
 
 
 def foreign_global(data: bytes) -> str | None:
     """The first global outside torch and collections that a pickle, raw or inside a zip, would import; None if there
-    is none to be found. Nothing is imported or run to find out."""
+    is none to be found in so much of it as a checkpoint's could be. Nothing is imported or run to find out."""
     try:
         if data.startswith(b"PK"):
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            with open_zip(data) as archive:
                 entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
                 if entry.compress_type == zipfile.ZIP_STORED:  # zipfile would hold it against its CRC-32
                     names = sum(struct.unpack_from("<HH", data, entry.header_offset + 26))
@@ -169,7 +156,7 @@ def foreign_global(data: bytes) -> str | None:
                     with archive.open(entry) as file:
                         data = file.read(LARGEST_PICKLE)
         strings: list[str] = []
-        for opcode, argument, _ in _opcodes(data):
+        for opcode, argument, _ in itertools.islice(_opcodes(data[:LARGEST_PICKLE]), MOST_PARTS // 4):
             if opcode.name == "STACK_GLOBAL":
                 name = ".".join(strings[-2:])
             elif opcode.name in ("GLOBAL", "INST"):
@@ -193,14 +180,15 @@ def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def read(path: Path, allow_inexact: bool = False) -> dict[str, Any]:
-    """`unpack` of a file's bytes, which are read once."""
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-                raise CheckpointError(f"{path}: not a checkpoint: it is larger than {LARGEST_FILE >> 30} GiB")
-            data = file.read()
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    """`unpack` of a file's bytes, which are read once. A large file that does not end as a checkpoint is not read."""
+    with told_as(CheckpointError, str(path), "cannot read the checkpoint"):
+        end, size = read_end(path, _COMMENT_LENGTH + 2)
+        if size > _LOOKED_THROUGH and not _may_be_ours(end):
+            raise CheckpointError(
+                f"{path}: not a checkpoint of this program, or truncated ({size:,} bytes): it does not end with its "
+                "checksum"
+            )
+        data = read_file(path, LARGEST_FILE)
     return unpack(data, str(path), allow_inexact)
 
 
@@ -221,30 +209,47 @@ def _check_form(state: Any, source: str, allow_inexact: bool) -> None:
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(state.get(key, ...), kind)]
     if wrong:
         raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
-    for where, tensor in _tensors(state):
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not _fits_its_storage(tensor):
-            raise CheckpointError(f"{source}: {where} is no plain tensor ({tensor.layout}, {tensor.device})")
+    for place, tensor in _tensors(state, source):
+        if isinstance(tensor, OddTensor) or not fits_its_storage(tensor):
+            kind = tensor.kind if isinstance(tensor, OddTensor) else f"{tensor.layout}, {tensor.device}"
+            raise CheckpointError(f"{source}: {place.text()} is no plain tensor ({kind})")
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{source}: {where} has NaN or infinite values")
+            raise CheckpointError(f"{source}: {place.text()} has NaN or infinite values")
 
 
-def _tensors(value: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor within, with its place, such as model.stem.0.0.weight; nothing is visited twice."""
+@dataclass(frozen=True)
+class _Place:
+    """Where in nested dicts and lists a value is; `depth` of them are around it."""
+
+    key: object = ""
+    above: "_Place | None" = None
+    depth: int = 0
+
+    def text(self) -> str:
+        """Such as model.stem.0.0.weight."""
+        head = self.above.text() if self.above is not None else ""
+        return f"{head}.{visible(str(self.key), 80)}".lstrip(".")
+
+
+def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | OddTensor]]:
+    """Every tensor within, with its place; nothing is visited twice, and nothing is deeper than our own states are.
+
+    Raises:
+        CheckpointError: it is nested deeper.
+    """
     seen: set[int] = set()
-    waiting = [(where, value)]
+    waiting = [(_Place(), state)]
     while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, Tensor):
-            yield where, value
+        place, value = waiting.pop()
+        if isinstance(value, Tensor | OddTensor):
+            yield place, value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            if place.depth > _DEEPEST:
+                raise CheckpointError(f"{source}: malformed: {place.text()} is nested more than {_DEEPEST} deep")
             seen.add(id(value))
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in items]
-
-
-def _fits_its_storage(tensor: Tensor) -> bool:
-    """False of a view that repeats a few numbers any number of times."""
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(item, Tensor | OddTensor | dict | list | tuple):
+                    waiting.append((_Place(key, place, place.depth + 1), item))
 
 
 def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
@@ -265,15 +270,15 @@ def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str)
 
 
 def _some(keys: list[str]) -> str:
-    shown = ", ".join(keys[:4]) or "none"
+    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
     return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 class CheckpointStore:
     """The checkpoints of one run folder: the newest few by epoch, and the best."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self._keep = folder, keep
+    def __init__(self, folder: Path | Folder, keep: int = 2) -> None:
+        self.folder, self.keep = Folder.of(folder), keep
 
     def save(self, state: dict[str, Any], *, newest: bool, best: bool) -> Path:
         """Write `state` as the newest checkpoint, as the best, or as both, and drop those no longer kept.
@@ -282,20 +287,20 @@ class CheckpointStore:
             FileSystemError: it could not be written; earlier checkpoints are as they were.
         """
         data = _serialise(state)
-        path = self.folder / BEST_NAME
-        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as writing, and goes on beside it
-            comment = beside.submit(_comment, data).result
+        name = BEST_NAME
+        with beside(_comment, data) as comment:  # hashing takes as long as writing, and goes on beside it
             if best:
-                write_atomically(path, data[:-2], comment)
+                self.folder.write(name, data[:-2], comment)
             if newest:
-                path = self.folder / checkpoint_name(state["epoch"], state["batch"])
-                write_atomically(path, data[:-2], comment)
-                self._prune(path)
-        return path
+                name = checkpoint_name(state["epoch"], state["batch"])
+                self.folder.write(name, data[:-2], comment)
+                self._prune(self.folder.path / name)
+        return self.folder.path / name
 
     def newest_first(self) -> list[Path]:
         """The run's checkpoints, the one furthest into the run first; model_best.pth is not among them."""
-        found = [(at, path) for path in self.folder.glob("checkpoint-epoch*.pth") if (at := position(path))]
+        paths = [self.folder.path / name for name in self.folder.names()]
+        found = [(at, path) for path in paths if (at := position(path))]
         return [path for _, path in sorted(found, reverse=True)]
 
     def set_aside_later_than(self, state: dict[str, Any]) -> None:
@@ -303,12 +308,12 @@ class CheckpointStore:
         run's own later."""
         here = (state["epoch"], state["batch"])
         later = [path for path in self.newest_first() if (position(path) or here) > here]
-        best = self.folder / BEST_NAME
+        best = self.folder.path / BEST_NAME
         with contextlib.suppress(CheckpointError):  # not there, or damaged: the next best will replace it
             if read(best)["epoch"] > state["epoch"]:
                 later.append(best)
         for path in later:
-            aside = path.replace(path.with_name(path.name + ".abandoned"))
+            aside = self.folder.set_aside(path.name, "abandoned")
             get_logger().warning("going back to an earlier checkpoint; a later one is now %s", aside)
 
     def _prune(self, newest: Path) -> None:
@@ -318,7 +323,7 @@ class CheckpointStore:
         for path in self.newest_first():
             if path == newest or (found := position(path)) is None or at is None or found > at:
                 continue  # ones further on belong to a run that was resumed from before them
-            if kept < self._keep and found[1] == 0:
+            if kept < self.keep and found[1] == 0:
                 kept += 1
             else:
-                path.unlink(missing_ok=True)
+                self.folder.remove(path.name)

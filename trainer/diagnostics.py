@@ -1,5 +1,6 @@
 """Figures of each layer after each epoch: diagnostics.csv. They look at a run and change nothing in it."""
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from models.diagnostics import find_layers, singular_values, weight_norm
 from trainer.meter import Meter
 from utils.errors import CheckpointError
 from utils.world import World
+
+PATH = re.compile(r"[A-Za-z0-9_.]{1,200}")  # of a module in a network
 
 
 class Diagnostics:
@@ -68,4 +71,9 @@ def _is_row(row: Any, epochs: int) -> bool:
         return False
     epoch, layer, *figures = row.values()
     within = type(epoch) is int and 1 <= epoch <= epochs
-    return within and isinstance(layer, str) and all(type(figure) is float for figure in figures)
+    return (
+        within
+        and isinstance(layer, str)
+        and bool(PATH.fullmatch(layer))
+        and all(type(figure) is float for figure in figures)
+    )

@@ -42,9 +42,15 @@ class Evaluator:
                 after_batch()
         return meter.means()
 
-    def predictions(self, loader: BaseDataLoader, name: str) -> tuple[Tensor, Tensor]:
+    def predictions(
+        self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(predicted, true) classes of a split on the CPU, int64 (N,) each."""
-        own = [torch.stack([logits.argmax(1), batch.true]) for batch, logits in self._logits(loader, name)]
+        own = []
+        for batch, logits in self._logits(loader, name):
+            own.append(torch.stack([logits.argmax(1), batch.true]))
+            if after_batch is not None:
+                after_batch()
         predicted, true = torch.cat(self.world.gathered(torch.cat(own, 1).cpu()), 1)
         return predicted, true
 
@@ -79,13 +85,6 @@ def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
     meter.add("clean_accuracy", (as_true & clean).sum(), clean.sum())
     meter.add("mislabelled_given_accuracy", (as_given & ~clean).sum(), (~clean).sum())
     meter.add("mislabelled_true_accuracy", (as_true & ~clean).sum(), (~clean).sum())
-
-
-def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
-    """Counts (C, C), true class by row, predicted by column."""
-    from sklearn.metrics import confusion_matrix
-
-    return torch.from_numpy(confusion_matrix(true, predicted, labels=range(classes)))
 
 
 def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:

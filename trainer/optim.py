@@ -48,6 +48,15 @@ def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedu
     """The optimizer of `config` over `model`'s parameters, and the schedule of its rate."""
     args = config.optimizer.args.model_dump(exclude_none=True)
     groups = model.parameter_groups(args.pop("weight_decay"))
-    optimizer = OPTIMIZERS[config.optimizer.type](groups, **args)
+    return OPTIMIZERS[config.optimizer.type](groups, **args), schedule_of(config)
+
+
+def schedule_of(config: Config) -> Schedule:
     schedule = SCHEDULERS[config.lr_scheduler.type]
-    return optimizer, schedule(config.lr_scheduler.args, config.trainer.epochs, config.optimizer.args.lr)
+    return schedule(config.lr_scheduler.args, config.trainer.epochs, config.optimizer.args.lr)
+
+
+def learning_rate(config: Config) -> Schedule:
+    """Whole epochs done -> the learning rate of the next."""
+    schedule = schedule_of(config)
+    return lambda epoch: config.optimizer.args.lr * schedule(epoch)

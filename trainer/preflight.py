@@ -2,11 +2,13 @@
 
 import json
 import time
+from operator import itemgetter
 
 import torch
 
 from data_loader.build import RunData
 from protocol import announcements, departures
+from trainer.test_report import BEST, MOST_LISTED, WORST
 from trainer.trainer import Trainer
 from utils.output import say
 from utils.text import CELL, visible
@@ -23,7 +25,7 @@ def report(trainer: Trainer) -> list[str]:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
     config, data, model = trainer.whole_config, trainer.data, trainer.model
     lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
-    lines += announcements(departures(config))
+    lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
     return lines
@@ -33,13 +35,8 @@ def dataset_facts(data: RunData) -> list[str]:
     """Sizes of the splits, class counts, channel statistics and realised noise, a line each."""
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
-    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}", f"splits: {sizes}"]
-    names = [visible(name, CELL) for name in dataset.classes]
-    width = max(len(name) for name in (*names, "class"))
-    lines.append(f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits))
-    for label, name in enumerate(names):
-        counts = "".join(f"{int((dataset.labels[part] == label).sum()):>8,}" for part in splits.values())
-        lines.append(f"  {name:<{width}}{counts}")
+    lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}"]
+    lines += [*dataset.notes, f"splits: {sizes}", *_class_counts(data)]
     for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):
         lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
     for name in ("train", "val"):
@@ -47,6 +44,21 @@ def dataset_facts(data: RunData) -> list[str]:
         wrong = int((data.given[name] != dataset.labels[part]).sum())
         lines.append(f"label noise on {name}: {wrong:,} of {len(part):,} labels are wrong ({wrong / len(part):.2%})")
     return lines
+
+
+def _class_counts(data: RunData) -> list[str]:
+    """Images of each class in each split; of many classes those with the fewest and the most training images."""
+    dataset, splits = data.dataset, data.splits.named()
+    names = [visible(name, CELL) for name in dataset.classes]
+    counts = [torch.bincount(dataset.labels[part], minlength=len(names)).tolist() for part in splits.values()]
+    rows = list(zip(names, *counts, strict=True))
+    width = max(len(name) for name in (*names, "class"))
+    lines = [f"  {'class':<{width}}" + "".join(f"{name:>8}" for name in splits)]
+    if len(rows) > MOST_LISTED:
+        rows.sort(key=itemgetter(1))
+        lines[0] += f"  the {WORST} smallest and the {BEST} largest of {len(rows):,} classes"
+        rows = rows[:WORST] + rows[WORST:][-BEST:]
+    return lines + [f"  {name:<{width}}" + "".join(f"{count:>8,}" for count in row) for name, *row in rows]
 
 
 def _timed_step(trainer: Trainer) -> list[str]:

@@ -2,17 +2,26 @@
 
 import copy
 import re
+import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from base.base_model import BaseModel
 from data_loader.build import RunData
+from models.build import outline_model
+from parse_config import Config
 from trainer.checkpoint import check_tensors
 from utils.errors import CheckpointError
-from utils.limits import out_of_memory
+from utils.reading import told_as
 
+#: What each optimizer keeps for a parameter.
+_BUFFERS = {
+    "SGD": {"momentum_buffer"},
+    **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")},
+}
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
@@ -23,6 +32,8 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
             f"{source}: it was trained on other data (SHA-256 {state['dataset_sha256'][:12]}, here "
             f"{data.sha256[:12]}); give it the dataset it was trained on"
         )
+    if tuple(state["classes"]) != data.dataset.classes:
+        raise CheckpointError(f"{source}: malformed: its classes are not those of the data that it names")
     saved = state["splits"]
     changed = [name for name, part in data.splits.named().items() if not torch.equal(part, saved.get(name, part[:0]))]
     if changed or not torch.equal(data.all_given(), state["given_labels"]):
@@ -31,15 +42,28 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
 
 
 def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
-    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch."""
+    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
+    which may have been more or fewer in earlier ones."""
     epoch, history = state["epoch"], state["history"]
     rows = [row["epoch"] for row in history if all(isinstance(value, int | float) for value in row.values())]
-    within = 0 <= state["batch"] <= batches and state["global_step"] == epoch * batches + state["batch"]
+    within = 0 <= state["batch"] <= batches and state["global_step"] >= epoch + state["batch"]
     if epoch < 0 or rows != list(range(1, epoch + 1)) or len(history) != epoch or not within:
         raise CheckpointError(
-            f"{source}: malformed, or of another batch size: {epoch} epochs and {state['batch']} batches at step "
+            f"{source}: malformed: {epoch} epochs and {state['batch']} batches at step "
             f"{state['global_step']} with {len(history)} rows of history"
         )
+
+
+def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str) -> None:
+    """Raise CheckpointError, which lists the keys, unless a checkpoint is of these data, and its weights are those of
+    `config`'s network.
+
+    The network is not built to find that out, for a config may ask for one that no machine could hold.
+    """
+    check_data(data, state, source)
+    with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
+        outline = outline_model(config, len(data.dataset.classes))
+    _check_weights(outline, state["model"], source)
 
 
 def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
@@ -50,18 +74,25 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
             as it was.
     """
     weights = state["model"]
-    check_tensors(model.state_dict(), weights, source)
-    trial = copy.deepcopy(model)  # load_state_dict copies what fits before it complains of what does not
-    try:
-        trial.load_state_dict(weights)
-    except RuntimeError as error:
-        if out_of_memory(error):
-            raise
-        found = _MISMATCH.findall(str(error))
-        listed = "; ".join(f"{key} is ({saved}) there, ({here}) here" for key, saved, here in found[:4])
-        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        raise CheckpointError(f"{source}: it is of another architecture: {listed or error}{more}") from error
-    model.load_state_dict(weights)
+    _check_weights(copy.deepcopy(model), weights, source)
+    with told_as(CheckpointError, source, "its weights cannot be loaded"):
+        model.load_state_dict(weights)
+
+
+def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
+    """`trial` takes them, for load_state_dict copies what fits before it complains of what does not."""
+    check_tensors(trial.state_dict(), weights, source)
+    with told_as(CheckpointError, source, "its weights cannot be loaded"):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # that an outline takes no numbers
+                trial.load_state_dict(weights)
+        except RuntimeError as error:
+            found = _MISMATCH.findall(str(error))
+            if not found:
+                raise
+            listed = "; ".join(f"{key} is ({saved}) there, ({here}) here" for key, saved, here in found[:4])
+            more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+            raise CheckpointError(f"{source}: it is of another architecture: {listed}{more}") from error
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> None:
@@ -77,17 +108,29 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> 
             "set optimizer.type back"
         )
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    try:
+    with told_as(CheckpointError, source, "the optimizer's state does not fit"):
         optimizer.load_state_dict(state["optimizer"])
         _check_buffers(optimizer)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from error
     for group, kept in zip(optimizer.param_groups, options, strict=True):
+        for key in group.keys() - kept.keys() - {"params"}:
+            del group[key]
         group.update(kept)
 
 
 def _check_buffers(optimizer: Optimizer) -> None:
+    names = _BUFFERS[type(optimizer).__name__]
     for parameter, buffers in optimizer.state.items():
+        if not isinstance(parameter, Tensor) or buffers.keys() - names:
+            raise ValueError(f"it has {', '.join(map(str, buffers))} for {'a' if buffers else 'no'} parameter")
+        if buffers.keys() != names and buffers and "step" in names:
+            raise ValueError(f"it lacks {', '.join(sorted(names - buffers.keys()))}")
         for name, buffer in buffers.items():
-            if isinstance(buffer, torch.Tensor) and buffer.dim() > 0 and buffer.shape != parameter.shape:
+            if buffer is None and name == "momentum_buffer":  # as torch writes it where there is no momentum
+                continue
+            if not isinstance(buffer, Tensor):
+                raise ValueError(f"{name} is no tensor")
+            shape = torch.Size() if name == "step" else parameter.shape
+            if buffer.shape != shape:
                 raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")
+            if not bool(torch.isfinite(buffer).all()) or (name in ("step", "exp_avg_sq") and bool((buffer < 0).any())):
+                raise ValueError(f"{name} has numbers that it cannot have")

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_loader.access import Access
 from logger.log import get_logger
 from parse_config import Config, load_config, merge, parse_overrides, validate
-from trainer.checkpoint import BEST_NAME, CheckpointStore, read
-from trainer.run_folder import folder_of, newest_run
+from trainer.checkpoint import BEST_NAME, CheckpointStore
+from trainer.form import config_of, read_run
+from trainer.identity import is_own_name, is_run, may_go_on_in, original_of, rows_of_metrics
+from trainer.run_folder import folder_of, newest_run, refuse_to_lose_tables
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
+from utils.folder import Folder
+from utils.limits import out_of_memory
 from utils.lock import FolderLock
 from utils.run_files import CONFIG_NAME
 
@@ -21,7 +26,9 @@ AUTO = "auto"
 class Start:
     """Where a run starts: afresh (no state), or from a checkpoint's state.
 
-    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written.
+    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written,
+    `data_named` that the user, and not what lies with the checkpoint, says where the data are, and `chosen` that the
+    user named the checkpoint.
     """
 
     config: Config
@@ -29,6 +36,12 @@ class Start:
     state: dict[str, Any] | None = None
     source: str = ""
     in_place: bool = False
+    data_named: bool = False
+    chosen: bool = False
+
+    def access(self) -> Access:
+        """What may be done where the data are."""
+        return Access() if self.state is None else Access.of_checkpoint(self.data_named, self.in_place)
 
 
 def find_start(
@@ -46,6 +59,7 @@ def find_start(
         CheckpointError: what is to be resumed is damaged or not there.
         FileSystemError: another process is writing that run.
     """
+    run_dir = None if run_dir is None else user_path(str(run_dir))
     if resume is None:
         if config_path is None:
             raise ConfigError("give a config with -c, or a checkpoint to resume with -r")
@@ -55,12 +69,13 @@ def find_start(
     checkpoint = user_path(resume)
     folder = folder_of(checkpoint)
     # A checkpoint that was copied away from its run goes on in a new run folder.
-    own = (folder / CONFIG_NAME).is_file() and (run_dir is None or run_dir.resolve() == folder)
-    if own and lock is not None:
-        lock.acquire(folder)
-    state = read(checkpoint, allow_inexact)
+    own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
+    if own:
+        _enter(folder, lock)
+    state = read_run(checkpoint, allow_inexact)
     config = _config(config_path, folder, state, str(checkpoint), overrides)
-    return Start(config, folder if own else run_dir, state, str(checkpoint), in_place=own)
+    named = names_data(overrides) or _same_place(config_path, overrides, config)
+    return Start(config, folder if own else run_dir, state, str(checkpoint), own, named, chosen=True)
 
 
 def _auto(
@@ -73,38 +88,74 @@ def _auto(
     if config_path is None and run_dir is None:
         raise ConfigError("-r auto needs -c to know which runs to look among, or --run-dir")
     folder = run_dir or newest_run(load_config(str(config_path), overrides))
-    store = CheckpointStore(folder) if folder else None
-    candidates = store.newest_first() if store else []
-    if folder is None or not (candidates or (folder / CONFIG_NAME).is_file()):
+    if folder is None or not may_go_on_in(Folder(folder)):
         if config_path is None:
             raise ConfigError(f"-r auto: there is no run in {folder}; give -c to start one there")
         get_logger().info("nothing to resume; starting afresh")
         return Start(load_config(config_path, overrides), run_dir)
-    if lock is not None:
-        lock.acquire(folder)
+    _enter(folder, lock)
     candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
         try:
-            state = read(candidate, allow_inexact)
+            state = read_run(candidate, allow_inexact)
         except CheckpointError as error:
+            if error.__cause__ is not None and out_of_memory(error.__cause__):  # the file is not to blame
+                raise
             get_logger().warning("%s; trying an older one", error)
             continue
+        if candidates == [folder / BEST_NAME] and rows_of_metrics(Folder(folder)) > state["epoch"]:
+            raise CheckpointError(
+                f"{folder}: of its checkpoints only {BEST_NAME} is left, after epoch {state['epoch']}, and metrics.csv "
+                f"has more; -r {candidate} goes back to it and keeps that table aside"
+            )
         config = _config(config_path, folder, state, str(candidate), overrides)
-        return Start(config, folder, state, str(candidate), in_place=True)
+        named = names_data(overrides) or _same_place(config_path, overrides, config)
+        return Start(config, folder, state, str(candidate), True, named)
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
+    refuse_to_lose_tables(Folder(folder))
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
     return Start(_config(config_path, folder, None, "", overrides), folder, in_place=True)
 
 
-def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str]) -> Config:
+def _enter(folder: Path, lock: FolderLock | None) -> None:
+    """Take the lock of a run's folder, unless nothing will be written there."""
+    if lock is None:
+        return
+    held = lock.acquire(folder)
+    held.refuse_links(is_own_name)
+    original = original_of(held)
+    if original is not None:
+        get_logger().warning("%s is a copy of %s; the copy goes on as a run of its own", held, original)
+
+
+def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
     latter."""
-    try:
-        validate(state["config"], f"the config in {source}")
-    except (ConfigError, RecursionError, TypeError) as error:
-        raise CheckpointError(f"{source}: malformed: {error}") from error
+    config = config_of(state, source)
+    if not overrides:
+        return config
     return validate(merge(state["config"], parse_overrides(overrides)), f"the config in {source}")
+
+
+def names_data(overrides: Sequence[str]) -> bool:
+    """Whether the user says with an override where the data are."""
+    block: Any = parse_overrides(overrides)
+    for key in ("data_loader", "args", "data_dir"):
+        if not isinstance(block, dict) or key not in block:
+            return False
+        block = block[key]
+    return True
+
+
+def _same_place(config_path: str | None, overrides: Sequence[str], config: Config) -> bool:
+    """Whether the config that the user names has its data where `config` has them."""
+    if config_path is None:
+        return False
+    try:
+        return load_config(config_path, overrides).data_loader.args.data_dir == config.data_loader.args.data_dir
+    except ConfigError:  # it is not the one that counts
+        return False
 
 
 def _config(

@@ -1,9 +1,11 @@
 """The folder of a run: where it is, what it holds from the start, and how a run to resume is found."""
 
 import contextlib
+import hashlib
 import json
-import re
-from datetime import datetime
+import os
+import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,65 +14,107 @@ from data_loader.noise import noise_record, transition_table
 from logger.log import get_logger
 from parse_config import Config
 from protocol import departures
-from trainer.checkpoint import BEST_NAME, position
+from trainer.identity import (
+    STAMP,
+    STAMPED,
+    Identity,
+    is_own_name,
+    is_run,
+    is_temporary,
+    keep_identity,
+    may_go_on_in,
+    read_identity,
+    set_strangers_aside,
+    strangers,
+    tables,
+)
 from utils.errors import CheckpointError, FileSystemError
-from utils.files import temporary_of, user_path, write_atomically
+from utils.files import user_path
+from utils.folder import Folder
 from utils.lock import FolderLock
-from utils.run_files import (
-    CONFIG_NAME,
-    DATA_NAME,
-    DIAGNOSTICS_NAME,
-    DIVERGED_NAME,
-    METRICS_NAME,
-    NOISE_NAME,
-    TRANSITION_NAME,
-)
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIVERGED_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
 
-STAMP = "%Y%m%d_%H%M%S"
-_OWN_NAMES = (
-    *(CONFIG_NAME, NOISE_NAME, TRANSITION_NAME, DATA_NAME, METRICS_NAME),
-    *(DIAGNOSTICS_NAME, DIVERGED_NAME, BEST_NAME),
-)
+FUTURE = timedelta(minutes=5)  # by how much a time may lie ahead of this machine's clock
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
-    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] if it is None, and take its lock.
+    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] in UTC if it is None, and take its lock.
 
     What a process killed within a save has left there is removed.
 
     Raises:
         FileSystemError: it cannot be made or written to, another process has its lock, or `chosen` holds the
-            checkpoints of another run (it is the run's own if `in_place`).
+            checkpoints of another run, or anything else that is no run's (it is the run's own if `in_place`).
+        CheckpointError: `chosen` holds the results of a run that has no checkpoint any more.
     """
-    folder = _make(chosen, exist_ok=True) if chosen is not None else _make_new(config)
-    lock.acquire(folder)
+    path = _make(chosen, exist_ok=True) if chosen is not None else _make_new(config)
+    if not in_place and not may_go_on_in(Folder(path)):
+        refuse_what_is_there(Folder(path))  # not even a lock is left in what is not a run's
+    folder = lock.acquire(path)
+    folder.refuse_links(is_own_name)
     if lock.left_by:
         get_logger().info("taking over %s from %s, which ended without giving it back", folder, lock.left_by)
-    if not in_place and any(folder.glob("*.pth")):
-        raise FileSystemError(f"{folder} already holds a run; resume it with -r auto --run-dir, or choose another")
-    for path in folder.glob(".*.tmp"):
-        if temporary_of(path) in _OWN_NAMES or position(folder / str(temporary_of(path))):
-            path.unlink(missing_ok=True)
-    return folder
+    if not in_place:
+        refuse_what_is_there(folder)
+    for name in folder.names():
+        if is_temporary(name):
+            folder.remove(name)
+    return path
+
+
+def refuse_what_is_there(folder: Folder) -> None:
+    """Raise unless a new run may be written into `folder`: it is empty, or of a run that had come to nothing."""
+    folder.refuse_links(is_own_name)
+    if may_go_on_in(folder):
+        if any(name.endswith(".pth") for name in folder.names()):
+            raise FileSystemError(f"{folder} already holds a run; resume it with -r auto --run-dir, or choose another")
+        refuse_to_lose_tables(folder)
+        return
+    others = [name for name in strangers(folder) if not _is_our_output(folder.path / name)]
+    others = others or [name for name in folder.names() if is_own_name(name) and folder.size(name) and name[0] != "."]
+    if others:
+        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise FileSystemError(f"{folder} holds what is not a run's ({listed}); choose another, or an empty folder")
+
+
+def refuse_to_lose_tables(folder: Folder) -> None:
+    """Raise CheckpointError if a run that started in `folder` would write over the results of one."""
+    found = tables(folder)
+    if found:
+        raise CheckpointError(
+            f"{folder} holds the results of a run ({', '.join(found)}) whose checkpoints are gone; a run that started "
+            "there would write over them: choose another --run-dir, or move the folder away"
+        )
+
+
+def _is_our_output(path: Path) -> bool:
+    """Whether that is where this process prints, as in `train.py ... --run-dir x > x/out.txt`."""
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(stream), path.stat()):
+                return True
+    return False
 
 
 def _make_new(config: Config) -> Path:
     parent = user_path(config.trainer.save_dir) / config.name
-    stamp = datetime.now().strftime(STAMP)
+    stamp = datetime.now(UTC).strftime(STAMP)
     for attempt in range(1000):
         with contextlib.suppress(FileExistsError):
             return _make(parent / (stamp if attempt == 0 else f"{stamp}-{attempt}"), exist_ok=False)
     raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
 
 
-def write_run_files(folder: Path, config: Config, data: RunData) -> None:
-    """config.json, the labels the run is given (noise.npz) and how they came about (noise_transition.csv), and what
-    the data are (data.json). What an earlier process said of its loss (diverged.json) goes."""
-    write_atomically(folder / CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
-    write_atomically(folder / NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
-    write_atomically(folder / TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
-    write_atomically(folder / DATA_NAME, (json.dumps(data_record(config, data), indent=2) + "\n").encode())
-    (folder / DIVERGED_NAME).unlink(missing_ok=True)
+def write_run_files(folder: Folder, config: Config, data: RunData) -> None:
+    """run.json, config.json, the labels the run is given (noise.npz) and how they came about (noise_transition.csv),
+    and what the data are (data.json). What an earlier process said of its loss (diverged.json) goes."""
+    set_strangers_aside(folder)
+    keep_identity(folder)  # first: it says that the rest is a run's
+    folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
+    folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
+    folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
+    folder.write(DATA_NAME, (json.dumps(data_record(config, data), indent=2) + "\n").encode())
+    folder.remove(DIVERGED_NAME)
 
 
 def data_record(config: Config, data: RunData) -> dict[str, Any]:
@@ -100,24 +144,58 @@ def _make(folder: Path, exist_ok: bool) -> Path:
 
 
 def newest_run(config: Config) -> Path | None:
-    """The newest run folder of this name, or None."""
+    """The run of this name that was saved last, by what the runs themselves say; None if there is none.
+
+    What makes the choice less than certain is said in one line: times ahead of this machine's clock, which count as
+    older than all others, and copies of a run's folder, which are passed over for the run.
+    """
     parent = user_path(config.trainer.save_dir) / config.name
-    runs = [path.parent for path in parent.glob(f"*/{CONFIG_NAME}")]
-    return max(runs, key=_age, default=None)
+    places = {path.resolve() for path in parent.glob("*") if path.is_dir()}
+    runs = [(folder, _identity(folder)) for folder in map(Folder, sorted(places)) if is_run(folder)]
+    if not runs:
+        return None
+    families: dict[str, list[tuple[Folder, Identity]]] = {}
+    for folder, identity in runs:
+        families.setdefault(identity.key, []).append((folder, identity))
+    notes, originals = [], []
+    for family in families.values():
+        named = [(folder, identity) for folder, identity in family if identity.folder == folder.path.name]
+        best = max(named or family, key=lambda run: run[1].saved)
+        originals.append(best)
+        if len(family) > 1:
+            copies = [folder.path.name for folder, _ in family if folder is not best[0]]
+            notes.append(f"{', '.join(copies)} is a copy of {best[0].path.name}")
+    limit = datetime.now(UTC) + FUTURE
+    ahead = [folder.path.name for folder, identity in originals if identity.saved > limit]
+    if ahead:
+        notes.append(f"{', '.join(ahead)} was saved at a time that has not come yet, so it counts as old")
+    chosen, _ = max(originals, key=lambda run: (run[1].saved <= limit, run[1].saved))
+    if notes:
+        notes_text = "; ".join(notes)
+        get_logger().warning("-r auto: %s; going on with %s; --run-dir names another", notes_text, chosen)
+    return chosen.path
 
 
-def _age(folder: Path) -> tuple[str, int]:
-    """Runs sort by the stamp in their name and the number after it; one named by hand by its config's time."""
-    stamp = re.fullmatch(r"(\d{8}_\d{6})(?:-(\d+))?", folder.name)
-    if stamp:
-        return stamp[1], int(stamp[2] or 0)
-    made = datetime.fromtimestamp((folder / CONFIG_NAME).stat().st_mtime)
-    return made.strftime(STAMP), 0
+def _identity(folder: Folder) -> Identity:
+    """What a run says of itself; of an older one, which does not, what its files tell. Of those a copy is known by the
+    figures of its first epoch, seconds and all, and by a name that is no stamp."""
+    found = read_identity(folder)
+    if found is not None:
+        return found
+    head = (folder.read(METRICS_NAME, 1 << 16) or str(folder).encode()).splitlines()[:2]
+    name = folder.path.name if STAMPED.fullmatch(folder.path.name) else ""
+    saved = max((folder.path / file).stat().st_mtime for file in folder.names() if is_own_name(file) and file[0] != ".")
+    return Identity(hashlib.sha256(b"".join(head)).hexdigest(), name, datetime.fromtimestamp(saved, UTC))
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint file lies in."""
-    if not checkpoint.is_file():
-        kind = "a folder; give a .pth file, or -r auto --run-dir" if checkpoint.is_dir() else "not there"
-        raise CheckpointError(f"the checkpoint {checkpoint} is {kind}")
-    return checkpoint.resolve().parent
+    """The folder that a checkpoint file lies in."""
+    if checkpoint.is_symlink() and is_own_name(checkpoint.name):
+        raise FileSystemError(f"{checkpoint} is a link; give the checkpoint that it leads to")
+    try:
+        if stat.S_ISREG(checkpoint.stat().st_mode):
+            return checkpoint.resolve().parent
+        kind = "a folder; give a .pth file, or -r auto --run-dir" if checkpoint.is_dir() else "no regular file"
+    except OSError as error:
+        kind = "not there" if isinstance(error, FileNotFoundError) else f"out of reach ({error.strerror})"
+    raise CheckpointError(f"the checkpoint {checkpoint} is {kind}")

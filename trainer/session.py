@@ -1,35 +1,61 @@
 """What a training process says and writes before its first step and after its last."""
 
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
+from data_loader.access import Access
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
+from trainer.best import best_epoch, make_best
+from trainer.identity import set_tables_aside
 from trainer.resume import Start
 from trainer.run_folder import write_run_files
 from trainer.trainer import Trainer
 
 
-def begin(trainer: Trainer, start: Start) -> None:
-    """Put `trainer` where `start` says, and write what a run folder holds from the start.
-
-    A checkpoint that does not fit changes nothing in the folder: it is loaded before anything is written.
+def accept(trainer: Trainer, start: Start, access: Access) -> None:
+    """Put `trainer` where `start` says. Nothing has been written until then, and now what `access` allows may be.
 
     Raises:
         CheckpointError: the state does not fit.
-        FileSystemError: the folder cannot be written.
     """
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
     if trainer.world.first:
+        access.accept()
+
+
+def begin(trainer: Trainer, start: Start) -> None:
+    """Write what a run folder holds from the start.
+
+    Raises:
+        FileSystemError: the folder cannot be written.
+    """
+    config = trainer.whole_config
+    if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
-        write_run_files(trainer.folder, trainer.whole_config, trainer.data)
+            _make_best(trainer, start)
+            # A killed run has rows beyond its checkpoints, and makes them again as they were.
+            tolerance = 0 if start.chosen else trainer.store.keep * trainer.config.save_period
+            set_tables_aside(trainer.folder, trainer.epoch, tolerance)
+        write_run_files(trainer.folder, config, trainer.data)
         set_up_logging(trainer.folder)
     log = get_logger()
     log.info("run folder: %s", trainer.folder)
-    for line in announcements(departures(trainer.whole_config)):
-        log.info(line)
+    for line in (*announcements(departures(config)), *trainer.data.dataset.notes, *config.remarks, *trainer.remarks):
+        log.info("%s", line)
+
+
+def _make_best(trainer: Trainer, start: Start) -> None:
+    """Where `trainer.monitor` has changed: else the next best epoch would be held against one of another figure."""
+    column, best = trainer.monitored, trainer.best
+    if trainer.best_may_be_another and column is not None and best is not None:
+        epoch = best_epoch(trainer.history, column, best)
+        line = make_best(trainer.folder, epoch, trainer.config.monitor, Path(start.source))
+        trainer.remarks += [line] if line else []
 
 
 def log_outcome(trainer: Trainer) -> None:
@@ -37,5 +63,5 @@ def log_outcome(trainer: Trainer) -> None:
     log = get_logger()
     log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
     log.info("run folder: %s", trainer.folder)
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else f"{sys.executable} -m tensorboard.main"
-    log.info("to see the curves, type: %s --logdir %s", tensorboard, trainer.folder)
+    tensorboard = ["tensorboard"] if shutil.which("tensorboard") else [sys.executable, "-m", "tensorboard.main"]
+    log.info("to see the curves, type: %s", shlex.join([*tensorboard, "--logdir", str(trainer.folder)]))

@@ -1,19 +1,28 @@
 """The figures of a checkpoint on its test split, as a table, JSON and a picture."""
 
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from logger.figures import confusion_figure
+from logger.confusion import Confusion, confusion_picture
+from logger.log import get_logger
 from protocol import announcements
-from trainer.evaluation import confusion
-from utils.files import write_atomically
+from utils import strict_json
+from utils.drawing import spared
+from utils.errors import FileSystemError
+from utils.folder import Folder
 from utils.text import CELL, visible
+
+MOST_LISTED = 40  # classes; of more the table has the worst and the best
+WORST, BEST, MISTAKES = 20, 10, 20
+MOST_IN_MATRIX = 1000  # classes; of more the JSON has the pairs that occur
+_COUNTS = ("confusion_matrix", "confusion_pairs")  # in the JSON, one or the other
 
 
 @dataclass(frozen=True)
@@ -31,20 +40,17 @@ class TestReport:
     as_published: dict[str, str]  # protocol.departures: what of this run is not as is right, by key
 
     @cached_property
-    def confusion(self) -> Tensor:
-        """Counts (C, C), true class by row."""
-        return confusion(self.predicted, self.true, len(self.classes))
+    def confusion(self) -> Confusion:
+        return Confusion.of(self.predicted, self.true, self.classes)
 
     def per_class(self) -> dict[str, float | None]:
         """Share of each class's test images that are recognised; None for a class without any."""
-        shares = {}
-        for label, name in enumerate(self.classes):
-            row = self.confusion[label]
-            shares[name] = row[label].item() / row.sum().item() if row.sum() else None
-        return shares
+        counts = zip(self.classes, self.confusion.right.tolist(), self.confusion.images.tolist(), strict=True)
+        return {name: right / images if images else None for name, right, images in counts}
 
-    def as_json(self) -> dict[str, Any]:
-        return {
+    def as_json(self) -> str:
+        """An object, of which the confusion matrix has a line for each true class."""
+        facts: dict[str, Any] = {
             "checkpoint": self.checkpoint,
             "epoch": self.epoch,
             "images": len(self.true),
@@ -52,8 +58,15 @@ class TestReport:
             **{f"test_{name}": value for name, value in self.figures.items()},
             "per_class_accuracy": self.per_class(),
             "classes": list(self.classes),
-            "confusion_matrix": self.confusion.tolist(),
+            "worst_confusions": [mistake._asdict() for mistake in self.confusion.worst(MISTAKES)],
         }
+        if len(self.classes) <= MOST_IN_MATRIX:
+            name, lines = _COUNTS[0], self.confusion.matrix().tolist()
+        else:
+            name = _COUNTS[1]  # true class, predicted class, images
+            lines = torch.stack([self.confusion.true, self.confusion.predicted, self.confusion.counts], 1).tolist()
+        rows = ",\n    ".join(json.dumps(line) for line in lines)
+        return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'
 
     def table(self) -> list[str]:
         names = [visible(name, CELL) for name in self.classes]
@@ -62,20 +75,53 @@ class TestReport:
         lines += [f"  {line}" for line in announcements(self.as_published)]
         lines.append(f"  {'loss':<{width}}  {self.figures['loss']:.4f}")
         lines += [f"  {name:<{width}}  {share:.2%}" for name, share in self.figures.items() if name != "loss"]
+        shares = list(self.per_class().values())
+        if len(names) > MOST_LISTED:
+            return [*lines, "", *self._extremes(names, shares, width)]
         lines += ["", f"  {'class':<{width}}  accuracy   predicted as"]
-        for label, (name, share) in enumerate(zip(names, self.per_class().values(), strict=True)):
-            counts = " ".join(f"{count:>5}" for count in self.confusion[label].tolist())
+        for name, share, row in zip(names, shares, self.confusion.matrix().tolist(), strict=True):
+            counts = " ".join(f"{count:>5}" for count in row)
             lines.append(f"  {name:<{width}}  {'none' if share is None else format(share, '.2%'):>8}  {counts}")
         return lines
 
+    def _extremes(self, names: list[str], shares: list[float | None], width: int) -> list[str]:
+        """The worst and the best classes and the most frequent mistakes, a line each."""
+        known = [(share, name) for share, name in zip(shares, names, strict=True) if share is not None]
+        known.sort(key=itemgetter(0))
+        lines = []
+        for what, some in ((f"the worst {WORST}", known[:WORST]), (f"the best {BEST}", known[WORST:][-BEST:])):
+            lines.append(f"  {what} of {len(names):,} classes (the JSON has all)")
+            lines += [f"  {name:<{width}}  {share:>8.2%}" for share, name in some]
+        return [*lines, "  the most frequent mistakes", *(f"  {line}" for line in self.confusion.worst(MISTAKES))]
+
 
 def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
-    """Write <checkpoint>-test.json and <checkpoint>-confusion.png beside the checkpoint; returns their paths."""
-    json_path = checkpoint.with_name(f"{checkpoint.stem}-test.json")
-    write_atomically(json_path, (json.dumps(report.as_json(), indent=2) + "\n").encode())
-    picture = io.BytesIO()
+    """Write <checkpoint>-test.json and, if it can be drawn, <checkpoint>-confusion.png beside the checkpoint.
+
+    Returns their paths.
+
+    Raises:
+        FileSystemError: the figures cannot be written, or files of these names are there which no report wrote.
+    """
+    json_name, png_name = f"{checkpoint.stem}-test.json", f"{checkpoint.stem}-confusion.png"
+    folder = Folder(checkpoint.parent)
+    _refuse_to_replace_others(folder, json_name, png_name)
+    folder.write(json_name, report.as_json().encode())
+    written = [checkpoint.with_name(json_name)]
     title = f"{checkpoint.parent.name}: {report.figures['accuracy']:.2%} of {len(report.true):,} test images"
-    confusion_figure(report.confusion, report.classes, title).savefig(picture, format="png", dpi=120)
-    png_path = checkpoint.with_name(f"{checkpoint.stem}-confusion.png")
-    write_atomically(png_path, picture.getvalue())
-    return [json_path, png_path]
+    with spared("picture of the confusion matrix", get_logger().warning):
+        folder.write(png_name, confusion_picture(report.confusion, title))
+        written.append(checkpoint.with_name(png_name))
+    return written
+
+
+def _refuse_to_replace_others(folder: Folder, json_name: str, png_name: str) -> None:
+    """A picture says nothing of where it is from: it goes with its table."""
+    there = [name for name in (json_name, png_name) if folder.size(name)]
+    data = folder.read(json_name, 1 << 28) or b""
+    try:
+        found = strict_json.loads(data.decode())
+    except ValueError:
+        found = None
+    if there and not (isinstance(found, dict) and "checkpoint" in found and any(key in found for key in _COUNTS)):
+        raise FileSystemError(f"{folder.path / there[0]} is not of test.py; move it away, or copy the checkpoint")

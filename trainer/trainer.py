@@ -11,21 +11,28 @@ from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, environment
 from data_loader.build import RunData
-from logger.figures import confusion_figure
+from logger.confusion import Confusion, confusion_picture
 from logger.recorder import DiagnosticRow, displayable, write_diagnostics
 from models.compiled import compiled
 from models.loss import LOSSES
 from models.metric import METRICS
 from parse_config import Config
+from trainer.changes import changes, check_function, check_order, told
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
-from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, confusion, measure, measure_noise, progress
+from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
+from trainer.form import config_of
+from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
-from utils.errors import CheckpointError, NonFiniteLossError, UserError
-from utils.limits import out_of_memory
+from utils.drawing import spared
+from utils.errors import CheckpointError, NonFiniteLossError
+from utils.folder import Folder
+from utils.reading import told_as
 from utils.seeding import rng_state, set_rng_state
+from utils.stopping import Handlers
+from utils.text import visible
 from utils.world import World
 
 NONE_YET = -1
@@ -42,10 +49,11 @@ class Trainer(BaseTrainer):
         schedule: Schedule,
         data: RunData,
         device: torch.device,
-        folder: Path,
+        folder: Path | Folder,
         world: World | None = None,
     ) -> None:
-        super().__init__(config.trainer, CheckpointStore(folder), folder, world or World())
+        place = Folder.of(folder)
+        super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.whole_config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
@@ -61,6 +69,11 @@ class Trainer(BaseTrainer):
         self.diagnostics = Diagnostics(model, (size[0], size[1]), device, self.world) if wanted else None
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
+
+    def enter(self, folder: Path | Folder) -> None:
+        """Take `folder` for the run's own, now that there is one."""
+        self.folder = Folder.of(folder)
+        self.store = CheckpointStore(self.folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
@@ -88,6 +101,9 @@ class Trainer(BaseTrainer):
     def write_tables(self) -> None:
         super().write_tables()
         write_diagnostics(self.folder, self.diagnostic_rows)
+
+    def note_save(self) -> None:
+        note_save(self.folder)
 
     def _train(self, epoch: int) -> None:
         loader = self.data.train
@@ -129,12 +145,13 @@ class Trainer(BaseTrainer):
         assert self.board is not None
         if not self.history or not self.config.tensorboard:
             return
-        predicted, true = self.evaluator.predictions(self.data.test, "confusion")
+        predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
-        classes = self.data.dataset.classes
-        counts = confusion(predicted, true, len(classes))
-        self.board.figure("test/confusion", confusion_figure(counts, classes, f"Epoch {self.epoch}"), self.epoch)
+        # All is saved, so that a signal need wait for nothing.
+        with Handlers(self._stop), spared("picture of the confusion matrix", self.log.warning):
+            confusion = Confusion.of(predicted, true, self.data.dataset.classes)
+            self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
         self.board.hyper_parameters(self.whole_config.model_dump(), self.history[-1])
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,35 +183,42 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        try:
+        with told_as(CheckpointError, source, "malformed"):
             self._load(state, source)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, UserError) or out_of_memory(error):
-                raise
-            raise CheckpointError(f"{source}: malformed: {type(error).__name__}: {error}") from error
 
     def _load(self, state: dict[str, Any], source: str) -> None:
+        saved_as = config_of(state, source)
+        since = changes(saved_as, self.whole_config)
+        check_order(state, since, self.whole_config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
         diagnostic_rows = saved_rows(state, source)
         load_model(self.model, state, source)
+        check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
-        if state["config"]["trainer"]["monitor"] == self.config.monitor:  # else they speak of another figure
-            self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
+        self.best, self.epochs_since_best = None, 0
+        for row in self.history:  # by the monitor of this config, which may be another one than the checkpoint's
+            self._is_best(row)
+        self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
         self.diagnostic_rows = diagnostic_rows
         if self.diagnostics is not None:
             self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)
-        changed = [f"{key} was {saved.get(key)}, is {here[key]}" for key in here if saved.get(key) != here[key]]
+        changed = [
+            f"{key} was {visible(str(saved.get(key)), 100)}, is {here[key]}"
+            for key in here
+            if saved.get(key) != here[key]
+        ]
         if state["rng"]:
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
+        self.remarks += told(since, saved_as, self.whole_config, state)
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 

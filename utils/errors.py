@@ -35,6 +35,15 @@ class FileSystemError(UserError):
     exit_code = 5
 
 
+class FolderGoneError(UserError):
+    """The folder that a program works in is no longer where it was, or no longer its own: it can go on with nothing.
+
+    It is no FileSystemError, which may be about one file that the work can do without.
+    """
+
+    exit_code = FileSystemError.exit_code
+
+
 class NonFiniteLossError(UserError):
     """The loss is NaN or infinite since `step`, counted over all epochs, in `epoch`; both from 1."""
 

@@ -2,78 +2,107 @@
 
 import contextlib
 import os
+import re
 import socket
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import FileSystemError, Stopped
+from utils.folder import Folder
+from utils.once import tell_once
+from utils.owner import NAME as OWNER_NAME
+from utils.owner import Owner, live_owner
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; there two runs in one folder are the user's to avoid
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
+NAMES = (NAME, OWNER_NAME)
+_HOLDER = re.compile(rb"(pid \d+ on [\w.-]+\n?)?")  # all that is ever written into the file
 
 
 class FolderLock:
     """Held by the one process that writes a folder. A context manager, which gives it back.
 
     It is an flock, so the kernel gives it back as well, however the process ends: there is no stale lock to remove.
-    The file stays, with the holder's process number in it while it is held.
+    The file stays, with the holder's process number in it while it is held. Where the file system has no locks, a
+    file that says who is alive stands in (utils/owner.py).
     """
 
     def __init__(self, kind: str = "run folder", otherwise: str = "another --run-dir") -> None:
         self._kind, self._otherwise = kind, otherwise  # for messages
-        self.folder: Path | None = None
+        #: What is locked, held as well: what is written through it goes nowhere else.
+        self.folder: Folder | None = None
         #: The process that held the lock and ended without giving it back, if there was one.
         self.left_by: str | None = None
-        self._descriptor: int | None = None
+        self._closing = contextlib.ExitStack()
 
-    def acquire(self, folder: Path) -> None:
-        """Take the lock of `folder`, which exists; nothing happens if this lock already holds it.
+    def acquire(self, path: Path) -> Folder:
+        """Take the lock of the folder at `path`, and return that folder; nothing more happens if this lock holds it.
 
         Raises:
-            FileSystemError: another process holds it, or the folder cannot be written to.
+            FileSystemError: another process holds it, the folder cannot be written to, or `.lock` is a link.
         """
         Stopped.check()
-        folder = folder.resolve()
-        if folder == self.folder:
-            return
-        assert self.folder is None, "one lock is for one folder"
-        try:
-            descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise FileSystemError(f"cannot write into the {self._kind} {folder}: {error.strerror}") from error
-        holder = os.read(descriptor, 300).decode(errors="replace").strip()
-        try:
-            self._lock(descriptor)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise FileSystemError(
-                f"{folder} is in use by {holder or 'another process'}; wait for it to end, or give {self._otherwise}"
-            ) from error
-        self.folder, self.left_by, self._descriptor = folder, holder or None, descriptor
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        path = path.resolve()
+        if self.folder is not None:
+            assert path == self.folder.path, "one lock is for one folder"
+            return self.folder
+        with contextlib.ExitStack() as undo:
+            try:
+                folder = undo.enter_context(Folder(path))
+                file = undo.enter_context(folder.update(NAME))
+                found = file.read(300)
+                holder = found.decode(errors="replace").strip() if _HOLDER.fullmatch(found) else ""
+                missing = self._lock(file.fileno(), path, holder)
+                owner = live_owner(folder)
+                if owner is not None:
+                    raise self._in_use(path, owner)
+                if missing is not None:
+                    tell_once(
+                        "locks", f"no file is locked in {path} ({missing}); {OWNER_NAME} there says who writes it"
+                    )
+                    stand_in = Owner(folder)
+                    undo.callback(stand_in.give_back)
+                    stand_in.take()
+            except OSError as error:
+                raise FileSystemError(f"cannot write into the {self._kind} {path}: {error.strerror}") from error
+            if _HOLDER.fullmatch(found):  # else it is not ours to write over, and serves as it is
+                self._write(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+                undo.callback(self._write, file, b"")
+            self.folder, self.left_by = folder, holder or None
+            self._closing = undo.pop_all()
+        return folder
 
     def release(self) -> None:
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-        self.folder, self._descriptor = None, None
+        self._closing.close()
+        self.folder = None
 
-    @staticmethod
-    def _lock(descriptor: int) -> None:
+    def _in_use(self, path: Path, holder: str) -> FileSystemError:
+        return FileSystemError(
+            f"{path} is in use by {holder or 'another process'}; wait for it to end, or give {self._otherwise}"
+        )
+
+    def _lock(self, descriptor: int, path: Path, holder: str) -> str | None:
+        """Why there can be no lock; None if it has been taken."""
         if fcntl is None:
-            return
+            return "this system has no flock"
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks, such as some network ones
-            return
+        except BlockingIOError as error:
+            raise self._in_use(path, holder) from error
+        except OSError as error:  # a file system without locks, such as some network ones
+            return error.strerror or str(error)
+        return None
+
+    @staticmethod
+    def _write(file: BinaryIO, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            file.seek(0)
+            file.write(data)
 
     def __enter__(self) -> "FolderLock":
         return self

@@ -14,6 +14,8 @@ from utils.text import visible
 class Bar(tqdm):
     """tqdm's bar on stderr. Its name may come from a file; a request to stop that was lost is raised in each turn."""
 
+    monitor_interval = 0  # tqdm would start a thread, and warn where there is none to be had
+
     def __init__(self, *args: Any, desc: str, **options: Any) -> None:
         super().__init__(*args, desc=visible(desc, 60), file=to_terminal(sys.stderr), disable=None, **options)
 

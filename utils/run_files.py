@@ -3,6 +3,7 @@ them and to those who only read."""
 
 from collections.abc import Sequence
 
+RUN_NAME = "run.json"
 CONFIG_NAME = "config.json"
 DATA_NAME = "data.json"
 METRICS_NAME = "metrics.csv"
@@ -10,6 +11,7 @@ DIAGNOSTICS_NAME = "diagnostics.csv"
 NOISE_NAME = "noise.npz"
 TRANSITION_NAME = "noise_transition.csv"
 DIVERGED_NAME = "diverged.json"
+LOG_NAME = "train.log"
 GRID_NAME = "grid.json"
 
 

@@ -54,10 +54,27 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` returned; CUDA generators only where there are as many GPUs as then."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["state"]), python["gauss"]))
-    keys = numpy["keys"].numpy().astype(np.uint32)
-    np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
-    torch.set_rng_state(state["torch"])
+    _restore(state, random, np.random, torch.default_generator)
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def check_rng_state(state: dict[str, Any]) -> None:
+    """Raise whatever generators raise that cannot take `state`; the global ones stay as they are."""
+    _restore(state, random.Random(), np.random.RandomState(), torch.Generator())
+    if not isinstance(state["cuda"], list) or not all(
+        isinstance(one, torch.Tensor) and one.dtype == torch.uint8 and one.dim() == 1 for one in state["cuda"]
+    ):
+        raise ValueError("the states of CUDA's generators")
+
+
+def _restore(state: dict[str, Any], python: Any, numpy: Any, of_torch: torch.Generator) -> None:
+    of_python, of_numpy = state["python"], state["numpy"]
+    python.setstate((of_python["version"], tuple(of_python["state"]), of_python["gauss"]))
+    keys = of_numpy["keys"].numpy()
+    # numpy looks neither at the words nor at the position, and would read past the end of them.
+    if ((keys < 0) | (keys >= 1 << 32)).any() or not 0 <= of_numpy["position"] <= len(keys):
+        raise ValueError("numpy's generator has 624 words of 32 bits, and a position among them")
+    words = keys.astype(np.uint32)
+    numpy.set_state((of_numpy["name"], words, of_numpy["position"], of_numpy["has_gauss"], of_numpy["cached"]))
+    of_torch.set_state(state["torch"])

@@ -1,0 +1,360 @@
+"""Pictures in folders and .zip files: which there are, by class and split, and what else there is."""
+
+import errno
+import os
+import stat
+import unicodedata
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data_loader.pictures import LARGEST_IMAGE, SUFFIXES, BrokenImageError, UnreadableFileError, out_of_memory
+from utils.errors import DataError
+from utils.files import read_file
+from utils.text import visible
+from utils.zips import name_of, open_zip, read_entry
+
+#: The folders of the splits, in lower case, and the splits. Images of the first come first.
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SYSTEM = frozenset({"__macosx", "lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle"})
+_SHOWN = 20  # of many names
+
+HIDDEN = "hidden or of the system"
+OUTSIDE = "outside train/, val/ and test/"
+NO_CLASS = "in no class folder"
+NO_FORMAT = "of no format that is read"
+NO_FILE = "no regular file"
+EMPTY = "class folder with nothing in it"
+CIRCLE = "link to a folder that it lies in"
+UNREADABLE = "that cannot be looked into"
+
+#: A yes or no to a folder, by the parts of its path in the source.
+Parts = Callable[[Sequence[str]], bool]
+
+
+def everything(parts: Sequence[str]) -> bool:
+    return True
+
+
+class LeftOut:
+    """What lies in a source and is not used, by reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self._names.setdefault(reason, []).append(name)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line, or none if nothing was left out."""
+        parts = [f"{len(names):,} {reason} (such as {visible(names[0], 60)})" for reason, names in self._names.items()]
+        return ("left out: " + ", ".join(parts),) if parts else ()
+
+
+#: A yes or no to the folder of a class, by its split and its class.
+Wanted = Callable[[str, str], bool]
+
+
+def any_class(split: str, label: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture of a class: `split` is one of SPLITS' values, or empty; `name` is its own in the source."""
+
+    split: str
+    label: str
+    name: str
+
+
+def hidden(part: str) -> bool:
+    """Whether a file or folder of this name is nobody's picture."""
+    return part.startswith(".") or part.casefold() in _SYSTEM or part.casefold() in ("thumbs.db", "desktop.ini")
+
+
+def is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def class_name(folder: str) -> str:
+    """One name for what looks alike: é may be one character or two."""
+    return unicodedata.normalize("NFC", folder)
+
+
+@dataclass
+class Tree:
+    """What a walk found, in order: relative names with forward slashes, and what was not looked into or is no file."""
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -> Tree:
+    """All files below `folder` in those folders of whose parts `wanted` says so; hidden ones are never looked into.
+
+    Links to folders are followed, but not round in circles; links that lead nowhere are listed like files.
+
+    Raises:
+        UnreadableFileError: a folder cannot be looked into of which `needed` says so.
+    """
+    tree = Tree()
+
+    def refuse(error: OSError) -> None:
+        inside = Path(error.filename).relative_to(folder)
+        if needed(inside.parts):
+            reason = f"cannot look into {error.filename} ({error.strerror}); make it readable"
+            raise UnreadableFileError(reason) from error
+        tree.left_out.add(UNREADABLE, f"{inside.as_posix()}/")
+
+    chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # of a folder, what it and those above it are
+    for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place)
+        chain = chains.pop(here)
+        for name in list(below):
+            inside = (here / name).relative_to(folder)
+            real = (here / name).resolve()
+            if hidden(name) or not wanted(inside.parts) or real in chain:
+                reason = HIDDEN if hidden(name) else CIRCLE if real in chain else OUTSIDE
+                tree.left_out.add(reason, f"{inside.as_posix()}/")
+                below.remove(name)
+            else:
+                chains[here / name] = (*chain, real)
+                tree.folders.append(inside.as_posix())
+        for name in files:
+            inside = (here / name).relative_to(folder)
+            if hidden(name) or not _is_file(here / name, refuse):
+                tree.left_out.add(HIDDEN if hidden(name) else NO_FILE, inside.as_posix())
+            else:
+                tree.files.append(inside.as_posix())
+    tree.files.sort()
+    return tree
+
+
+def _is_file(path: Path, refuse: Callable[[OSError], None]) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:  # of the folder, which lists its files but gives none out
+        refuse(error)
+        return False
+    except OSError:  # a link to nothing: reading it will say so
+        pass
+    return True
+
+
+class Files:
+    """The files below a folder or inside a zip, by their relative POSIX names; hidden ones are left out.
+
+    `base` is how many folders lie around train/, val/ and test/, None where there are none with folders in them, or
+    where `splits` are not looked for. Where there are, nothing else of a folder is looked into. A folder that cannot be
+    looked into is an error if it is `needed`.
+    """
+
+    def __init__(self, source: Path, splits: bool = True, needed: Parts = everything) -> None:
+        self._source = source
+        self._zip: zipfile.ZipFile | None = None
+        self.base: int | None = None
+        if source.is_dir():
+            if splits:
+                self.base = _base(_upper_folders(source))
+            tree = walk(source, self._wanted, needed if self.base is None else self._within)
+        else:
+            tree = self._list_zip()
+            if splits:
+                self.base = _base(PurePosixPath(name).parts for name in tree.folders)
+        self.notes: list[str] = []  # what else there is to tell
+        self.names, self.folders, self.left_out = tree.files, tree.folders, tree.left_out
+
+    def _wanted(self, parts: Sequence[str]) -> bool:
+        return self.base is None or len(parts) <= self.base or self._within(parts)
+
+    def _within(self, parts: Sequence[str]) -> bool:
+        """Whether a folder is that of a split, or lies in one."""
+        assert self.base is not None
+        return len(parts) > self.base and parts[self.base].casefold() in SPLITS
+
+    def _list_zip(self) -> Tree:
+        try:
+            self._zip = open_zip(self._source)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{self._source} is neither a folder nor a readable .zip ({error})") from error
+        # A zip may hold one name twice; the last one is read.
+        self._entries = {name_of(info): info for info in self._zip.infolist()}
+        tree = Tree()
+        folders: dict[str, None] = {}
+        for name in self._entries:
+            path = PurePosixPath(name)
+            if any(map(hidden, path.parts)):
+                tree.left_out.add(HIDDEN, name)
+                continue
+            above = path.parts if name.endswith("/") else path.parts[:-1]
+            folders.update(dict.fromkeys("/".join(above[:count]) for count in range(1, min(len(above), 8) + 1)))
+            if not name.endswith("/"):
+                tree.files.append(name)
+        tree.folders = list(folders)
+        return tree
+
+    def stamp(self, name: str) -> str:
+        """What changes when the file does: size and time of a file in a folder, size and checksum in a zip."""
+        if self._zip:
+            info = self._entries[name]
+            return f"{info.file_size} {info.CRC}"
+        try:
+            status = (self._source / name).stat()
+        except OSError:
+            return "missing"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of `names`.
+
+        Raises:
+            UnreadableFileError: the machine does not give them out.
+            BrokenImageError: they are damaged, or too many for an image.
+        """
+        where = f"{self._source}: {name}"
+        try:
+            if self._zip:
+                return read_entry(self._zip, self._entries[name], LARGEST_IMAGE)
+            return read_file(self._source / name, LARGEST_IMAGE)
+        except MemoryError as error:
+            raise out_of_memory(where) from error
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise BrokenImageError(where, str(error.strerror)) from error
+            advice = "make it readable, or take it away"
+            raise UnreadableFileError(f"{self._source}: cannot read {name} ({error.strerror}); {advice}") from error
+        except zipfile.BadZipFile as error:
+            raise BrokenImageError(where, str(error)) from error
+
+    def __enter__(self) -> "Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip:
+            self._zip.close()
+
+
+def _upper_folders(source: Path) -> list[tuple[str, ...]]:
+    """The parts of the folders in the first three levels, as far as they can be looked into and matter to `_base`."""
+    found: list[tuple[str, ...]] = []
+
+    def look(parts: tuple[str, ...]) -> None:
+        try:
+            with os.scandir(source.joinpath(*parts)) as entries:
+                below = [(*parts, entry.name) for entry in entries if not hidden(entry.name) and entry.is_dir()]
+        except OSError:
+            return
+        found.extend(below)
+        for inside in below:
+            if len(inside) == 1 or (len(inside) == 2 and inside[1].casefold() in SPLITS):
+                look(inside)
+
+    look(())
+    return found
+
+
+def _base(folders: Iterable[Sequence[str]]) -> int | None:
+    """How many folders lie around those of the splits, which have folders in them."""
+    around = {len(parts) - 2 for parts in folders if len(parts) in (2, 3) and parts[-2].casefold() in SPLITS}
+    return min(around, default=None)
+
+
+def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
+    """The pictures of <split>/<class>/, at any depth below, where `files.base` is not None.
+
+    What else there is goes to `files.left_out`.
+
+    Raises:
+        DataError: a class folder that is `wanted` has no picture at all, or a name that is no text.
+    """
+    assert files.base is not None
+    return _collect(files, source, files.base, files.base + 2, wanted)
+
+
+def by_class(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
+    """As `by_split`, of <class>/ with no splits; one folder around all of it is looked through."""
+    pictures = [PurePosixPath(name).parts for name in files.names if is_picture(name)]
+    around = {parts[0] for parts in pictures if len(parts) > 1}
+    wrapped = len(around) == 1 and any(len(parts) > 2 for parts in pictures)
+    return _collect(files, source, None, 2 if wrapped else 1, wanted, ", or name the others with --classes")
+
+
+def _collect(
+    files: Files, source: Path, at: int | None, depth: int, wanted: Wanted, advice: str = ""
+) -> list[Labelled]:
+    """`at`: which part of a path names the split, if one does. `depth`: how many there are of a class folder's."""
+    found: list[Labelled] = []
+    full: dict[tuple[str, ...], None] = {}  # class folders with a picture
+    others: dict[tuple[str, ...], Counter[str]] = {}  # suffixes of the other files in each
+
+    def split_of(parts: Sequence[str]) -> str | None:
+        return "" if at is None else SPLITS.get(parts[at].casefold()) if len(parts) > at + 1 else None
+
+    for name in files.names:
+        parts = PurePosixPath(name).parts
+        folder, split = parts[:depth], split_of(parts)
+        if split is None:
+            files.left_out.add(OUTSIDE, name)
+        elif len(parts) <= depth:
+            files.left_out.add(NO_CLASS, name)
+        elif not is_picture(name):
+            files.left_out.add(NO_FORMAT, name)
+            others.setdefault(folder, Counter())[PurePosixPath(name).suffix or "no suffix"] += 1
+        else:
+            full[folder] = None
+            found.append(Labelled(split, class_name(folder[-1]), name))
+    for name in files.folders:
+        parts = PurePosixPath(name).parts
+        if len(parts) == depth and split_of(parts) is not None and parts not in full and parts not in others:
+            files.left_out.add(EMPTY, f"{name}/")
+    lost = [parts for parts in others if parts not in full and wanted(str(split_of(parts)), class_name(parts[-1]))]
+    if lost:
+        what = [f"{'/'.join(parts)} ({_counted(others[parts])})" for parts in lost]
+        raise DataError(
+            f"{source}: class folders without a picture that can be read: {first_of(what)}; give them such "
+            "pictures, or take them away" + advice
+        )
+    _check_names(found, full, files, source)
+    return found
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {text}" for text, count in suffixes.most_common(3))
+
+
+def _check_names(found: Iterable[Labelled], folders: Iterable[Sequence[str]], files: Files, source: Path) -> None:
+    """Raise DataError where a class folder's name is no text, and note where two of one split look alike."""
+    for label in dict.fromkeys(picture.label for picture in found):
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{source}: the name of the class folder {label!r} is not UTF-8; rename it") from error
+    alike = Counter("/".join((*parts[:-1], class_name(parts[-1]))) for parts in folders)
+    twice = [name for name, count in alike.items() if count > 1]
+    if twice:
+        files.notes.append(f"folders whose names look alike are taken for one class: {first_of(twice)}")
+
+
+def first_of(texts: Sequence[str]) -> str:
+    """The first 20, each cut to a length at which they fit into a message, and how many more there are."""
+    more = f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else ""
+    return ", ".join(visible(text, 80) for text in texts[:_SHOWN]) + more
+
+
+def told_broken(images: Sequence[tuple[str, str]]) -> str:
+    """Names and reasons of images that cannot be read."""
+    if len(images) == 1:
+        return f"{visible(images[0][0], 200)} is not an image that can be read ({images[0][1]})"
+    return f"{len(images):,} images cannot be read: " + first_of([f"{name} ({reason})" for name, reason in images])
+
+
+def told_dim(names: Sequence[str]) -> str:
+    """Of images whose values fill no more than the lowest sixteenth of their depth."""
+    return (
+        f"{len(names):,} images of more than 8 bits come out nearly black (such as {visible(names[0], 60)}): they use "
+        "the lowest sixteenth of their depth, as 12-bit data in 16 bits do; scale them up if that is not meant"
+    )

@@ -1,0 +1,47 @@
+"""model_best.pth after a change of what is best."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import BEST_NAME, checkpoint_name, read
+from utils.errors import CheckpointError
+from utils.folder import Folder
+
+
+def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | None:
+    """Make model_best.pth the checkpoint after `epoch`, the best by `monitor`, from the run's own or from `source`,
+    which it is resumed from. One that holds another epoch is set aside. Returns what is to be told, if anything is.
+
+    Raises:
+        FileSystemError: it cannot be written.
+    """
+    best = folder.path / BEST_NAME
+    if _whole_epoch(best) == epoch:
+        return None
+    found = _first_of([folder.path / checkpoint_name(epoch, 0), source], epoch)
+    data = None if found is None else found.read_bytes()
+    aside = folder.set_aside(BEST_NAME, "abandoned") if BEST_NAME in folder.names() else None
+    earlier = f"; the one that was best before is now {aside}" if aside else ""
+    if data is None:
+        return f"epoch {epoch} is best by {monitor}, and no checkpoint holds it{earlier}"
+    folder.write(BEST_NAME, data)
+    return f"epoch {epoch} is best by {monitor}: {best} is a copy of {found}{earlier}"
+
+
+def best_epoch(history: Iterable[dict[str, Any]], column: str, best: float) -> int:
+    """The first epoch with that figure."""
+    return next(int(row["epoch"]) for row in history if row.get(column) == best)
+
+
+def _first_of(paths: Iterable[Path], epoch: int) -> Path | None:
+    return next((path for path in paths if _whole_epoch(path) == epoch), None)
+
+
+def _whole_epoch(path: Path) -> int | None:
+    """The epoch after which a checkpoint was saved; None if it is not there, damaged, or of a moment within one."""
+    try:
+        state = read(path)
+    except CheckpointError:
+        return None
+    return None if state["batch"] else state["epoch"]

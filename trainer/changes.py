@@ -1,0 +1,78 @@
+"""What has changed in the settings since a checkpoint was saved: what is refused, and what is told."""
+
+from typing import Any
+
+from data_loader.batches import batch_bounds
+from parse_config import Config, shortened
+from trainer.optim import learning_rate
+from utils.errors import CheckpointError
+
+FUNCTION = "arch."  # settings that say what the model computes; they may never change
+#: Settings that, at the same splits, make another order of the images; they may change between two epochs.
+ORDER = ("seed", "data_loader.args.batch_size")
+#: Settings of a machine and its places: no result depends on them. Whatever is in none of these three is told.
+UNTOLD = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
+WORLD_SIZE = "world_size"  # among the checkpoint's environment
+
+#: A setting's dotted key, what it was and what it is.
+Changes = dict[str, tuple[Any, Any]]
+
+
+def changes(saved: Config, now: Config) -> Changes:
+    """Every setting that differs."""
+    before, here = saved.settings(), now.settings()
+    return {key: (before[key], here[key]) for key in here if before[key] != here[key]}
+
+
+def check_order(state: dict[str, Any], since: Changes, now: Config, images: int, processes: int, source: str) -> None:
+    """Raise CheckpointError if `state` lies within an epoch and the rest of it would not be what was left: images would
+    be left out, or seen twice. `images` are those of the training split."""
+    if state["batch"] == 0:
+        return
+    wrong = {key: since[key] for key in ORDER if key in since}
+    before = state["environment"].get(WORLD_SIZE)
+    if isinstance(before, int) and 0 < before != processes and not wrong:
+        size = now.data_loader.args.batch_size
+        if batch_bounds(images, size, before) != batch_bounds(images, size, processes):
+            wrong = {WORLD_SIZE: (before, processes)}
+    if wrong:
+        raise CheckpointError(
+            f"{source}: it was saved within epoch {state['epoch'] + 1}, the order of which would be another one: "
+            f"{listed(wrong)}; set it back, or go on from an epoch's end, where it may change"
+        )
+
+
+def check_function(since: Changes, classes: int, source: str) -> None:
+    """Raise CheckpointError if the model would compute something else with the same weights. `classes` are the
+    dataset's, which is what null outputs are."""
+    wrong = {key: both for key, both in since.items() if key.startswith(FUNCTION) and not _same(key, both, classes)}
+    if wrong:
+        raise CheckpointError(
+            f"{source}: it is of another model, though its weights may fit: {listed(wrong)}; set it back"
+        )
+
+
+def _same(key: str, both: tuple[Any, Any], classes: int) -> bool:
+    before, now = (classes if value is None else value for value in both)
+    return key == "arch.args.num_classes" and before == now
+
+
+def listed(found: Changes) -> str:
+    return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
+
+
+def told(since: Changes, saved: Config, now: Config, state: dict[str, Any]) -> list[str]:
+    """The lines that say what has changed, and what becomes of the learning rate by it."""
+    lines = []
+    tellable = {key: both for key, both in since.items() if key not in UNTOLD}
+    if tellable:
+        lines.append(f"changed since: {listed(tellable)}")
+    epoch, history = state["epoch"], state["history"]
+    before, here = learning_rate(saved)(epoch), learning_rate(now)(epoch)
+    if before != here and epoch < now.trainer.epochs:
+        if state["batch"]:
+            lines.append(f"lr of the epoch in progress is {here:.6g}, it was {before:.6g}")
+        else:
+            last = f", and the last epoch's was {history[-1]['lr']:.6g}" if history and "lr" in history[-1] else ""
+            lines.append(f"lr of the next epoch is {here:.6g}, it was to be {before:.6g}{last}")
+    return lines

@@ -1,0 +1,46 @@
+"""Doing one thing beside another."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def beside(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
+    """Call `function` in a thread beside what is done in this context; what is yielded waits for it and returns its
+    value, or raises what it raised. Where no thread can be started it is called when it is waited for."""
+    outcome: list[Callable[[], T]] = []
+
+    def call() -> None:
+        try:
+            value = function(*arguments)
+            outcome.append(lambda: value)
+        except BaseException as error:
+            failure = error
+            outcome.append(lambda: _throw(failure))
+
+    thread: threading.Thread | None = threading.Thread(target=call)
+    try:
+        thread.start()  # type: ignore[union-attr]
+    except RuntimeError:  # the system has no thread left for us
+        thread = None
+
+    def wait() -> T:
+        if thread is not None:
+            thread.join()
+        elif not outcome:
+            call()
+        return outcome[0]()
+
+    try:
+        yield wait
+    finally:
+        if thread is not None:
+            thread.join()
+
+
+def _throw(error: BaseException) -> Any:
+    raise error

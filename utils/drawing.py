@@ -1,0 +1,93 @@
+"""Pictures: the one way to draw them, whatever the user has set for matplotlib, and to go on without one."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.text import visible
+
+
+@contextlib.contextmanager
+def spared(what: str, warn: Callable[[str], object]) -> Iterator[None]:
+    """Whatever goes wrong within is one warning: no picture is worth a run, its numbers, or the text around it."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"no {what}: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """Why there is no picture, in one line."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return visible(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", 300)
+
+
+def draw(
+    paint: Callable[[Any], None],
+    size: tuple[float, float],
+    kind: str,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> bytes:
+    """What `paint` draws on a matplotlib figure of `size` inches, as "png" or "svg".
+
+    matplotlib's defaults and `settings` hold, and none of the user's; a dollar or a backslash in a text is just that.
+    `options` go to savefig. Raises whatever matplotlib does; see `spared`.
+    """
+    with _silence():
+        matplotlib = _matplotlib()
+        own = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        with matplotlib.rc_context({**own, "text.parse_math": False, **(settings or {})}):
+            from matplotlib.figure import Figure
+
+            figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
+            if kind == "svg":
+                from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+                FigureCanvasSVG(figure)
+            else:
+                from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+                FigureCanvasAgg(figure)
+            paint(figure)
+            figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No word of missing glyphs, of a layout that is too narrow, or of a cache folder that cannot be written."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _matplotlib() -> Any:
+    """The library, imported as if the user had set nothing: a notebook's backend or a broken file fails the import."""
+    spec = importlib.util.find_spec("matplotlib")
+    if "matplotlib" not in sys.modules and spec is not None and spec.origin is not None:
+        users = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
+        os.environ["MATPLOTLIBRC"] = str(Path(spec.origin).parent / "mpl-data" / "matplotlibrc")
+        try:
+            import matplotlib
+        finally:
+            del os.environ["MATPLOTLIBRC"]
+            os.environ.update({name: value for name, value in users.items() if value is not None})
+    import matplotlib
+
+    return matplotlib

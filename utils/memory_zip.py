@@ -1,0 +1,55 @@
+"""Zips that hold data of ours, or of a stranger: an .npz, a checkpoint."""
+
+import io
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+from utils.plain_pickle import malformed
+from utils.text import visible
+
+LARGEST_DIRECTORY = 1 << 20  # bytes of the list of entries: about ten thousand of them
+
+
+class _Guarded(io.BytesIO):
+    """Bytes of a zip whose directory is refused before it is read where it is too long."""
+
+    opening = True
+
+    def read(self, size: Any = -1) -> bytes:
+        if self.opening and size is not None and size > LARGEST_DIRECTORY:
+            malformed(f"its list of entries has more than {LARGEST_DIRECTORY:,} bytes")
+        return super().read(size)
+
+
+def open_zip(data: bytes) -> zipfile.ZipFile:
+    """A zip in memory, no two entries of which can be taken for one another.
+
+    Which of two entries of one name a reader finds differs from reader to reader; some do not tell upper from lower
+    case, and numpy takes `images` for `images.npy`.
+
+    Raises:
+        MalformedError, or whatever zipfile raises over a damaged one.
+    """
+    file = _Guarded(data)
+    archive = zipfile.ZipFile(file)
+    file.opening = False
+    seen: dict[str, str] = {}
+    for name in archive.namelist():
+        key = name.casefold().removesuffix(".npy")
+        if key in seen:
+            malformed(f"two entries under one name, {shown([seen[key], name])}")
+        seen[key] = name
+    return archive
+
+
+def shown(names: Iterable[object], most: int = 8) -> str:
+    """Names from a stranger's file in a line: a few of them, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return (", ".join(repr(visible(_text(name), 60)) for name in every[:most]) or "nothing") + more
+
+
+def _text(name: object) -> str:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text if isinstance(text, str) else f"{type(text).__name__} {text}"
