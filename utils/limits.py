@@ -60,5 +60,5 @@ def in_our_terms(error: BaseException) -> UserError | None:
 
 def _gist(error: BaseException) -> str:
     """The first sentence of an error: torch's go on with the places in its C++ that raised it."""
-    first = str(error).strip().partition("\n")[0].partition("\\n")[0]
+    first = str(error).strip().replace(":\n", ": ").partition("\n")[0].partition("\\n")[0]
     return re.sub(r"^\[enforce fail[^]]*\] |\. (Tried|GPU|Of the).*", "", first)[:200] or type(error).__name__
