@@ -37,11 +37,11 @@ class Decoded:
 
 def read(source: Path, key: str) -> Decoded | None:
     """What was decoded of the images that `key` is a hash of; None where no file has it that this user's own programs
-    wrote for this source: a file that came with the source proves nothing."""
+    wrote for them: a file that came with the source proves nothing."""
     try:
         for path in _paths(source, key):
             found = _read(path, _secret())
-            if found is not None and found[0] == _about(source, key):
+            if found is not None and found[0]["key"] == key:
                 return found[1]
     except OSError:  # there is no key yet, or no place for one
         pass
@@ -55,15 +55,11 @@ def write(source: Path, key: str, decoded: Decoded) -> None:
         secret = _secret(make=True)
         path = _paths(source, key)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _pack(_about(source, key), decoded, secret))
+        about = {"source": str(source.resolve()), "key": key}
+        write_atomically(path, _pack(about, decoded, secret))
         _remove_older(source, path, secret)
     except (OSError, FileSystemError) as error:
         get_logger().warning("the images are not cached and will be decoded again next time: %s", error)
-
-
-def _about(source: Path, key: str) -> dict[str, str]:
-    """Which source a cache is of, and in which state."""
-    return {"source": str(source.resolve()), "key": key}
 
 
 def _home() -> Path:
@@ -117,7 +113,7 @@ def _pack(about: dict[str, str], decoded: Decoded, secret: bytes) -> memoryview:
 
 
 def _read(path: Path, secret: bytes) -> tuple[dict[str, str], Decoded] | None:
-    """What a cache says it is of, and what it holds; None if there is none, or none that `secret` has signed."""
+    """The source and key that a cache is of, and what it holds; None if there is none that `secret` has signed."""
     try:
         if not path.is_file():
             return None

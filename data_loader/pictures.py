@@ -1,9 +1,11 @@
 """Encoded images from strangers, decoded within limits."""
 
+import contextlib
 import io
+import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -92,7 +94,8 @@ def decode(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _open(data, where) as opened:
                 _check_cost(opened, data)
-                opened.load()
+                with _silence() if opened.format == "TIFF" else contextlib.nullcontext():
+                    opened.load()
                 image, dim = to_8_bits(_turned(opened) if upright else opened)
             if not upright or image.size != (SIZE, SIZE):
                 image = to_size(image)
@@ -103,6 +106,23 @@ def decode(
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             raise out_of_memory(where) from error
         raise BrokenImageError(where, str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep off stderr what libtiff writes there itself of a damaged file: an error of ours is one line."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def out_of_memory(where: str) -> UnreadableFileError:

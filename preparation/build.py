@@ -13,7 +13,7 @@ import numpy as np
 
 from data_loader.npz import LARGEST
 from data_loader.picture_files import told_broken, told_dim
-from data_loader.pictures import SIZE, BrokenImageError, UnreadableFileError
+from data_loader.pictures import SIZE, BrokenImageError
 from preparation import output
 from preparation.manifest import difference, dump, is_other_file, make_manifest, manifest_path
 from preparation.plan import Outcome, Plan, Request, Selection, check_counts, counts, select
@@ -119,9 +119,7 @@ class _Decoding:
                 data = self._plan.read(candidate)
                 source = hashlib.sha256(data).hexdigest()
                 picture = self._plan.decode(data, candidate)
-            except UnreadableFileError:  # not the image's fault, and nothing to remember
-                raise
-            except BrokenImageError as error:
+            except BrokenImageError as error:  # any other error is not the image's fault, and nothing to remember
                 fault = error.reason
             outcome = self._store.add(key, source, picture, fault)
         if self._bar is not None:

@@ -446,7 +446,7 @@ def test_61_long_texts_and_profiles_of_png(kind: str) -> None:
         assert decode((CASES / "long_text.png").read_bytes(), "x.png").pixels.any()
         return
     plain = encoded(photo())
-    long = zlib.compress(bytes(80 << 20))
+    long = zlib.compress(bytes(8 << 20))
     more = {
         "zTXt": chunk(b"zTXt", b"Comment\0\0" + long),
         "iTXt": chunk(b"iTXt", b"Comment\0\1\0\0\0" + long),
@@ -664,6 +664,15 @@ def test_73_a_large_picture_takes_bounded_memory(tmp_path: Path, depth: int, col
     arguments = ["folder", folder, "-o", tmp_path / "x.npz"]
     ended = Started(arguments, tmp_path / "p", [limit_more_memory(420 << 20)], "prepare_data.py").end()
     assert ended.code == 0, ended.err
+
+
+def test_73_what_a_library_writes_to_stderr_itself_is_kept_off_it(tmp_path: Path) -> None:
+    """libtiff tells of the tile that is too short; the line is ours alone."""
+    folder = fill(tmp_path / "in", "a/1.png", "b/1.png")
+    tile = raw_tiff(10, 10, bytes(1000), t258=8, t259=8, t322=1024, t323=1024, t324=200, t325=800)
+    (folder / "a" / "tile.tif").write_bytes(tile)
+    arguments = ["folder", folder, "-o", tmp_path / "x.npz"]
+    one_line(Started(arguments, tmp_path / "p", (), "prepare_data.py").end(), 3, "a/tile.tif is not an image")
 
 
 # --- 74: zips --------------------------------------------------------------------------------------------------------
