@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import preconv_fft, preconv_matmul
+from . import preconv_fft, preconv_matmul, preconv_operators
 from .preconv_kept import KeptSpectra, under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
@@ -55,7 +55,9 @@ class Method(NamedTuple):
 
 METHODS = {
     "fft": Method(preconv_fft.preconditioner, preconv_fft.filtered_conv),
-    "matmul": Method(preconv_matmul.preconditioner, preconv_matmul.filtered_conv, preconv_matmul.prepare, narrow=True),
+    "matmul": Method(
+        preconv_operators.preconditioner, preconv_operators.filtered_conv, preconv_matmul.prepare, narrow=True
+    ),
 }
 LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import preconv, preconv_constants, preconv_fft, preconv_matmul
+from models import preconv, preconv_constants, preconv_fft, preconv_matmul, preconv_operators
 from models.preconv import METHODS, PreConv2d
 from models.preconv_constants import Geometry, constants
 from models.resnet import resnet18
@@ -441,12 +441,12 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
         for size, stride in (((32, 31), 2), ((4, 4), 1)):
             x = torch.randn(2, 3, *size, device="cuda", dtype=dtype)
             weight = torch.randn(5, 3, 3, 3, device="cuda")
-            v = preconv_matmul.preconditioner(weight, (size[0] + 2, size[1] + 2))
+            v = preconv_operators.preconditioner(weight, (size[0] + 2, size[1] + 2))
             y = preconv_matmul.forward(x, weight, v, stride, 1)
-            fake = preconv_matmul.filtered_conv(x, weight, v, stride, 1)
+            fake = preconv_operators.filtered_conv(x, weight, v, stride, 1)
             assert (y.device.type, y.shape, y.stride(), y.dtype) == ("cuda", fake.shape, fake.stride(), fake.dtype)
             grads = preconv_matmul.backward(y, x, weight, v, stride, 1, True, 1)
-            fakes = preconv_matmul.backward_operator(y, x, weight, v, stride, 1, True, 1)
+            fakes = preconv_operators.backward_operator(y, x, weight, v, stride, 1, True, 1)
             for real, fake in zip(grads, fakes, strict=True):
                 assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
                 assert real.dtype == fake.dtype
@@ -456,13 +456,13 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
 
 def test_operators_pass_torch_s_own_check() -> None:
     x, weight = torch.randn(2, 3, 8, 9), torch.randn(4, 3, 3, 3)
-    v = preconv_matmul.preconditioner(weight, (10, 11))
+    v = preconv_operators.preconditioner(weight, (10, 11))
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(preconv_matmul.forward_operator, (x, weight, v, 2, 1), test_utils=tests)
-    y = preconv_matmul.filtered_conv(x, weight, v, 2, 1)
+    torch.library.opcheck(preconv_operators.forward_operator, (x, weight, v, 2, 1), test_utils=tests)
+    y = preconv_operators.filtered_conv(x, weight, v, 2, 1)
     arguments = (torch.randn_like(y), x, weight, v, 2, 1, True, 1)
-    torch.library.opcheck(preconv_matmul.backward_operator, arguments, test_utils=tests)
-    torch.library.opcheck(preconv_matmul._inverse_root_of_gram, (weight, 10, 11), test_utils=tests)
+    torch.library.opcheck(preconv_operators.backward_operator, arguments, test_utils=tests)
+    torch.library.opcheck(preconv_operators.preconditioner_operator, (weight, 10, 11), test_utils=tests)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -498,6 +498,6 @@ def test_dense_and_staged_transforms_agree(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(preconv_constants, "DENSE_PIXELS", limit)
         constants.cache_clear()
         assert (constants(geometry, x.dtype, x.device).source is None) == (limit > 0)
-        results.append(preconv_matmul.filtered_conv(x, weight, v, 2, 1))
+        results.append(preconv_operators.filtered_conv(x, weight, v, 2, 1))
     constants.cache_clear()
     torch.testing.assert_close(*results)

@@ -491,7 +491,7 @@ def test_a_training_step_does_not_wait_for_the_device(
 def test_the_layer_s_own_operators_do_not_wait_for_the_device() -> None:
     x, weight = torch.randn(2, 3, 32, 32), torch.randn(4, 3, 3, 3)
     with Waits() as waits:
-        v = preconv_matmul._inverse_root_of_gram._init_fn(weight, 34, 34)
+        v = preconv_matmul.inverse_root_of_gram(weight, 34, 34)
         y = preconv_matmul.forward(x, weight, v, 1, 1)
         preconv_matmul.backward(y, x, weight, v, 1, 1, True, 1)
     assert waits.found == []

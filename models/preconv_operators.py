@@ -1,0 +1,161 @@
+"""The matrix products of preconv_matmul.py as torch knows them: operators, their shapes, and their gradients.
+
+They are operators (`torch.library.custom_op`) because torch.compile would unroll thousands of products, and for
+FakeTensorMode. Gradients are two `torch.autograd.Function`s around these, since torch.func knows no operator's own. The
+map is linear in x and in the kernels, so a gradient's gradient is made of the same two.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import preconv_fft, preconv_matmul
+from .preconv_constants import Geometry
+
+OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
+
+
+def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
+    """V of `preconv_fft.preconditioner`; kernels in float64, and devices without float64, take the oracle's way."""
+    if weight.shape[-1] == 1 or weight.dtype == torch.float64 or weight.device.type == "mps":
+        return preconv_fft.preconditioner(weight, grid)
+    return preconditioner_operator(weight.detach(), *grid)
+
+
+def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    """Steps 1, 3 and 4 of the layer, as `preconv_fft.filtered_conv`; the output's strides are channels_last.
+
+    The products run in x's dtype.
+    """
+    return _FilteredConv.apply(x, weight, v, stride, padding)  # type: ignore[no-any-return]
+
+
+class _FilteredConv(torch.autograd.Function):
+    """(x, weight, v, stride, padding) -> y, of which no gradient flows to v."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+        return forward_operator(x, weight, v, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, v = ctx.saved_tensors
+        need_x = ctx.needs_input_grad[0]
+        grad_x, grad_weight = _Gradients.apply(grad, x, weight, v, ctx.stride, ctx.padding, need_x)
+        return grad_x if need_x else None, grad_weight, None, None, None
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients of `_FilteredConv`: linear in grad, and in x or in weight."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool
+    ) -> tuple[Tensor, Tensor]:
+        return backward_operator(grad, x, weight, v, stride, padding, need_x, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.stride, ctx.padding, ctx.need_x = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad, x, weight, v = ctx.saved_tensors
+        rest = (v, ctx.stride, ctx.padding)
+        onto_grad = _FilteredConv.apply(x, of_weight, *rest)
+        onto_x, _ = _Gradients.apply(grad, x, of_weight, *rest, True)
+        onto_weight = None
+        if ctx.need_x:
+            onto_grad = onto_grad + _FilteredConv.apply(of_x, weight, *rest)
+            _, onto_weight = _Gradients.apply(grad, of_x, weight, *rest, False)
+        return onto_grad, onto_x, onto_weight, None, None, None, None
+
+
+# --- the operators, and their rules for shapes and for torch.func.vmap ------------------------------------------------
+
+preconditioner_operator = torch.library.custom_op(
+    f"{OPERATORS}::preconditioner", preconv_matmul.inverse_root_of_gram, mutates_args=()
+)
+
+
+@torch.library.custom_op(f"{OPERATORS}::filtered_conv", mutates_args=())
+def forward_operator(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    return preconv_matmul.forward(x, weight, v, stride, padding)
+
+
+backward_operator = torch.library.custom_op(
+    f"{OPERATORS}::filtered_conv_backward", preconv_matmul.backward, mutates_args=()
+)
+
+
+@preconditioner_operator.register_fake
+def _(weight: Tensor, p1: int, p2: int) -> Tensor:
+    return weight.new_empty(weight.shape[0], p1, p2 // 2 + 1)
+
+
+@forward_operator.register_fake
+def _(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    height, width = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding).out
+    return x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+@backward_operator.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
+) -> tuple[Tensor, Tensor]:
+    n, channels, height, width = x.shape
+    grad_x = x.new_empty(n, height, width, channels).permute(0, 3, 1, 2) if need_x else x.new_empty(0)
+    return grad_x, weight.new_empty(samples * weight.shape[0], *weight.shape[1:])
+
+
+def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """torch.func.vmap of an operator: the samples one after the other, where each has kernels of its own."""
+    each = [
+        operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(each[0], Tensor):
+        return torch.stack(each), 0
+    return tuple(torch.stack(outputs) for outputs in zip(*each, strict=True)), (0,) * len(each[0])
+
+
+def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """As `_one_by_one`, but samples that share their kernels are one batch."""
+    x, *others = args
+    if any(dim is not None for dim in in_dims[1:]):
+        return _one_by_one(forward_operator, info, in_dims, *args)
+    return forward_operator(_one_batch(info, x, in_dims[0]), *others).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _backward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """The same, with gradients of each sample's own to the kernels."""
+    grad, x, *others, need_x, samples = args
+    if any(dim is not None for dim in in_dims[2:]):
+        return _one_by_one(backward_operator, info, in_dims, *args)
+    images = (_one_batch(info, tensor, dim) for tensor, dim in zip((grad, x), in_dims, strict=False))
+    grad_x, grad_weight = backward_operator(*images, *others, need_x, info.batch_size * samples)
+    grad_x = grad_x.unflatten(0, (info.batch_size, -1)) if need_x else grad_x.expand(info.batch_size, 0)
+    return (grad_x, grad_weight.unflatten(0, (info.batch_size, -1))), (0, 0)
+
+
+def _one_batch(info: Any, images: Tensor, dim: int | None) -> Tensor:
+    """(N, C, H, W) of every sample -> (samples * N, C, H, W)."""
+    return (images.expand(info.batch_size, *images.shape) if dim is None else images.movedim(dim, 0)).flatten(0, 1)
+
+
+preconditioner_operator.register_vmap(partial(_one_by_one, preconditioner_operator))
+forward_operator.register_vmap(_forward_by_sample)
+backward_operator.register_vmap(_backward_by_sample)
