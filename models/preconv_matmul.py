@@ -38,7 +38,7 @@ def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kep
     c_out, c_in = weight.shape[:2]
     taps = _taps(weight, const.dtype) if kept is None else weight  # not asked for where spectra are kept
     spectra = _few_spectra(const, taps, weight, x.dtype) if kept is None else kept
-    scale = _scale(v, const)
+    scale = _scale(v, const) if kept is None else None
     rows = _along_height(const.source, x, const.dtype)
     y_rows = _new_rows(const.target, rows, geometry.out, c_out)
     for block in const.blocks:
@@ -51,7 +51,7 @@ def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kep
                 a_hat = _at(spectra[block.coefs], piece)
             _product(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
         y_hat = y_hat.to(const.dtype)
-        if kept is None:
+        if scale is not None:
             y_hat *= scale[block.coefs]
         _back_along_width(block.target, y_hat, block, y_rows)
     return _back_along_height(const.target, y_rows, geometry.out).to(x.dtype)
