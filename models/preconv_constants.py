@@ -61,8 +61,7 @@ class Block:
     rows: where among the rows of the stage along H those lie that it is made of: `items` times as many as an item has.
     source: (coefs / items, rows / items * W), the stage along W of one item of the input.
     target: the same for the kept columns of the output; transposed, it is the way back.
-    kernels: (coefs, k * k), the DFT of a kernel's taps at each coefficient's frequency.
-    half_spectrum: (coefs,), where in a flattened half spectrum (P1, P2 // 2 + 1) each coefficient's V is.
+    coefs: where among all coefficients the block's are.
     """
 
     rows: slice
@@ -71,8 +70,7 @@ class Block:
     pairs: int
     source: Tensor
     target: Tensor
-    kernels: Tensor
-    half_spectrum: Tensor
+    coefs: slice
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,20 @@ class Constants:
     """The stages along H, (P1, H) of the input and (P1, H') of the output, and all that happens between them.
 
     Both are None where the blocks' matrices are dense, of all pixels.
+
+    kernels: (P1 * P2, k * k), the DFT of a kernel's taps at each coefficient's frequency.
+    half_spectrum: (P1 * P2,), where in a flattened half spectrum (P1, P2 // 2 + 1) each coefficient's V is.
     """
 
     source: Tensor | None
     target: Tensor | None
     blocks: tuple[Block, ...]
+    kernels: Tensor
+    half_spectrum: Tensor
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.blocks[0].source.dtype
+        return self.kernels.dtype
 
 
 @kept
@@ -102,12 +105,21 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
     def tensor(matrix: Tensor) -> Tensor:
         return matrix.to(dtype).contiguous().to(device)
 
-    def block(first: int, rows: int, items: int, real: Tensor, pairs: Tensor, source: Tensor, target: Tensor) -> Block:
+    blocks: list[Block] = []
+    kernels: list[Tensor] = []
+    places: list[Tensor] = []
+
+    def add(first: int, rows: int, items: int, real: Tensor, pairs: Tensor, source: Tensor, target: Tensor) -> None:
+        start, size = sum(map(len, kernels)), len(real) + 2 * len(pairs)
+        coefs = slice(start, start + size)
+        blocks.append(Block(slice(first, first + rows), items, len(real), len(pairs), source, target, coefs))
         frequencies = torch.cat([real, pairs, pairs])
         dft = _kernel_dft(geometry, frequencies)
-        parts = torch.cat([dft.real[: len(real) + len(pairs)], dft.imag[len(real) + len(pairs) :]])
-        where = _in_half_spectrum(geometry, frequencies).to(device)
-        return Block(slice(first, first + rows), items, len(real), len(pairs), source, target, tensor(parts), where)
+        kernels.append(torch.cat([dft.real[: size - len(pairs)], dft.imag[size - len(pairs) :]]))
+        places.append(_in_half_spectrum(geometry, frequencies))
+
+    def all_of(source: Tensor | None, target: Tensor | None) -> Constants:
+        return Constants(source, target, tuple(blocks), tensor(torch.cat(kernels)), torch.cat(places).to(device))
 
     if geometry.height * geometry.width <= DENSE_PIXELS:
         real, pairs = _every(real1, real2), torch.cat([_every(real1, pairs2), _every(pairs1, all2)])
@@ -116,7 +128,8 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
             for positions1, positions2 in (images, outputs)
         )
         back = back * _for_conjugates(real, pairs) / (p1 * p2)
-        return Constants(None, None, (block(0, 1, 1, real, pairs, tensor(into), tensor(back)),))
+        add(0, 1, 1, real, pairs, tensor(into), tensor(back))
+        return all_of(None, None)
 
     down1, up1 = (_along_h(p1, positions, real1, pairs1) for positions, _ in (images, outputs))
     up1 = up1 * _for_conjugates(real1, pairs1) / p1
@@ -126,13 +139,13 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
     own_row[real1, torch.arange(len(real1), device="cpu")] = 1
     into, back = (_real_of(own_row, across, real, pairs) for across in (down2, up2))
     back = back * _for_conjugates(real, pairs) / p2
-    blocks = [block(0, len(real1), 1, real, pairs, tensor(into), tensor(back))]
+    add(0, len(real1), 1, real, pairs, tensor(into), tensor(back))
     into, back = tensor(_as_real(down2)), tensor(_as_real(up2) / p2)
     items = _together(len(pairs1), device)
     for i in range(0, len(pairs1), items):
         some = _every(pairs1[i : i + items], all2)
-        blocks.append(block(len(real1) + 2 * i, 2 * items, items, real[:0], some, into, back))
-    return Constants(tensor(down1), tensor(up1), tuple(blocks))
+        add(len(real1) + 2 * i, 2 * items, items, real[:0], some, into, back)
+    return all_of(tensor(down1), tensor(up1))
 
 
 def _together(pairs: int, device: torch.device) -> int:

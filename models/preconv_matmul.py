@@ -32,28 +32,27 @@ PIECE = 2**22  # elements of the kernels' spectra that are made at a time, on a 
 KEPT_BYTES = 2**26  # of one layer's spectra; a whole ResNet18 of width 64 keeps 0.5 GB
 
 
-def forward(
-    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kept: Sequence[Tensor] | None = None
-) -> Tensor:
-    """The products of the module's docstring; `kept` holds V(f) A(f) by block, (coefs, C_out, C_in)."""
+def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kept: Tensor | None = None) -> Tensor:
+    """The products of the module's docstring; `kept` is V(f) A(f) of all coefficients, (P1 * P2, C_out, C_in)."""
     geometry, const = _constants(x, weight, stride, padding)
     c_out, c_in = weight.shape[:2]
     taps = _taps(weight, const.dtype) if kept is None else weight  # not asked for where spectra are kept
-    scale = v.flatten(1).T  # V by (frequency, C_out)
+    spectra = _few_spectra(const, taps, weight, x.dtype) if kept is None else kept
+    scale = _scale(v, const) if kept is None else None
     rows = _along_height(const.source, x, const.dtype)
     y_rows = _new_rows(const.target, rows, geometry.out, c_out)
-    for number, block in enumerate(const.blocks):
+    for block in const.blocks:
         x_hat = _narrowed(_along_width(block.source, rows, block), x.dtype)  # (coefs, N, C_in)
         y_hat = x_hat.new_empty(*x_hat.shape[:2], c_out)
         for piece in _pieces(block, c_out * c_in, x.device):
-            if kept is None:
-                a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in _at(block.kernels, piece)]
+            if spectra is None:
+                a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in _at(const.kernels[block.coefs], piece)]
             else:
-                a_hat = _at(kept[number], piece)
+                a_hat = _at(spectra[block.coefs], piece)
             _product(_at(x_hat, piece), [a.mT for a in a_hat], _at(y_hat, piece))
         y_hat = y_hat.to(const.dtype)
-        if kept is None:
-            y_hat *= scale[block.half_spectrum].unsqueeze(1)
+        if scale is not None:
+            y_hat *= scale[block.coefs]
         _back_along_width(block.target, y_hat, block, y_rows)
     return _back_along_height(const.target, y_rows, geometry.out).to(x.dtype)
 
@@ -68,7 +67,8 @@ def backward(
     """
     geometry, const = _constants(x, weight, stride, padding)
     c_out, c_in = weight.shape[:2]
-    taps, scale = _taps(weight, const.dtype), v.flatten(1).T
+    taps, scale = _taps(weight, const.dtype), _scale(v, const)
+    spectra = _few_spectra(const, taps, weight, x.dtype) if need_x else None
     grad_weight = taps.new_zeros(samples * c_out, *weight.shape[1:])
     taps_grad = _taps(grad_weight, const.dtype)  # a view
     rows, grad_rows = (_along_height(*of, const.dtype) for of in ((const.source, x), (const.target, grad)))
@@ -76,13 +76,16 @@ def backward(
     for block in const.blocks:
         x_hat = _narrowed(_along_width(block.source, rows, block), x.dtype)  # (coefs, N, C_in)
         y_hat = _along_width(block.target, grad_rows, block)  # (coefs, N, C_out)
-        y_hat *= scale[block.half_spectrum].unsqueeze(1)
+        y_hat *= scale[block.coefs]
         y_hat = _narrowed(y_hat, x.dtype)
         back = x_hat.new_empty(*x_hat.shape[:2], c_in if need_x else 0)
         for piece in _pieces(block, c_out * c_in, x.device):
-            y_part, dfts = _at(y_hat, piece), _at(block.kernels, piece)
+            y_part, dfts = _at(y_hat, piece), _at(const.kernels[block.coefs], piece)
             if need_x:
-                a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in dfts]
+                if spectra is None:
+                    a_hat = [_spectra(dft, taps, weight, x.dtype) for dft in dfts]
+                else:
+                    a_hat = _at(spectra[block.coefs], piece)
                 _product(y_part, a_hat, _at(back, piece), conjugate=True)
             if samples > 1:
                 taps_grad += _taps_gradient_by_sample(dfts, y_part, _at(x_hat, piece), samples)
@@ -101,14 +104,11 @@ def backward(
 def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
     """`forward` for many inputs like x, with the preconditioned spectra made once; None if beyond KEPT_BYTES."""
     _, const = _constants(x, weight, stride, padding)
-    coefs = sum(len(block.kernels) for block in const.blocks)
-    if coefs * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
+    if len(const.kernels) * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
         return None
-    taps, scale, kept = _taps(weight, const.dtype), v.flatten(1).T, []
-    for block in const.blocks:
-        spectra = _spectra(block.kernels, taps, weight, const.dtype)
-        spectra *= scale[block.half_spectrum].unsqueeze(2)
-        kept.append(spectra.to(x.dtype))
+    kept = _spectra(const.kernels, _taps(weight, const.dtype), weight, const.dtype)
+    kept *= _scale(v, const).mT
+    kept = kept.to(x.dtype)
     return lambda x: forward(x, weight, v, stride, padding, kept)
 
 
@@ -173,6 +173,17 @@ def _taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _spectra(dft: Tensor, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """(coefs, k * k) -> (coefs, C_out, C_in), in the products' dtype."""
     return (dft @ taps).to(dtype).unflatten(1, weight.shape[:2])
+
+
+def _few_spectra(const: Constants, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The kernels' spectra at all coefficients in one product, or None where they are too many for a CPU at a time."""
+    few = not taps.is_cpu or len(const.kernels) * taps.shape[1] <= PIECE
+    return _spectra(const.kernels, taps, weight, dtype) if few else None
+
+
+def _scale(v: Tensor, const: Constants) -> Tensor:
+    """V of a half spectrum (C_out, P1, P2 // 2 + 1) at every coefficient, (P1 * P2, 1, C_out)."""
+    return v.flatten(1).T[const.half_spectrum].unsqueeze(1)
 
 
 def _pieces(block: Block, kernels: int, device: torch.device) -> Iterator[tuple[slice, ...]]:
