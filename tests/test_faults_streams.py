@@ -71,10 +71,10 @@ def stopped(ended: Ended) -> None:
 @pytest.mark.parametrize(
     ("where", "becomes"),
     [
-        ("pickletools.genops", "raised"),
-        ("torch.load", "raised"),
-        ("torch.load", "another error"),
-        ("torch.load", "lost"),
+        ("utils.tensor_file._TensorUnpickler", "raised"),
+        ("trainer.checkpoint.read_tensors", "raised"),
+        ("trainer.checkpoint.read_tensors", "another error"),
+        ("trainer.checkpoint.read_tensors", "lost"),
         ("trainer.checkpoint._check_form", "another error"),
     ],
 )
@@ -88,7 +88,7 @@ def test_49_a_signal_while_a_checkpoint_is_read(finished: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("where", "becomes"),
-    [("data_loader.restricted_pickle._RestrictedUnpickler", "raised"), ("numpy.frombuffer", "lost")],
+    [("data_loader.restricted_pickle._ArrayUnpickler", "raised"), ("numpy.frombuffer", "lost")],
 )
 def test_49_a_signal_while_data_are_read(coco_dir: Path, tmp_path: Path, where: str, becomes: str) -> None:
     folder = tmp_path / "run"
@@ -104,7 +104,9 @@ def test_49_a_signal_while_a_cache_is_read(tmp_path: Path, becomes: str) -> None
     assert run(*arguments, "--check", "arch.args.width=4", "data_loader.args.test_subset=null") == 0
     (cache,) = images.parent.glob("*.npz")
     before = (cache.read_bytes(), cache.stat().st_mtime_ns)
-    stopped(launch(tmp_path, *arguments, "--check", prepare=[signal_in("numpy.load", becomes)]))
+    stopped(
+        launch(tmp_path, *arguments, "--check", prepare=[signal_in("numpy.lib.format.read_array_header_1_0", becomes)])
+    )
     assert (cache.read_bytes(), cache.stat().st_mtime_ns) == before
 
 
@@ -160,23 +162,23 @@ def test_52_the_names_of_classes_are_shown_as_they_are(tmp_path: Path, capsys: p
     assert sorted(told["classes"]) == sorted(classes), "files have the names as they are"
 
 
-def test_52_what_a_lock_says_is_shown_as_it_is(finished: Path, tmp_path: Path) -> None:
+def test_52_what_another_wrote_into_a_lock_is_not_shown(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     with open(folder / ".lock", "w") as file:
         file.write(f"pid 1 {TERMINAL}\nerror: all is lost" + "x" * 5_000_000)
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         ended = launch(tmp_path, "-r", "auto", "--run-dir", folder, "trainer.epochs=4")
-    one_line(ended, 5, "is in use by pid 1 \\x1b]0;owned\\x07\\x1b[2J error: all is lost")
+    one_line(ended, 5, "is in use by another process")
 
 
-def test_52_a_message_of_megabytes_is_cut(tmp_path: Path) -> None:
+def test_52_a_long_message_is_cut(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"name": "x", TERMINAL + "k" * 5_000_000: 1, "loss": "l" * 5_000_000}))
+    config.write_text(json.dumps({"name": "x", TERMINAL + "k" * 100_000: 1, "loss": "l" * 100_000}))
     for more in ((), ("--debug",)):
         ended = program("train.py", "-c", str(config), *more)
         assert ended.returncode == 2
-        assert len(ended.stderr) < 100_000
+        assert len(ended.stderr) < 50_000
         assert "\x1b" not in ended.stderr
         assert "2 problems" in ended.stderr
 
@@ -448,14 +450,16 @@ def _no_gpu_memory(where: str) -> None:
     setattr(owner, name, fail)
 
 
-@pytest.mark.parametrize("where", ["torch.load", "trainer.trainer.load_optimizer", "trainer.checkpoint._check_form"])
+@pytest.mark.parametrize(
+    "where", ["trainer.checkpoint.read_tensors", "trainer.trainer.load_optimizer", "trainer.checkpoint._check_form"]
+)
 def test_76_too_little_gpu_memory_for_a_checkpoint(finished: Path, tmp_path: Path, where: str) -> None:
     """It is not the checkpoint that is malformed, and no older one is tried. There is no GPU here to fill."""
     folder = shutil.copytree(finished, tmp_path / "run")
     before = contents(folder, "*.pth")
     arguments = ("-r", "auto", "--run-dir", folder, "trainer.epochs=4")
     ended = launch(tmp_path, *arguments, prepare=[partial(_no_gpu_memory, where)])
-    one_line(ended, 2, "error: out of memory (CUDA out of memory)")
+    one_line(ended, 4, "there is not enough memory for it; free some")
     assert contents(folder, "*.pth") == before
 
 
@@ -466,8 +470,8 @@ def _less_memory_for_data() -> None:
 
     load = build.DATASETS["TinyCOCO"]
 
-    def limited(place: Path) -> object:
-        dataset = load(place)
+    def limited(*arguments: object) -> object:
+        dataset = load(*arguments)  # type: ignore[arg-type]
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + (1 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -479,15 +483,15 @@ def _less_memory_for_data() -> None:
 
 def test_76_too_little_memory_for_the_data(coco_dir: Path, tmp_path: Path) -> None:
     ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *SHORT), prepare=[_less_memory_for_data])
-    one_line(ended, 3, "error: out of memory", "the data are too large")
+    one_line(ended, 3, "error: the data in", "there is not enough memory for it")
 
 
 def test_76_debug_shows_every_cause(tmp_path: Path, coco_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "tinycoco.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    (tmp_path / "bad" / "tinycoco.pkl").write_bytes(b"\x80\x04\x95")
     (tmp_path / "c.json").write_text("{")
     for arguments, code, cause in (
-        (coco(tmp_path / "bad", tmp_path / "run"), 3, "KeyError: ('os', 'system')"),
+        (coco(tmp_path / "bad", tmp_path / "run"), 3, "Error"),
         (["-c", str(tmp_path / "c.json")], 2, "json.decoder.JSONDecodeError"),
         (["-c", str(tmp_path)], 2, "IsADirectoryError"),
     ):
