@@ -1,8 +1,10 @@
 """From a plan to a dataset file: decode what is drawn, keep it on disk as it comes, write the file at the end."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -187,7 +189,9 @@ def _workplace(out: Path) -> Iterator[Folder]:
         out.parent.mkdir(parents=True, exist_ok=True)
         Folder(out.parent).below(path.name).release()
     except OSError as error:
-        raise FileSystemError(f"cannot write {out}: {error.strerror}; give another -o") from error
+        # mkdir says "File exists" of a file where a folder should be
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise FileSystemError(f"cannot write {out}: {reason}; give another -o") from error
     with FolderLock("folder", "another -o") as lock:
         work = lock.acquire(path)
         work.refuse_links((_DECODED, *output.SCRATCH).__contains__)

@@ -48,6 +48,7 @@ from tests.conftest import ROOT, make_pixels
 from tests.made_runs import config as config_of_run
 from tests.made_runs import write_run
 from trainer.checkpoint import FORMAT_VERSION, check_tensors, pack, unpack
+from trainer.form import check_form
 from trainer.restore import check_progress, load_optimizer
 from trainer.resume import saved_config
 from utils.errors import CheckpointError, ConfigError, DataError
@@ -235,6 +236,7 @@ def fields(data: bytes) -> str:
         except (OverflowError, RecursionError, UnicodeEncodeError):
             return "refused"  # no file can hold it
         found = unpack(packed, "file")
+        check_form(found, "file")
         check_tensors(model.state_dict(), found["model"], "file")
         check_progress(found, 7, "file")
         load_optimizer(optimizer, found, "file")
@@ -282,7 +284,7 @@ def grid_seeds() -> list[bytes]:
 
 def picture(data: bytes) -> str:
     try:
-        pixels = decode(data, "file")
+        pixels = decode(data, "file").pixels
     except DataError as error:
         return one_line(error)
     if pixels.shape != (3, 32, 32) or pixels.dtype != np.uint8:

@@ -55,7 +55,7 @@ def test_48_the_best_epoch_is_in_no_checkpoint(finished: Path, tmp_path: Path, c
     best = (folder / "model_best.pth").read_bytes()
     assert run("-r", "auto", "--run-dir", folder, *MIN_LOSS) == 0
     out = capsys.readouterr().out
-    aside = folder / "model_best.pth.abandoned-1"
+    aside = folder / "model_best.pth.abandoned-2"
     told_ = "epoch 1 is best by min val_loss, and no checkpoint holds it; the one that was best before is now "
     assert f"{told_}{aside}\n" in out
     assert told_ in (folder / "train.log").read_text()
