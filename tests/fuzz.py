@@ -146,6 +146,9 @@ def npz_seeds() -> list[bytes]:
     return seeds
 
 
+FIGURES = ("lr", "seconds", *(f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", "accuracy")))
+
+
 @cache
 def state() -> dict:
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
@@ -154,11 +157,16 @@ def state() -> dict:
     optimizer.step()
     return {
         **{"format_version": FORMAT_VERSION, "environment": {"torch": "2"}, "config": {"name": "x"}},
-        **{"dataset_sha256": "abc", "classes": ["a", "b"], "splits": {"train": torch.arange(3)}},
-        **{"given_labels": torch.zeros(3, dtype=torch.int64), "epoch": 1, "batch": 0, "global_step": 7},
+        **{"dataset_sha256": "ab" * 32, "classes": ["a", "b"]},
+        "splits": {"train": torch.arange(3), "val": torch.arange(3, 4), "test": torch.arange(4, 5)},
+        **{"given_labels": torch.zeros(5, dtype=torch.int64), "epoch": 1, "batch": 0, "global_step": 7},
         **{"model": model.state_dict(), "optimizer_type": "SGD", "optimizer": optimizer.state_dict()},
         **{"scheduler": {"last_epoch": 1}, "scaler": {}, "best": 0.5, "epochs_since_best": 0, "partial_sums": {}},
-        **{"history": [{"epoch": 1, "loss": 0.5}], "seconds": 1.5, "rng": {**rng_state(), "cuda": []}},
+        **{
+            "history": [{"epoch": 1, **dict.fromkeys(FIGURES, 0.5)}],
+            "seconds": 1.5,
+            "rng": {**rng_state(), "cuda": []},
+        },
     }
 
 

@@ -469,7 +469,7 @@ def test_61_a_text_that_says_how_to_turn_is_read() -> None:
     assert np.array_equal(decode(encoded(photo(), pnginfo=info), "x.png").pixels, plain)
 
 
-def test_61_12_bits_in_16_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_61_twelve_bits_in_sixteen_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = two_classes(tmp_path / "images")
     for row in range(2):
         values = np.random.default_rng(row).integers(0, 4096, (40, 40)).astype(np.uint16)
