@@ -3,7 +3,6 @@
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from utils.text import visible
 
 #: Bytes of a dataset file, and of the arrays that come out of it; CIFAR10 in float64 takes 1.4 GiB.
 LARGEST = 4 << 30
-
-#: What reading a damaged or hostile zip can raise.
-ZIP_ERRORS = (
-    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError),
-    *(MemoryError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error),
-)
 
 
 _LONGEST_HEADER = 1024  # bytes of the Python text that says what an array is; numpy writes 118
