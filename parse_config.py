@@ -531,7 +531,8 @@ def _describe(problem: Any) -> str:
         return f"{path}: missing; {_block_at(loc[:-1]).model_fields[str(loc[-1])].description}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        return f"{path}: unknown choice {given!r}{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
+        listed = f"{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
+        return f"{path}: unknown choice {given!r}{listed}{_json_form(kind, given, NoneType in _kinds_at(loc))}"
     if kind == "model_type":
         return f"{path}: must be an object {{...}}, got {shortened(given)}"
     if kind == "value_error":

@@ -431,6 +431,7 @@ def test_70_a_text_is_taken_as_it_stands(override: str, value: str | None) -> No
         *(("optimizer.args.lr=.05", "write 0.05"), ("optimizer.args.lr=1.", "write 1.0")),
         *(("optimizer.args.lr=1e", "write a number as JSON has it"), ("optimizer.args.lr=False", "write a number as")),
         *(("optimizer.args.lr=None", "write a number as"), ("optimizer.args.momentum=None", "write null")),
+        ("trainer.amp=None", "write null"),
         *(("optimizer.args.lr=0x10", "write 16.0"), ("optimizer.args.lr=1_000", "write 1000.0")),
         *(("optimizer.args.lr='0.05'", "write 0.05"), ('optimizer.args.lr="0.05"', "write 0.05")),
         *(
