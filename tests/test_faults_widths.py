@@ -32,7 +32,7 @@ from models.resnet import MODELS
 
 torch.set_num_threads(1)
 for width in range(1, 17):
-    for name, batch, size in (("resnet18", 3, 33), ("resnet18", 64, 8), ("resnet50", 2, 32)):
+    for name, batch, size in (("resnet18", 3, 33), ("resnet18", 64, 16), ("resnet50", 2, 32)):
         net = MODELS[name](norm={arguments!r}, width=width).to(memory_format=torch.channels_last)
         images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
         net(images).square().sum().backward()
