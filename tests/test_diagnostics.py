@@ -193,7 +193,11 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("arm", "amp"), [("bn", "fp16"), ("conv", "null"), ("bncn", "bf16"), ("conv_published", "null")]
+    ("arm", "amp"),
+    [
+        *(("bn", "fp16"), ("conv", "null"), ("conv_published", "null")),
+        pytest.param("bncn", "bf16", marks=pytest.mark.slow),
+    ],
 )
 def test_looking_at_a_run_changes_nothing_in_it(coco_dir: Path, tmp_path: Path, arm: str, amp: str) -> None:
     off, on = tmp_path / "off", tmp_path / "on"

@@ -105,7 +105,7 @@ def test_33_inheritance_that_cannot_be_followed(tmp_path: Path) -> None:
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", ["bn", "conv", "bncn"])
+@pytest.mark.parametrize("arm", ["bn", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ("conv", "bncn"))])
 def test_34_a_loss_that_is_not_finite(coco_dir: Path, tmp_path: Path, arm: str) -> None:
     folder = tmp_path / "run"
     assert launch(tmp_path, *coco(coco_dir, folder, "trainer.epochs=1", arm=arm)).code == 0

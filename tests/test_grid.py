@@ -192,6 +192,7 @@ def test_a_dry_run_shows_the_commands_and_writes_nothing(tmp_path: Path, coco_di
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_told_of_and_the_others_are_run(tmp_path: Path, coco_dir: Path) -> None:
     path = write_grid(tmp_path, coco_dir, seeds=[1], by_arm={"bn": {"optimizer.args.lr": 1e20}})
     ended = program("grid.py", str(path), "--jobs", "2")
@@ -273,6 +274,7 @@ def test_a_grid_that_waits_for_a_run_of_another_process_can_be_stopped(tmp_path:
     assert stderr == "stopped by SIGTERM; the same command goes on with the grid\n"
 
 
+@pytest.mark.slow
 def test_a_run_of_another_process_keeps_only_its_own_cell_waiting(tmp_path: Path, coco_dir: Path) -> None:
     path = write_grid(tmp_path, coco_dir, seeds=[1])
     held, other = load_grid(path).cells
@@ -306,6 +308,7 @@ def test_a_killed_run_is_told_apart_from_what_its_log_said_before(tmp_path: Path
     assert "another day" not in stderr
 
 
+@pytest.mark.slow
 def test_a_cell_that_diverged_at_once_may_be_given_another_rate(tmp_path: Path, coco_dir: Path) -> None:
     """Its folder has neither a checkpoint nor a figure that the new run would belie."""
     for rate, code in ((1e20, 6), (0.01, 0)):

@@ -183,7 +183,7 @@ class StoppingTrainer:
             self.trainer.stop.signal = signal.SIGTERM
 
 
-@pytest.mark.parametrize("amp", ["null", "bf16"])
+@pytest.mark.parametrize("amp", ["null", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arm", ["bn", "conv", "bncn", "bncn_published"])
 def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
     coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, amp: str
@@ -731,6 +731,7 @@ def test_a_folder_of_images_trains(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model_best.pth").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_config_learns_the_digits(tmp_path: Path) -> None:
     """A third of the demo's width and half its epochs: still far above chance."""
     config = ROOT / "configs" / "demo.json"
