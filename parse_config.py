@@ -26,8 +26,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic.fields import FieldInfo
 
 from utils import strict_json
+from utils.columns import columns_of
 from utils.errors import ConfigError
 from utils.files import read_file
+from utils.keys import flat, nested
 from utils.text import control_character, one_line
 
 # The names that a config may use. A test holds each list against the registry that it names.
@@ -55,7 +57,6 @@ SCHEDULER_ARGS: dict[str, tuple[str, ...]] = {
     "CosineAnnealingLR": ("T_max", "eta_min"),
     "ConstantLR": (),
 }
-_SPLITS = ("train", "val", "test")
 
 # What torch computes with: whole numbers of 64 bits, and floats of 32.
 LARGEST = 3.4e38
@@ -244,7 +245,7 @@ class TrainerConfig(_Block):
     @field_validator("monitor")
     @classmethod
     def _monitor(cls, monitor: str) -> str:
-        columns = [f"{split}_{name}" for split in _SPLITS for name in ("loss", *get_args(MetricName))]
+        columns = columns_of(("loss", *get_args(MetricName)))
         mode, _, column = monitor.partition(" ")
         if monitor == "off" or (mode in ("min", "max") and column in columns):
             return monitor
@@ -293,15 +294,7 @@ class Config(_Block):
 
     def settings(self) -> dict[str, Any]:
         """Every setting by its dotted key."""
-        return dict(_flat(self.model_dump()))
-
-
-def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in block.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        return dict(flat(self.model_dump()))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -341,10 +334,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         keys = path.split(".")
         if not equals or not all(keys):
             raise ConfigError(f"override {shortened(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
-        value = _value(keys, text)
-        for key in reversed(keys):
-            value = {key: value}
-        layer = merge(layer, value)
+        layer = merge(layer, nested(path, _value(keys, text)))
     return layer
 
 

@@ -27,10 +27,10 @@ def test(args: argparse.Namespace) -> None:
     from trainer.changes import changes, check_function
     from trainer.evaluation import AMP_TYPES, Evaluator
     from trainer.form import config_of, read_run
+    from trainer.judgement import TestReport, save_report
     from trainer.restore import check_fit, load_model
     from trainer.resume import names_data, saved_config
     from trainer.run_folder import folder_of
-    from trainer.test_report import TestReport, save_report
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory

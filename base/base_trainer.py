@@ -4,50 +4,42 @@ import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import torch
+from typing import Any, NoReturn, Protocol
 
 from logger.log import get_logger
-from logger.recorder import TensorBoard, write_csv, write_divergence
+from logger.tables import write_csv, write_divergence
+from logger.tensorboard import TensorBoard
 from parse_config import TrainerConfig
+from utils.columns import SPLITS
 from utils.errors import FileSystemError, NonFiniteLossError, Stopped
 from utils.folder import Folder
-from utils.stopping import Handlers, exit_code
+from utils.monitor import Monitor
+from utils.stopping import StopRequest, exit_code
 from utils.world import World
-
-if TYPE_CHECKING:  # the trainer package stands above this one
-    from trainer.checkpoint import CheckpointStore
 
 SAVE, STOP = 1, 2  # what a process wishes to do between two batches; to STOP the signal's number is added
 
 
-class StopRequest(Handlers):
-    """Remembers the first signal that asks to stop, so that a step or a save is never cut short; a context manager."""
+class Store(Protocol):
+    """Where a trainer keeps its state."""
 
-    def __init__(self) -> None:
-        super().__init__(self._remember)
-        self.signal = 0  # none
-
-    def _remember(self, number: int) -> None:
-        self.signal = self.signal or number
+    def save(self, state: Any, *, newest: bool, best: bool) -> object:
+        """Keep what `state_dict` returned as the newest, as the best or as both. Raises FileSystemError."""
 
 
 class BaseTrainer(ABC):
-    """Trains from wherever it stands to `config.epochs` and keeps all that a resumed run needs.
+    """Trains from wherever it stands to `loop.epochs` and keeps all that a resumed run needs.
 
     Where it stands is `epoch`, the whole epochs done, and `batch`, the batches done of the one in progress. Where
     several processes train together, the first of them writes the files.
     """
 
-    def __init__(self, config: TrainerConfig, store: "CheckpointStore", folder: Folder, world: World) -> None:
-        self.config, self.store, self.folder, self.world = config, store, folder, world
+    def __init__(self, loop: TrainerConfig, store: Store, folder: Folder, world: World) -> None:
+        self.loop, self.store, self.folder, self.world = loop, store, folder, world
         self.log = get_logger()
         self.epoch = 0
         self.batch = 0
         self.global_step = 0
-        self.best: float | None = None
-        self.epochs_since_best = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0  # spent on the epoch in progress before the last resume
         self.remarks: list[str] = []  # on what has changed since the checkpoint, to be told once the log is open
@@ -57,9 +49,7 @@ class BaseTrainer(ABC):
         self._csv_is_whole = True
         self.stop = StopRequest()
         self.board: TensorBoard | None = None
-        mode, _, column = config.monitor.partition(" ")
-        self.monitored = column or None
-        self._sign = -1.0 if mode == "min" else 1.0
+        self.monitor = self.new_monitor()
 
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -88,13 +78,17 @@ class BaseTrainer(ABC):
     def finish(self) -> None:
         """What a run does once, after its last epoch."""
 
+    def new_monitor(self) -> Monitor:
+        """One that has not seen an epoch yet."""
+        return Monitor(self.loop.monitor, self.loop.early_stop)
+
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.config.epochs or self.stopped_early
+        return self.epoch >= self.loop.epochs or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
-        return self.config.early_stop is not None and self.epochs_since_best >= self.config.early_stop
+        return self.monitor.has_had_enough
 
     def train(self) -> None:
         """Train to the end; of a finished run only make sure that its tables are there.
@@ -110,7 +104,7 @@ class BaseTrainer(ABC):
             self.log.info("nothing to do: the run has %s", self._how_it_ended())
             return
         self._write_csv()
-        self.board = TensorBoard(self.folder, self.config.tensorboard and self.world.first, self.epoch + 1)
+        self.board = TensorBoard(self.folder, self.loop.tensorboard and self.world.first, self.epoch + 1)
         self._saved = (self.global_step, time.monotonic())
         with self.stop:
             try:
@@ -156,34 +150,24 @@ class BaseTrainer(ABC):
         row = {"epoch": self.epoch + 1, **figures, "seconds": self._elapsed()}
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         self.history.append(row)
-        improved = self._is_best(row)
+        improved = self.monitor.add(row.get(self.monitor.column or ""))
         # Events first: a run killed between the two resumes from the older checkpoint, which purges them.
         assert self.board is not None
         self.board.epoch(row)
-        newest = self.epoch % self.config.save_period == 0 or self.finished
+        newest = self.epoch % self.loop.save_period == 0 or self.finished
         if newest or improved:
             self.save(newest=newest, best=improved)
         self._write_csv()
-        self.log.info(_line(row, self.config.epochs, improved))
+        self.log.info(_line(row, self.loop.epochs, improved))
 
     def _how_it_ended(self) -> str:
         if self.stopped_early:
-            return f"stopped early: no better {self.monitored} in {self.epochs_since_best} epochs"
+            return f"stopped early: no better {self.monitor.column} in {self.monitor.epochs_since_best} epochs"
         return f"had its {self.epoch} epochs"
-
-    def _is_best(self, row: dict[str, float]) -> bool:
-        if self.monitored is None or self.monitored not in row:  # an epoch from before it was measured
-            return False
-        score = self._sign * row[self.monitored]
-        if score == score and (self.best is None or score > self._sign * self.best):  # NaN is never best
-            self.best, self.epochs_since_best = row[self.monitored], 0
-            return True
-        self.epochs_since_best += 1
-        return False
 
     def _save_is_due(self) -> bool:
         step, when = self._saved
-        minutes = self.config.save_every_minutes
+        minutes = self.loop.save_every_minutes
         return minutes is not None and step != self.global_step and time.monotonic() - when >= 60.0 * minutes
 
     def _stop(self, number: int) -> NoReturn:
@@ -212,14 +196,7 @@ class BaseTrainer(ABC):
 
 def _line(row: dict[str, float], epochs: int, improved: bool) -> str:
     parts = [f"epoch {int(row['epoch'])}/{epochs}"]
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         parts.append(f"{split} loss {row[f'{split}_loss']:.4f} accuracy {100 * row[f'{split}_accuracy']:.2f}%")
     parts.append(f"lr {row['lr']:.3g}  {row['seconds']:.1f} s" + ("  best" if improved else ""))
     return "  ".join(parts)
-
-
-def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """What a bit-exact resume needs to be the same."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    threads = torch.get_num_threads()
-    return {"torch": str(torch.__version__), "device": name, "threads": threads, "world_size": processes}

@@ -82,7 +82,7 @@ class LocalRun(GridRun):
     def _ended(self, cell: Cell, code: int) -> None:
         if code == 0:
             self.states[cell] = FINISHED
-        elif self.signal:
+        elif self.stop.signal:
             self.states[cell] = WAITING
         else:
             self.ended(cell, code, log_path(self.grid, cell), self._log_starts[cell])

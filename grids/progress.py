@@ -10,7 +10,8 @@ from grids.plan import Cell, Grid
 from parse_config import Config, load_config
 from utils.errors import ConfigError
 from utils.files import read_file
-from utils.run_files import CONFIG_NAME, METRICS_NAME, stopped_early
+from utils.monitor import Monitor
+from utils.run_files import CONFIG_NAME, METRICS_NAME
 
 LARGEST_TABLE = 64 << 20  # bytes of a metrics.csv; an epoch takes some 200
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
@@ -34,11 +35,12 @@ def standing(cell: Cell) -> Standing:
         text = read_file(cell.folder / METRICS_NAME, LARGEST_TABLE).decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         seconds = sum(float(row["seconds"]) for row in rows)
-        scores = [float(row[column]) for row in rows] if (column := _monitored(cell.config)) else []
+        monitor = Monitor(trainer.monitor, trainer.early_stop)
+        if trainer.early_stop:
+            monitor.add_all(float(row[monitor.column or ""]) for row in rows)
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return Standing(0, of, 0.0, False)
-    enough = len(rows) >= of or stopped_early(scores, trainer.monitor, trainer.early_stop)
-    return Standing(len(rows), of, seconds, enough)
+    return Standing(len(rows), of, seconds, len(rows) >= of or monitor.has_had_enough)
 
 
 def misfit(cell: Cell) -> str | None:
@@ -118,10 +120,6 @@ def _settings(config: Config) -> dict[str, object]:
     """All that a result depends on, by dotted key."""
     ignored = {"name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.save_every_minutes"}
     return {key: value for key, value in config.settings().items() if key not in ignored}
-
-
-def _monitored(config: Config) -> str | None:
-    return config.trainer.monitor.partition(" ")[2] if config.trainer.early_stop else None
 
 
 def log_path(grid: Grid, cell: Cell) -> Path:

@@ -17,7 +17,7 @@ from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, Us
 from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
-from utils.stopping import Handlers, exit_code
+from utils.stopping import StopRequest, exit_code
 from utils.text import visible
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +92,7 @@ class GridRun(ABC):
         self.folder = Folder(grid.folder)
         self.states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
         self.notes: dict[Cell, str] = {}
-        self.signal = 0
+        self.stop = StopRequest()
         self._codes: dict[Cell, int] = {}
         self._show = show
         self._shown = 0.0
@@ -118,7 +118,7 @@ class GridRun(ABC):
             FileSystemError: another process runs this grid, or its folder cannot be written.
         """
         logs = self.grid.folder / "logs"
-        with FolderLock("grid's folder", "the grid another name") as lock, Handlers(self._remember):
+        with FolderLock("grid's folder", "the grid another name") as lock, self.stop:
             try:
                 self.grid.folder.mkdir(parents=True, exist_ok=True)
                 self.folder = lock.acquire(self.grid.folder)
@@ -130,7 +130,7 @@ class GridRun(ABC):
             self._refuse_misfits()
             self.begin()
             try:
-                while not self.signal and self.step():
+                while not self.stop.signal and self.step():
                     self._wait()
             finally:
                 self.end()
@@ -160,7 +160,7 @@ class GridRun(ABC):
     def _wait(self) -> None:
         """Cut short by a signal."""
         until = time.monotonic() + self.pause
-        while not self.signal and (left := until - time.monotonic()) > 0:
+        while not self.stop.signal and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
 
     def _refuse_misfits(self) -> None:
@@ -170,9 +170,9 @@ class GridRun(ABC):
                 self.fail(cell, ConfigError.exit_code, why)
 
     def _raise_what_is_wrong(self) -> None:
-        if self.signal:
-            name = signal.Signals(self.signal).name
-            raise Stopped(exit_code(self.signal), f"stopped by {name}; {self.goes_on}")
+        if self.stop.signal:
+            name = signal.Signals(self.stop.signal).name
+            raise Stopped(exit_code(self.stop.signal), f"stopped by {name}; {self.goes_on}")
         if self._codes:
             failed = [cell.name for cell in self.grid.cells if cell in self._codes]
             listed = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
@@ -184,9 +184,6 @@ class GridRun(ABC):
                 f"{len(failed)} of {len(self.grid.cells)} runs failed: {listed}; {self.notes[first]}{again}",
                 self._codes[first],
             )
-
-    def _remember(self, number: int) -> None:
-        self.signal = self.signal or number
 
 
 def refuse_other_files(grid: Grid, folder: Folder) -> None:

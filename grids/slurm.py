@@ -117,7 +117,7 @@ class SlurmRun(GridRun):
     def begin(self) -> None:
         self._ids = self._read_ids()
         queued = _queue(self._name)
-        if self.signal:
+        if self.stop.signal:
             return
         if queued is None:
             raise ConfigError("squeue does not answer; is this a machine that submits to Slurm?")

@@ -1,8 +1,7 @@
 """The networks, their norms and losses; and, alone and installed, ConvNorm.
 
-`pip install .` installs the layer as a package of its own, `convnorm`: this file and the preconv*.py files of this
-folder but for the published layer's (pyproject.toml lists them). So these import one another relatively and nothing
-else but torch, and nothing else of this folder may be imported here.
+`pip install .` installs the layer as a package of its own, `convnorm`: this file and those that pyproject.toml lists.
+They import one another relatively and nothing else but torch, and nothing else of this folder may be imported here.
 """
 
 from .preconv import PreConv2d

@@ -2,6 +2,7 @@
 
 An arm is one function in `NORMS`. It takes the geometry of a convolution and returns the module that stands in its
 place, normalisation included: ConvNorm needs the kernel, so the seam between a network and its norm is the pair.
+A pair of a convolution and a norm is returned as `Normed`, so that figures by layer take it for one layer.
 To add an arm, write such a function and give it a name in the dict.
 """
 
@@ -10,18 +11,19 @@ from collections.abc import Callable
 
 from torch import nn
 
+from models.normed import Normed
 from models.pointwise import Conv2d
 from models.preconv import PreConv2d
 from models.preconv_batchnorm import ConvNormBatchNorm
 from models.preconv_published import PublishedPreConv2d
 
 #: (in_channels, out_channels, kernel_size, stride, padding) -> module from (N, C_in, H, W) to (N, C_out, H', W')
-ConvNorm = Callable[[int, int, int, int, int], nn.Module]
+NormedConv = Callable[[int, int, int, int, int], nn.Module]
 
 
 def batch_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167."""
-    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
+    return Normed(_conv(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
@@ -45,25 +47,23 @@ def conv_norm_batch_norm_published(
     in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
 ) -> nn.Module:
     """What they ran as "bncn": the same with a second BatchNorm behind it."""
-    return nn.Sequential(
-        PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels)
-    )
+    return Normed(PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
 
 
 def group_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """Wu & He 2018, https://arxiv.org/abs/1803.08494, with 16 channels a group where the width divides so."""
     groups = out_channels // math.gcd(out_channels, 16)
-    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(groups, out_channels))
+    return Normed(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(groups, out_channels))
 
 
 def layer_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over (C, H, W): GroupNorm of a single group."""
-    return nn.Sequential(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(1, out_channels))
+    return Normed(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(1, out_channels))
 
 
 def instance_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
     """Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022, with a learned scale and shift."""
-    return nn.Sequential(
+    return Normed(
         _conv(in_channels, out_channels, kernel, stride, padding), nn.InstanceNorm2d(out_channels, affine=True)
     )
 
@@ -81,7 +81,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, padding
     return Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
 
 
-NORMS: dict[str, ConvNorm] = {
+NORMS: dict[str, NormedConv] = {
     "bn": batch_norm,
     "conv": conv_norm,
     "bncn": conv_norm_batch_norm,

@@ -1,13 +1,14 @@
 """ConvNorm followed by BatchNorm, in less memory than one after the other."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .normed import Normed
 from .preconv import PreConv2d
 from .preconv_kept import under_a_transform
 
 
-class ConvNormBatchNorm(nn.Sequential):
+class ConvNormBatchNorm(Normed):
     """A PreConv2d, then a BatchNorm2d: (N, C_in, H, W) -> (N, C_out, H', W').
 
     ConvNorm's affine part keeps its input for the backward pass, and BatchNorm keeps its own, which is that part's

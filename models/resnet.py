@@ -1,7 +1,7 @@
 """ResNets for 32x32 images: 3x3 stem, no max-pool, four stages of width 1, 2, 4 and 8 times `width`.
 
 He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, in the shape that the
-CIFAR codebases (and the paper re-examined here) use. The network receives `conv_norm` and `activation` as callables
+CIFAR codebases (and the paper re-examined here) use. The network receives `normed_conv` and `activation` as callables
 and knows nothing of their names.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from models.activations import ACTIVATIONS
-from models.norms import NORMS, ConvNorm
+from models.norms import NORMS, NormedConv
 
 Activation = Callable[[int], nn.Module]
 
@@ -23,15 +23,15 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, conv_norm: ConvNorm, activation: Activation
+        self, in_channels: int, channels: int, stride: int, normed_conv: NormedConv, activation: Activation
     ) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            conv_norm(in_channels, channels, 3, stride, 1),
+            normed_conv(in_channels, channels, 3, stride, 1),
             activation(channels),
-            conv_norm(channels, channels, 3, 1, 1),
+            normed_conv(channels, channels, 3, 1, 1),
         )
-        self.shortcut = _shortcut(in_channels, channels, stride, conv_norm)
+        self.shortcut = _shortcut(in_channels, channels, stride, normed_conv)
         self.activation = activation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,28 +44,28 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, conv_norm: ConvNorm, activation: Activation
+        self, in_channels: int, channels: int, stride: int, normed_conv: NormedConv, activation: Activation
     ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         self.branch = nn.Sequential(
-            conv_norm(in_channels, channels, 1, 1, 0),
+            normed_conv(in_channels, channels, 1, 1, 0),
             activation(channels),
-            conv_norm(channels, channels, 3, stride, 1),
+            normed_conv(channels, channels, 3, stride, 1),
             activation(channels),
-            conv_norm(channels, out_channels, 1, 1, 0),
+            normed_conv(channels, out_channels, 1, 1, 0),
         )
-        self.shortcut = _shortcut(in_channels, out_channels, stride, conv_norm)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, normed_conv)
         self.activation = activation(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.branch(x) + self.shortcut(x))
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, conv_norm: ConvNorm) -> nn.Module:
+def _shortcut(in_channels: int, out_channels: int, stride: int, normed_conv: NormedConv) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return conv_norm(in_channels, out_channels, 1, stride, 0)
+    return normed_conv(in_channels, out_channels, 1, stride, 0)
 
 
 class ResNet(BaseModel):
@@ -75,20 +75,20 @@ class ResNet(BaseModel):
         self,
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
-        conv_norm: ConvNorm,
+        normed_conv: NormedConv,
         activation: Activation,
         num_classes: int,
         width: int,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv_norm(3, width, 3, 1, 1), activation(width))
+        self.stem = nn.Sequential(normed_conv(3, width, 3, 1, 1), activation(width))
         stages: list[nn.Module] = []
         in_channels = width
         for stage, depth in enumerate(depths):
             blocks: list[nn.Module] = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(in_channels, width << stage, stride, conv_norm, activation))
+                blocks.append(block(in_channels, width << stage, stride, normed_conv, activation))
                 in_channels = (width << stage) * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

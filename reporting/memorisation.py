@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from reporting.runs import Run
+from utils import columns
 
-CLEAN, GIVEN, TRUE = "train_clean_accuracy", "train_mislabelled_given_accuracy", "train_mislabelled_true_accuracy"
+CLEAN, GIVEN, TRUE = (f"train_{figure}" for figure in (columns.CLEAN, columns.GIVEN, columns.TRUE))
 PARTS = ((CLEAN, "clean images"), (GIVEN, "mislabelled, as given"), (TRUE, "mislabelled, as true"))
 _CLASSES = {"CIFAR10": 10, "TinyCOCO": 10, "TinyExDark": 12, "Digits": 10}
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reporting.runs import FROM_FILE, REQUIRED, Column, Data, Diagnostics, Run, plain, value_at
+from reporting.runs import FROM_FILE, Column, Data, Diagnostics, Run, plain
 from reporting.settings import misfit, whole
 from utils import strict_json
+from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, LAST_COLUMN, SPLITS
 from utils.errors import DataError
 from utils.files import read_file
+from utils.keys import value_at
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
 
 LARGEST_JSON, LARGEST_METRICS, LARGEST_DIAGNOSTICS = 1 << 20, 1 << 24, 1 << 26  # bytes
 LARGEST_FIGURE = 3.5e38
-SPLITS = ("train", "val", "test")
-DIAGNOSTIC_COLUMNS = ("largest_singular_value", "smallest_singular_value", "gradient_norm", "weight_norm")
 _T = TypeVar("_T")
 
 
@@ -78,7 +78,7 @@ def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> 
     config = read_config(folder / CONFIG_NAME)
     diverged = read(read_divergence, DIVERGED_NAME)
     if diverged and not (folder / METRICS_NAME).exists():
-        metrics: dict[str, Column] = dict.fromkeys(REQUIRED, ())  # it had no whole epoch
+        metrics: dict[str, Column] = dict.fromkeys(FIRST_COLUMNS, ())  # it had no whole epoch
     else:
         try:
             metrics = read_metrics(folder / METRICS_NAME)
@@ -114,13 +114,13 @@ def read_metrics(path: Path) -> dict[str, Column]:
     Raises:
         DamagedRun: a column is missing, a row is cut short, an epoch is missing, a figure is none.
     """
-    table = _read_csv(path, REQUIRED, LARGEST_METRICS)
+    table = _read_csv(path, FIRST_COLUMNS, LARGEST_METRICS)
     columns = {
         name: tuple(_number(cell, name, line) for line, cell in enumerate(cells, 2))
         for name, cells in table.items()
-        if name != "seconds"
+        if name != LAST_COLUMN
     }
-    for name in REQUIRED:
+    for name in FIRST_COLUMNS:
         if None in columns[name]:
             raise DamagedRun(f"{name} is empty or not finite in line {columns[name].index(None) + 2}")
     if columns["epoch"] != tuple(range(1, len(columns["epoch"]) + 1)):
@@ -139,7 +139,7 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     """
     if not os.path.lexists(path):
         return None
-    table = _read_csv(path, ("epoch", "layer", *DIAGNOSTIC_COLUMNS), LARGEST_DIAGNOSTICS)
+    table = _read_csv(path, DIAGNOSTIC_COLUMNS, LARGEST_DIAGNOSTICS)
     keys: dict[tuple[int, str], int] = {}  # with the row that has the figures
     for row, (cell, layer) in enumerate(zip(table["epoch"], table["layer"], strict=True)):
         epoch = _number(cell, "epoch", row + 2)
@@ -148,7 +148,7 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
         keys[int(epoch), layer] = row
     values = {
         name: {key: _number(table[name][row], name, row + 2) for key, row in keys.items()}
-        for name in DIAGNOSTIC_COLUMNS
+        for name in DIAGNOSTIC_COLUMNS[2:]
     }
     epochs = tuple(sorted({epoch for epoch, _ in keys}))
     layers = tuple(dict.fromkeys(layer for _, layer in keys))

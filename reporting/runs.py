@@ -1,18 +1,16 @@
 """What the report knows of a run; reading.py makes it of a run folder."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
-from utils.run_files import stopped_early
+from utils.columns import FIRST_COLUMNS
+from utils.keys import value_at
+from utils.monitor import Monitor
 
-REQUIRED = (
-    *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-    *("test_loss", "test_accuracy"),
-)
 AS_PUBLISHED = "as_published"
 SYMMETRIC, FROM_FILE = "symmetric", "file"
 ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
@@ -82,7 +80,7 @@ class Run:
         keys = [OVERLAPPING, TRUE_CLASS]
         if self.config["data_loader"]["type"] == "TinyCOCO":
             keys.append(FLOAT_BYTES)
-        return [value_at(self.config, key.split(".")) for key in keys]
+        return [value_at(self.config, key) for key in keys]
 
     @cached_property
     def _name_parts(self) -> re.Match[str] | None:
@@ -130,7 +128,7 @@ class Run:
     def column(self, name: str) -> list[float]:
         """A column that every run has, without gaps."""
         values = self.metrics[name]
-        assert name in REQUIRED
+        assert name in FIRST_COLUMNS
         return [value for value in values if value is not None]
 
     def last(self, name: str) -> float | None:
@@ -139,16 +137,9 @@ class Run:
 
     @property
     def _stopped_early(self) -> bool:
-        monitor = str(self.config["trainer"].get("monitor", ""))
-        scores = self.metrics.get(monitor.partition(" ")[2], ())
-        return stopped_early(scores, monitor, self.config["trainer"].get("early_stop"))
-
-
-def value_at(config: Any, keys: Iterable[str]) -> Any:
-    """None where there is no such key."""
-    for key in keys:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
+        loop = self.config["trainer"]
+        monitor = Monitor(str(loop.get("monitor", "")), loop.get("early_stop"))
+        return monitor.add_all(self.metrics.get(monitor.column or "", ())).has_had_enough
 
 
 def plain(text: str) -> str:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 import data_loader.build
 import models.build
+import trainer.judgement
 import trainer.preflight
 import trainer.resume
-import trainer.test_report
 import trainer.trainer
 import utils.world
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import diagnostics
-from models.diagnostics import Convolution, find_layers, singular_values, weight_norm
+from models import singular_values as module
+from models.normed import Normed
 from models.norms import NORMS
 from models.preconv import PreConv2d
 from models.preconv_published import PublishedPreConv2d
 from models.resnet import resnet18
+from models.singular_values import Convolution, find_layers, singular_values, weight_norm
 from tests.conftest import same_tree
 from tests.runs import coco, curves, final_state, rows, run
 from tests.test_train import Waits, make_trainer
@@ -76,7 +77,7 @@ def test_singular_values_are_those_of_the_dense_matrix(
     if k == 2 and kind is not nn.Conv2d:
         kind_of = kind
         kind = lambda *args, **options: kind_of(*args, affine=False, **options)  # noqa: E731
-    monkeypatch.setattr(diagnostics, "_CHUNK", 5 * c_in * c_out)
+    monkeypatch.setattr(module, "_CHUNK", 5 * c_in * c_out)
     layer = make(kind, c_in, c_out, k, stride, size)
     grid = (size[0] + k - 1, size[1] + k - 1)
     largest, smallest = singular_values(layer, (1, 1) if k == 1 else grid)
@@ -175,8 +176,8 @@ def test_everything_stays_on_one_device(kind: type, k: int) -> None:
     with FakeTensorMode(), torch.device("cuda"):
         layer, grid = kind(2, 3, k), (1, 1) if k == 1 else (9, 8)
         frequency = torch.zeros(7, 2, dtype=torch.int64)  # choosing them has a shape that depends on values
-        chosen = diagnostics._gain(layer, grid).double()[:, frequency[:, 0], frequency[:, 1]].T
-        (matrices,) = diagnostics._transfer_matrices(layer.weight.double(), chosen, frequency, grid)
+        chosen = module._gain(layer, grid).double()[:, frequency[:, 0], frequency[:, 1]].T
+        (matrices,) = module._transfer_matrices(layer.weight.double(), chosen, frequency, grid)
         values = torch.linalg.eigvalsh(matrices.mH @ matrices)
     assert (values.device.type, values.dtype, values.shape) == ("cuda", torch.float64, (7, 2))
 
@@ -313,3 +314,20 @@ def test_rows_that_are_none_are_refused(straight: Path, change: str) -> None:
     }
     with pytest.raises(CheckpointError, match="its diagnostics are no rows of epoch, layer"):
         saved_rows({**state, "diagnostics": changed[change]}, "it")
+
+
+def test_a_norm_of_ones_own_is_measured_with_its_convolution() -> None:
+    class Centred(nn.Module):
+        """A norm that torch does not have, with a parameter of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scale * (x - x.mean((2, 3), keepdim=True))
+
+    model = nn.Sequential(Normed(nn.Conv2d(3, 4, 3, padding=1), Centred()), nn.Conv2d(4, 2, 1))
+    pair, bare = find_layers(model, (8, 8))
+    assert (pair.name, bare.name) == ("0", "1")
+    assert [name for name, _ in pair.module.named_parameters()] == ["0.weight", "0.bias", "1.scale"]

@@ -19,7 +19,7 @@ import torch
 
 import report
 from logger.confusion import Confusion, confusion_picture
-from logger.recorder import write_csv, write_diagnostics
+from logger.tables import write_csv, write_diagnostics
 from reporting.document import document
 from reporting.markdown import markdown
 from reporting.reading import read_metrics
@@ -30,8 +30,8 @@ from tests.conftest import ROOT
 from tests.faults import file_system, limit_file_size
 from tests.made_runs import METRICS, config, write_cell, write_run
 from tests.runs import Started, coco, evaluate, launch, one_line
+from trainer.judgement import MOST_IN_MATRIX, TestReport
 from trainer.preflight import _class_counts
-from trainer.test_report import MOST_IN_MATRIX, TestReport
 from utils.errors import DataError
 from utils.folder import Folder
 from utils.text import csv_cell

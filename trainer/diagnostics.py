@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from base.base_model import BaseModel
-from logger.recorder import DIAGNOSTIC_COLUMNS, DiagnosticRow
-from models.diagnostics import find_layers, singular_values, weight_norm
+from logger.tables import DiagnosticRow
+from models.singular_values import find_layers, singular_values, weight_norm
 from trainer.meter import Meter
+from utils.columns import DIAGNOSTIC_COLUMNS
 from utils.errors import CheckpointError
 from utils.world import World
 

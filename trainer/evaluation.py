@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from base.base_data_loader import BaseDataLoader, Batch
 from trainer.meter import Meter
+from utils.columns import CLEAN, GIVEN, TRUE
 from utils.progress import Bar
 from utils.world import World
 
@@ -82,9 +83,9 @@ def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
     predicted = logits.argmax(1)
     clean = batch.given == batch.true
     as_given, as_true = predicted == batch.given, predicted == batch.true
-    meter.add("clean_accuracy", (as_true & clean).sum(), clean.sum())
-    meter.add("mislabelled_given_accuracy", (as_given & ~clean).sum(), (~clean).sum())
-    meter.add("mislabelled_true_accuracy", (as_true & ~clean).sum(), (~clean).sum())
+    meter.add(CLEAN, (as_true & clean).sum(), clean.sum())
+    meter.add(GIVEN, (as_given & ~clean).sum(), (~clean).sum())
+    meter.add(TRUE, (as_true & ~clean).sum(), (~clean).sum())
 
 
 def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:

@@ -12,16 +12,15 @@ from torch import Tensor
 from parse_config import Config, MetricName, validate
 from trainer.checkpoint import read
 from trainer.diagnostics import PATH, saved_rows
+from utils.columns import CLEAN, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import told_as
 from utils.seeding import check_rng_state
 
 _LARGEST_COUNT = 1 << 53
-_SPLITS = ("train", "val", "test")
-_NOISE_FIGURES = ("clean_accuracy", "mislabelled_given_accuracy", "mislabelled_true_accuracy")
-_FIGURES = {"loss", *get_args(MetricName), *_NOISE_FIGURES}
-_ALWAYS = {"epoch", "lr", "seconds", *(f"{split}_{name}" for split in _SPLITS for name in ("loss", "accuracy"))}
-_COLUMNS = _ALWAYS | {f"{split}_{name}" for split in _SPLITS for name in _FIGURES}
+_FIGURES = {"loss", *get_args(MetricName), CLEAN, GIVEN, TRUE}
+_ALWAYS = {*FIRST_COLUMNS, LAST_COLUMN}
+_COLUMNS = _ALWAYS | {*columns_of(_FIGURES)}
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
@@ -80,7 +79,7 @@ def _is_environment(state: dict[str, Any]) -> bool:
 
 
 def _is_splits(state: dict[str, Any]) -> bool:
-    return state["splits"].keys() == set(_SPLITS) and all(map(_is_indices, state["splits"].values()))
+    return state["splits"].keys() == set(SPLITS) and all(map(_is_indices, state["splits"].values()))
 
 
 def _is_given_labels(state: dict[str, Any]) -> bool:

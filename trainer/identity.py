@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from logger.log import get_logger
-from logger.recorder import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS
 from trainer.checkpoint import BEST_NAME, is_signed, position
 from utils import strict_json
+from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS
 from utils.errors import FileSystemError
 from utils.files import temporary_of
 from utils.folder import Folder

@@ -8,7 +8,7 @@ import torch
 
 from data_loader.build import RunData
 from protocol import announcements, departures
-from trainer.test_report import BEST, MOST_LISTED, WORST
+from trainer.judgement import BEST, MOST_LISTED, WORST
 from trainer.trainer import Trainer
 from utils.output import say
 from utils.text import CELL, visible
@@ -23,7 +23,7 @@ def show(trainer: Trainer) -> None:
 
 def report(trainer: Trainer) -> list[str]:
     """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
-    config, data, model = trainer.whole_config, trainer.data, trainer.model
+    config, data, model = trainer.config, trainer.data, trainer.model
     lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
     lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
@@ -83,8 +83,8 @@ def _timed_step(trainer: Trainer) -> list[str]:
     return [
         f"one batch of {len(batch.given)} on {device}: loss {loss.item():.4f}, forward and backward {step:.3f} s, "
         f"evaluation {forward:.3f} s",
-        f"estimated time: {epoch:.0f} s an epoch, {epoch * trainer.config.epochs / 3600:.1f} h for all "
-        f"{trainer.config.epochs}",
+        f"estimated time: {epoch:.0f} s an epoch, {epoch * trainer.loop.epochs / 3600:.1f} h for all "
+        f"{trainer.loop.epochs}",
     ]
 
 

@@ -15,6 +15,7 @@ from trainer.run_folder import folder_of, newest_run, refuse_to_lose_tables
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.folder import Folder
+from utils.keys import value_at
 from utils.limits import out_of_memory
 from utils.lock import FolderLock
 from utils.run_files import CONFIG_NAME
@@ -140,12 +141,7 @@ def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = 
 
 def names_data(overrides: Sequence[str]) -> bool:
     """Whether the user says with an override where the data are."""
-    block: Any = parse_overrides(overrides)
-    for key in ("data_loader", "args", "data_dir"):
-        if not isinstance(block, dict) or key not in block:
-            return False
-        block = block[key]
-    return True
+    return value_at(parse_overrides(overrides), "data_loader.args.data_dir") is not None
 
 
 def _same_place(config_path: str | None, overrides: Sequence[str], config: Config) -> bool:

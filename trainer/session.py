@@ -33,13 +33,13 @@ def begin(trainer: Trainer, start: Start) -> None:
     Raises:
         FileSystemError: the folder cannot be written.
     """
-    config = trainer.whole_config
+    config = trainer.config
     if trainer.world.first:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
             _make_best(trainer, start)
             # A killed run has rows beyond its checkpoints, and makes them again as they were.
-            tolerance = 0 if start.chosen else trainer.store.keep * trainer.config.save_period
+            tolerance = 0 if start.chosen else trainer.store.keep * trainer.loop.save_period
             set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         write_run_files(trainer.folder, config, trainer.data)
         set_up_logging(trainer.folder)
@@ -51,10 +51,10 @@ def begin(trainer: Trainer, start: Start) -> None:
 
 def _make_best(trainer: Trainer, start: Start) -> None:
     """Where `trainer.monitor` has changed: else the next best epoch would be held against one of another figure."""
-    column, best = trainer.monitored, trainer.best
+    column, best = trainer.monitor.column, trainer.monitor.best
     if trainer.best_may_be_another and column is not None and best is not None:
         epoch = best_epoch(trainer.history, column, best)
-        line = make_best(trainer.folder, epoch, trainer.config.monitor, Path(start.source))
+        line = make_best(trainer.folder, epoch, trainer.loop.monitor, Path(start.source))
         trainer.remarks += [line] if line else []
 
 

@@ -9,10 +9,11 @@ from torch.optim import Optimizer
 
 from base.base_data_loader import Batch
 from base.base_model import BaseModel
-from base.base_trainer import BaseTrainer, environment
+from base.base_trainer import BaseTrainer
 from data_loader.build import RunData
 from logger.confusion import Confusion, confusion_picture
-from logger.recorder import DiagnosticRow, displayable, write_diagnostics
+from logger.tables import DiagnosticRow, write_diagnostics
+from logger.tensorboard import displayable
 from models.compiled import compiled
 from models.loss import LOSSES
 from models.metric import METRICS
@@ -20,12 +21,14 @@ from parse_config import Config
 from trainer.changes import changes, check_function, check_order, told
 from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
 from trainer.diagnostics import Diagnostics, saved_rows
+from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
 from trainer.form import config_of
 from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
+from utils.columns import SPLITS, prefixed
 from utils.drawing import spared
 from utils.errors import CheckpointError, NonFiniteLossError
 from utils.folder import Folder
@@ -41,6 +44,8 @@ NONE_YET = -1
 class Trainer(BaseTrainer):
     """Trains `model` on `data` as `config` says, into the run folder `folder`."""
 
+    store: CheckpointStore
+
     def __init__(
         self,
         config: Config,
@@ -54,7 +59,7 @@ class Trainer(BaseTrainer):
     ) -> None:
         place = Folder.of(folder)
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
-        self.whole_config, self.data, self.device = config, data, device
+        self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = LOSSES[config.loss]
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
@@ -76,18 +81,18 @@ class Trainer(BaseTrainer):
         self.store = CheckpointStore(self.folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        rate = self.whole_config.optimizer.args.lr * self.schedule(epoch - 1)
+        rate = self.config.optimizer.args.lr * self.schedule(epoch - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if epoch == 1 and self.batch == 0:
             self._show_images()
         self._train(epoch)
         self.world.take_buffers_of_first(self.model)
-        figures = {"lr": rate, **_prefixed("train", self.meter.means())}
+        figures = {"lr": rate, **prefixed("train", self.meter.means())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
-            figures |= _prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
+            figures |= prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
         self.meter = Meter(self.device, self.world)
-        if not all(math.isfinite(figures[f"{split}_loss"]) for split in ("train", "val", "test")):
+        if not all(math.isfinite(figures[f"{split}_loss"]) for split in SPLITS):
             raise self._diverged(epoch, self.global_step)
         if self.diagnostics is not None:
             self._diagnose(self.diagnostics.rows(epoch))
@@ -126,12 +131,12 @@ class Trainer(BaseTrainer):
             loss = self.loss(logits.float(), batch.given)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * weight).backward()
-        if self.config.clip_grad_norm is not None or self.diagnostics is not None:
+        if self.loop.clip_grad_norm is not None or self.diagnostics is not None:
             self.scaler.unscale_(self.optimizer)
         if self.diagnostics is not None:
             self.diagnostics.add_gradients()
-        if self.config.clip_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        if self.loop.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.loop.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         first_bad = ~torch.isfinite(loss.detach()) & (self.bad_step == NONE_YET)
@@ -143,7 +148,7 @@ class Trainer(BaseTrainer):
     def finish(self) -> None:
         """The test set's confusion matrix and the hyper-parameters, into TensorBoard."""
         assert self.board is not None
-        if not self.history or not self.config.tensorboard:
+        if not self.history or not self.loop.tensorboard:
             return
         predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
@@ -152,14 +157,14 @@ class Trainer(BaseTrainer):
         with Handlers(self._stop), spared("picture of the confusion matrix", self.log.warning):
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
-        self.board.hyper_parameters(self.whole_config.model_dump(), self.history[-1])
+        self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
 
     def state_dict(self) -> dict[str, Any]:
         data = self.data
         return {
             "format_version": FORMAT_VERSION,
             "environment": environment(self.device, self.world.size),
-            "config": self.whole_config.model_dump(),
+            "config": self.config.model_dump(),
             "dataset_sha256": data.sha256,
             "classes": list(data.dataset.classes),
             "splits": data.splits.named(),
@@ -172,8 +177,8 @@ class Trainer(BaseTrainer):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.epoch},
             "scaler": self.scaler.state_dict(),
-            "best": self.best,
-            "epochs_since_best": self.epochs_since_best,
+            "best": self.monitor.best,
+            "epochs_since_best": self.monitor.epochs_since_best,
             "partial_sums": self.meter.state_dict(),
             "history": self.history,
             "diagnostics": self.diagnostic_rows,
@@ -188,8 +193,8 @@ class Trainer(BaseTrainer):
 
     def _load(self, state: dict[str, Any], source: str) -> None:
         saved_as = config_of(state, source)
-        since = changes(saved_as, self.whole_config)
-        check_order(state, since, self.whole_config, self.data.train.sample_count, self.world.size, source)
+        since = changes(saved_as, self.config)
+        check_order(state, since, self.config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
         diagnostic_rows = saved_rows(state, source)
@@ -200,9 +205,9 @@ class Trainer(BaseTrainer):
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
-        self.best, self.epochs_since_best = None, 0
-        for row in self.history:  # by the monitor of this config, which may be another one than the checkpoint's
-            self._is_best(row)
+        # by the monitor of this config, which may be another one than the checkpoint's
+        column = self.monitor.column or ""
+        self.monitor = self.new_monitor().add_all(row.get(column) for row in self.history)
         self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
         self.diagnostic_rows = diagnostic_rows
@@ -218,7 +223,7 @@ class Trainer(BaseTrainer):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
-        self.remarks += told(since, saved_as, self.whole_config, state)
+        self.remarks += told(since, saved_as, self.config, state)
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 
@@ -228,7 +233,7 @@ class Trainer(BaseTrainer):
             raise self._diverged(self.epoch + 1, step + 1)
 
     def _diverged(self, epoch: int, step: int) -> NonFiniteLossError:
-        kept = f"; the best checkpoint is kept in {self.folder}" if self.best is not None else ""
+        kept = f"; the best checkpoint is kept in {self.folder}" if self.monitor.best is not None else ""
         said = f"the loss became NaN or infinite in epoch {epoch} at step {step}{kept}; lower optimizer.args.lr"
         return NonFiniteLossError(said, epoch, step)
 
@@ -236,7 +241,3 @@ class Trainer(BaseTrainer):
         assert self.board is not None
         batch = next(self.data.train.batches(epoch=1))
         self.board.images("train/images", displayable(batch.images[:64]))
-
-
-def _prefixed(split: str, figures: dict[str, float]) -> dict[str, float]:
-    return {f"{split}_{name}": value for name, value in figures.items()}

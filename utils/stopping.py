@@ -45,3 +45,14 @@ class Handlers:
 
     def _called(self, number: int, frame: FrameType | None) -> None:
         self._handle(number)
+
+
+class StopRequest(Handlers):
+    """Remembers the first signal that asks to stop, so that what is going on is never cut short; a context manager."""
+
+    def __init__(self) -> None:
+        super().__init__(self._remember)
+        self.signal = 0  # none
+
+    def _remember(self, number: int) -> None:
+        self.signal = self.signal or number

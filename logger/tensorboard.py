@@ -1,9 +1,7 @@
-"""What a run leaves for people to look at: metrics.csv, diagnostics.csv, diverged.json and TensorBoard events."""
+"""TensorBoard's events of a run."""
 
 import contextlib
-import csv
 import io
-import json
 import os
 import socket
 import struct
@@ -16,63 +14,12 @@ import torch
 from torch import Tensor
 
 from logger.log import get_logger
+from logger.tables import DiagnosticRow, Row
+from utils.columns import DIAGNOSTIC_COLUMNS, LAST_COLUMN, tag
 from utils.drawing import spared
 from utils.errors import FileSystemError
 from utils.folder import Folder
-from utils.run_files import DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
-from utils.text import csv_cell
-
-FIRST_COLUMNS = (
-    *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-    *("test_loss", "test_accuracy"),
-)
-Row = Mapping[str, float]
-DIAGNOSTIC_COLUMNS = (
-    "epoch",
-    "layer",
-    "largest_singular_value",
-    "smallest_singular_value",
-    "gradient_norm",
-    "weight_norm",
-)
-DiagnosticRow = dict[str, Any]  # by DIAGNOSTIC_COLUMNS: a whole number, a module's path and floats
-
-
-def write_csv(folder: Folder, history: Sequence[Row]) -> None:
-    """metrics.csv of all epochs so far, whole and in one piece, `seconds` last.
-
-    It is made from the history each time rather than appended to, so that after any crash it agrees with the
-    checkpoint that the run resumes from.
-    """
-    if not history:
-        return
-    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have been given more metrics
-    others = [key for key in keys if key not in FIRST_COLUMNS and key != "seconds"]
-    text = io.StringIO()
-    columns = [*FIRST_COLUMNS, *others, "seconds"]
-    csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    for row in history:
-        writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
-    folder.write(METRICS_NAME, text.getvalue().encode())
-
-
-def write_divergence(folder: Folder, epoch: int, step: int) -> None:
-    """diverged.json: where the loss became NaN or infinite. That is graver news than a disk that does not take it."""
-    with contextlib.suppress(FileSystemError):
-        folder.write(DIVERGED_NAME, (json.dumps({"epoch": epoch, "step": step}) + "\n").encode())
-
-
-def write_diagnostics(folder: Folder, rows: Sequence[DiagnosticRow]) -> None:
-    """diagnostics.csv of all epochs so far, whole, as metrics.csv is."""
-    if not rows:
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(DIAGNOSTIC_COLUMNS)
-    for row in rows:
-        writer.writerow([f"{value:.8g}" if isinstance(value, float) else csv_cell(value) for value in row.values()])
-    folder.write(DIAGNOSTICS_NAME, text.getvalue().encode())
+from utils.keys import flat
 
 
 class TensorBoard:
@@ -98,7 +45,7 @@ class TensorBoard:
         """One epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
         epoch = int(row["epoch"])
         for key, value in row.items():
-            if key not in ("epoch", "seconds"):
+            if key not in ("epoch", LAST_COLUMN):
                 self._scalar(tag(key), value, epoch)
         self._flush()
 
@@ -132,9 +79,9 @@ class TensorBoard:
         """
         from torch.utils.tensorboard.summary import hparams
 
-        flat = dict(_flatten(config))
-        metrics = {f"hparam/{key}": value for key, value in final.items() if key not in ("epoch", "seconds", "lr")}
-        for summary in hparams(flat, metrics):
+        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in flat(config)}
+        metrics = {f"hparam/{key}": value for key, value in final.items() if key not in ("epoch", LAST_COLUMN, "lr")}
+        for summary in hparams(plain, metrics):
             self._add(summary=summary)
         for key, value in metrics.items():
             self._scalar(key, value, int(final["epoch"]))
@@ -183,23 +130,6 @@ class TensorBoard:
         except (OSError, FileSystemError) as error:
             self._name = None
             get_logger().warning("cannot write TensorBoard events in %s (%s); training goes on", self._folder, error)
-
-
-def tag(column: str) -> str:
-    """TensorBoard's tag of a column of metrics.csv: train_loss is train/loss, lr stays lr."""
-    split, _, rest = column.partition("_")
-    return f"{split}/{rest}" if rest else column
-
-
-def _flatten(block: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in block.items():
-        if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{prefix}{key}.")
-        else:
-            plain = value if isinstance(value, bool | int | float | str) else str(value)
-            pairs.append((prefix + key, plain))
-    return pairs
 
 
 def displayable(images: Tensor) -> Tensor:

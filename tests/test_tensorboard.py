@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from logger.recorder import TensorBoard
+from logger.tensorboard import TensorBoard
 
 
 def test_event_files_of_a_resumed_run_sort_in_the_order_they_were_made(tmp_path: Path) -> None:

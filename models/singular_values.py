@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.normed import Normed
 from models.preconv import PreConv2d
 from models.preconv_published import PublishedPreConv2d
 
 Convolution = nn.Conv2d | PreConv2d | PublishedPreConv2d
-_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
 _CHUNK = 1 << 22  # complex numbers of transfer matrices held at a time: 64 MiB
 
 
@@ -127,11 +127,9 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
 
 
 def _pair(model: nn.Module, path: str) -> str:
-    """The path of the Sequential that is the convolution at `path` and its norm; if there is none, `path`."""
-    parent, _, own = path.rpartition(".")
-    pair = model.get_submodule(parent)
-    is_pair = own == "0" and isinstance(pair, nn.Sequential) and len(pair) == 2 and isinstance(pair[1], _NORMS)
-    return parent if is_pair else path
+    """The path of the pair that the convolution at `path` is in; if it is in none, `path`."""
+    parent = path.rpartition(".")[0]
+    return parent if isinstance(model.get_submodule(parent), Normed) else path
 
 
 @torch.no_grad()
