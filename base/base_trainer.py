@@ -6,10 +6,10 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, NoReturn, Protocol
 
+from config_schema import TrainerConfig
 from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
 from logger.tensorboard import TensorBoard
-from parse_config import TrainerConfig
 from utils.columns import SPLITS
 from utils.errors import FileSystemError, NonFiniteLossError, Stopped
 from utils.folder import Folder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader, Batch
-from parse_config import Augment
+from config_schema import Augment
 from utils.errors import ConfigError
 from utils.seeding import generator
 from utils.world import World

@@ -9,7 +9,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import MOST_PROBLEMS, Config, NormName, PathText, did_you_mean, load_config
+from config_messages import MOST_PROBLEMS, did_you_mean
+from config_schema import NormName, PathText
+from parse_config import Config, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path

@@ -499,7 +499,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
     import trainer.checkpoint as checkpoint_module
     import utils.strict_json as strict_json
 
-    for module in (array_file, npz, restricted_pickle, parse_config, checkpoint_module, strict_json, pickle, zipfile):
+    ours = (array_file, npz, restricted_pickle, parse_config, config_schema, config_messages, checkpoint_module)
+    for module in (*ours, strict_json, pickle, zipfile):
         for value in list(vars(module).values()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 atheris.instrument_func(value)

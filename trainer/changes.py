@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from config_messages import shortened
+from config_schema import Config
 from data_loader.batches import batch_bounds
-from parse_config import Config, shortened
 from trainer.optim import learning_rate
 from utils.errors import CheckpointError
 
@@ -19,9 +20,10 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def changes(saved: Config, now: Config) -> Changes:
-    """Every setting that differs."""
+    """Every setting that differs; one that a type does not have is null, as one that is not set."""
     before, here = saved.settings(), now.settings()
-    return {key: (before[key], here[key]) for key in here if before[key] != here[key]}
+    both = {key: (before.get(key), here.get(key)) for key in before | here}
+    return {key: (was, is_) for key, (was, is_) in both.items() if was != is_}
 
 
 def check_order(state: dict[str, Any], since: Changes, now: Config, images: int, processes: int, source: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from parse_config import Config, MetricName, validate
+from config_schema import MetricName
+from parse_config import Config, validate
 from trainer.checkpoint import read
 from trainer.diagnostics import PATH, saved_rows
 from utils.columns import CLEAN, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of

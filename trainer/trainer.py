@@ -15,7 +15,7 @@ from logger.confusion import Confusion, confusion_picture
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
 from models.compiled import compiled
-from models.loss import LOSSES
+from models.loss import build_loss
 from models.metric import METRICS
 from parse_config import Config
 from trainer.changes import changes, check_function, check_order, told
@@ -61,7 +61,7 @@ class Trainer(BaseTrainer):
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.loss = LOSSES[config.loss]
+        self.loss = build_loss(config.loss)
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
