@@ -492,6 +492,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
         (corpus / str(number)).write_bytes(data)
     finds = ROOT / "saved" / "fuzz"
     finds.mkdir(parents=True, exist_ok=True)
+    import config_messages
+    import config_schema
     import data_loader.array_file as array_file
     import data_loader.npz as npz
     import data_loader.restricted_pickle as restricted_pickle
