@@ -13,9 +13,10 @@ from base.base_model import BaseModel
 from data_loader.build import RunData
 from models.build import outline_model
 from parse_config import Config
-from trainer.checkpoint import check_tensors
+from trainer.state import RunState
 from utils.errors import CheckpointError
 from utils.reading import told_as
+from utils.text import visible
 
 #: What each optimizer keeps for a parameter.
 _BUFFERS = {
@@ -25,7 +26,7 @@ _BUFFERS = {
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
-def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
+def check_data(data: RunData, state: RunState, source: str) -> None:
     """Raise CheckpointError unless `data` is what the checkpoint was trained on, split and mislabelled alike."""
     if state["dataset_sha256"] != data.sha256:
         raise CheckpointError(
@@ -41,7 +42,7 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
 
 
-def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
+def check_progress(state: RunState, batches: int, source: str) -> None:
     """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
     which may have been more or fewer in earlier ones."""
     epoch, history = state["epoch"], state["history"]
@@ -54,7 +55,7 @@ def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
         )
 
 
-def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str) -> None:
+def check_fit(config: Config, data: RunData, state: RunState, source: str) -> None:
     """Raise CheckpointError, which lists the keys, unless a checkpoint is of these data, and its weights are those of
     `config`'s network.
 
@@ -66,7 +67,7 @@ def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str)
     _check_weights(outline, state["model"], source)
 
 
-def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
+def load_model(model: BaseModel, state: RunState, source: str) -> None:
     """Load a checkpoint's weights into `model`.
 
     Raises:
@@ -77,6 +78,28 @@ def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
     _check_weights(copy.deepcopy(model), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)
+
+
+def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
+    """Refuse a model state whose keys, layouts or dtypes do not fit `wanted`; shapes are the model's to check.
+
+    Raises:
+        CheckpointError: it lists the keys.
+    """
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source}: it is of another architecture: missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    for key, tensor in found.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != wanted[key].dtype:
+            kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{source}: {key} is {kind}, expected {wanted[key].dtype}, torch.strided")
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
+    return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
@@ -95,7 +118,7 @@ def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> No
             raise CheckpointError(f"{source}: it is of another architecture: {listed}{more}") from error
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> None:
+def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
     """Load an optimizer's buffers. Its options stay the config's, so that one changed on purpose takes effect.
 
     Raises:

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_loader.access import Access
 from logger.log import get_logger
 from parse_config import Config, load_config, merge, parse_overrides, validate
-from trainer.checkpoint import BEST_NAME, CheckpointStore
-from trainer.form import config_of, read_run
+from trainer.checkpoint import BEST_NAME, CheckpointStore, read
 from trainer.identity import is_own_name, is_run, may_go_on_in, original_of, rows_of_metrics
 from trainer.run_folder import folder_of, newest_run, refuse_to_lose_tables
+from trainer.state import RunState, config_of
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.folder import Folder
@@ -34,7 +33,7 @@ class Start:
 
     config: Config
     folder: Path | None
-    state: dict[str, Any] | None = None
+    state: RunState | None = None
     source: str = ""
     in_place: bool = False
     data_named: bool = False
@@ -73,7 +72,7 @@ def find_start(
     own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
     if own:
         _enter(folder, lock)
-    state = read_run(checkpoint, allow_inexact)
+    state = read(checkpoint, allow_inexact)
     config = _config(config_path, folder, state, str(checkpoint), overrides)
     named = names_data(overrides) or _same_place(config_path, overrides, config)
     return Start(config, folder if own else run_dir, state, str(checkpoint), own, named, chosen=True)
@@ -98,7 +97,7 @@ def _auto(
     candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
         try:
-            state = read_run(candidate, allow_inexact)
+            state = read(candidate, allow_inexact)
         except CheckpointError as error:
             if error.__cause__ is not None and out_of_memory(error.__cause__):  # the file is not to blame
                 raise
@@ -130,7 +129,7 @@ def _enter(folder: Path, lock: FolderLock | None) -> None:
         get_logger().warning("%s is a copy of %s; the copy goes on as a run of its own", held, original)
 
 
-def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) -> Config:
     """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
     latter."""
     config = config_of(state, source)
@@ -155,7 +154,7 @@ def _same_place(config_path: str | None, overrides: Sequence[str], config: Confi
 
 
 def _config(
-    config_path: str | None, folder: Path, state: dict[str, Any] | None, source: str, overrides: Sequence[str]
+    config_path: str | None, folder: Path, state: RunState | None, source: str, overrides: Sequence[str]
 ) -> Config:
     """The run folder's own config; if that is damaged, the checkpoint's; if there is none, the one named with -c.
     Overrides go on top."""
