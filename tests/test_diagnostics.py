@@ -52,7 +52,7 @@ def dense(layer: Convolution, grid: tuple[int, int]) -> np.ndarray:
             if isinstance(layer, PreConv2d) or k == 1:
                 y = np.fft.irfft2(np.fft.rfft2(y) * v, s=grid)
             else:
-                y = np.fft.irfft2(np.fft.rfft2(y)[:, :, :2] * v[:, :, None], s=grid)
+                y = np.fft.irfft2(np.fft.rfft2(y)[:, :, :2] * (v @ [1, 1j])[:, :, None], s=grid)
         columns.append(y.ravel())
     return np.stack(columns, 1)
 

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def check_fit(config: Config, data: RunData, state: RunState, source: str) -> No
     check_data(data, state, source)
     with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
         outline = outline_model(config, len(data.dataset.classes))
-    _check_weights(outline, state["model"], source)
+    _check_weights(outline, _as_real(state["model"], outline), source)
 
 
 def load_model(model: BaseModel, state: RunState, source: str) -> None:
@@ -74,7 +75,7 @@ def load_model(model: BaseModel, state: RunState, source: str) -> None:
         CheckpointError: another architecture, shapes or values that are no weights; it lists the keys, and `model` is
             as it was.
     """
-    weights = state["model"]
+    weights = _as_real(state["model"], model)
     _check_weights(copy.deepcopy(model), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)
@@ -100,6 +101,17 @@ def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str)
 def _some(keys: list[str]) -> str:
     shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
     return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:
+    """The published layer's estimates were saved as complex numbers once; they are real parts and imaginary parts."""
+    complex_ones = {key for key, value in weights.items() if isinstance(value, Tensor) and value.is_complex()}
+    if not complex_ones:
+        return weights
+    real = {key for key, value in model.state_dict().items() if not value.is_complex()} & complex_ones
+    changed = OrderedDict((key, torch.view_as_real(value) if key in real else value) for key, value in weights.items())
+    changed._metadata = getattr(weights, "_metadata", {})  # type: ignore[attr-defined]
+    return changed
 
 
 def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
