@@ -80,7 +80,7 @@ def _said(block: Any) -> Any:
 
 
 def _typed(**otherwise: Any) -> BeforeValidator:
-    """A block of which there is one for each type: `otherwise` is what counts where it does not say."""
+    """What is given for a block that has a class for each type, with `otherwise` for what it does not say."""
     return BeforeValidator(lambda block: otherwise | _said(block) if isinstance(block, dict) else block)
 
 

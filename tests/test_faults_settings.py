@@ -25,7 +25,7 @@ from tests.conftest import ROOT, same_tree
 from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
-from trainer.changes import ORDER, UNTOLD, check_function, check_order, told
+from trainer.changes import ORDER, UNTOLD, changes, check_function, check_order, told
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
@@ -344,6 +344,17 @@ def test_56_what_else_has_changed_is_one_line(within: Path, tmp_path: Path, caps
         f"{key} {json.dumps(before)} -> {json.dumps(now)}" for key, (before, now) in changed.items()
     }
     assert lines[0] in (folder / "train.log").read_text()
+
+
+def test_a_setting_that_only_one_type_has_is_told() -> None:
+    cosine = load_config(DEMO)
+    step = load_config(DEMO, ["lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=2"])
+    assert changes(step, cosine) == {
+        "lr_scheduler.type": ("StepLR", "CosineAnnealingLR"),
+        "lr_scheduler.args.step_size": (2, None),
+        "lr_scheduler.args.gamma": (0.1, None),
+        "lr_scheduler.args.eta_min": (None, 0.0),
+    }
 
 
 def test_56_no_setting_falls_through() -> None:

@@ -23,8 +23,7 @@ Changes = dict[str, tuple[Any, Any]]
 def changes(saved: Config, now: Config) -> Changes:
     """Every setting that differs; one that a type does not have is null, as one that is not set."""
     before, here = saved.settings(), now.settings()
-    both = {key: (before.get(key), here.get(key)) for key in before | here}
-    return {key: (was, is_) for key, (was, is_) in both.items() if was != is_}
+    return {key: (before.get(key), here.get(key)) for key in before | here if before.get(key) != here.get(key)}
 
 
 def check_order(state: RunState, since: Changes, now: Config, images: int, processes: int, source: str) -> None:
