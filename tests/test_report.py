@@ -17,19 +17,20 @@ from xml.etree import ElementTree
 import pytest
 
 import report as program
-from reporting import measures, paper, statements, summary
-from reporting.blocks import Heading, Table
-from reporting.document import document
-from reporting.markdown import markdown
-from reporting.memorisation import chance
-from reporting.results import Key, Results
-from reporting.robustness import drop, drop_less_than, kept
-from reporting.runs import Run
-from reporting.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
-from reporting.statistics import Interval, holm, interval, paired, smallest_error, spread
-from reporting.style import Look
-from reporting.text import number, with_interval, with_std
-from reporting.writing import read_results, report_files
+from reporting.figures.style import Look
+from reporting.render.markdown import markdown
+from reporting.render.writing import read_results, report_files
+from reporting.runs.run import Run
+from reporting.statistics import measures, paper, statements
+from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error, spread
+from reporting.statistics.memorisation import chance
+from reporting.statistics.results import Key, Results
+from reporting.statistics.robustness import drop, drop_less_than, kept
+from reporting.statistics.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
+from reporting.text import summary
+from reporting.text.blocks import Heading, Table
+from reporting.text.document import document
+from reporting.text.numbers import number, with_interval, with_std
 from tests.conftest import ROOT
 from tests.made_runs import config, write_cell, write_run, write_table
 from utils.errors import DataError

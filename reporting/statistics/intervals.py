@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reporting.measures import mean
+from reporting.statistics.measures import mean
 
 CONFIDENCE = 0.95
 ENOUGH_SEEDS = 3

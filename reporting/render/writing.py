@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from reporting.blocks import Block, Figure, Paragraph
-from reporting.document import document
-from reporting.html import html
-from reporting.markdown import markdown
-from reporting.marks import written_by_report
-from reporting.reading import find_runs
-from reporting.results import Results, read_grid, sort_into_cells
-from reporting.summary import as_csv, as_latex
+from reporting.render.html import html
+from reporting.render.markdown import markdown
+from reporting.render.marks import written_by_report
+from reporting.runs.reading import find_runs
+from reporting.statistics.results import Results, read_grid, sort_into_cells
+from reporting.text.blocks import Block, Figure, Paragraph
+from reporting.text.document import document
+from reporting.text.summary import as_csv, as_latex
 from utils.drawing import reason
 from utils.errors import FileSystemError
 from utils.files import write_atomically

@@ -1,8 +1,8 @@
 """How much test accuracy an arm loses to label noise, seed by seed."""
 
-from reporting.measures import last_test, mean
-from reporting.results import Results
-from reporting.statistics import Interval, paired
+from reporting.statistics.intervals import Interval, paired
+from reporting.statistics.measures import last_test, mean
+from reporting.statistics.results import Results
 
 
 def losses(results: Results, dataset: str, noise: float, arm: str) -> dict[int, float]:

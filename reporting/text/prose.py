@@ -1,8 +1,8 @@
 """The sentences of the report that stand in every one."""
 
-from reporting import paper
-from reporting.statements import FAR, NEAR, SAME_MARGIN
-from reporting.text import number
+from reporting.statistics import paper
+from reporting.statistics.statements import FAR, NEAR, SAME_MARGIN
+from reporting.text.numbers import number
 
 
 def _line(text: str) -> str:

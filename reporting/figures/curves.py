@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reporting.measures import changes, mean, rate_steps
-from reporting.results import Key, Results
-from reporting.runs import Run
-from reporting.style import Look, label, panels, svg
+from reporting.figures.style import Look, label, panels, svg
+from reporting.runs.run import Run
+from reporting.statistics.measures import changes, mean, rate_steps
+from reporting.statistics.results import Key, Results
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))

@@ -4,9 +4,9 @@ them, and the verdict as a word and a mark."""
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.results import percent
-from reporting.statements import FAILS, HOLDS, OPEN, Finding, Measured
-from reporting.style import WIDTH, svg
+from reporting.figures.style import WIDTH, svg
+from reporting.statistics.results import percent
+from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Measured
 
 ROW, HEADING = 1.0, 1.15  # heights, in rows
 INCHES = 0.19  # a row's

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from reporting.marks import TITLE
+from reporting.render.marks import TITLE
 from utils.drawing import draw
 
 Dashes = str | tuple[int, tuple[float, ...]]

@@ -4,12 +4,12 @@ import csv
 import io
 from dataclasses import dataclass
 
-from reporting.marks import CSV_COLUMNS, LATEX_NOTE
-from reporting.measures import best_test, last_ten_test, last_test
-from reporting.results import Results, percent
-from reporting.runs import plain
-from reporting.statistics import Spread, spread
-from reporting.text import with_std
+from reporting.render.marks import CSV_COLUMNS, LATEX_NOTE
+from reporting.runs.run import plain
+from reporting.statistics.intervals import Spread, spread
+from reporting.statistics.measures import best_test, last_ten_test, last_test
+from reporting.statistics.results import Results, percent
+from reporting.text.numbers import with_std
 from utils.text import csv_cell
 
 READINGS = (("best by validation", best_test), ("last epoch", last_test), ("mean of the last ten", last_ten_test))

@@ -1,6 +1,6 @@
 """The document as Markdown."""
 
-from reporting.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
+from reporting.text.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
 
 _ESCAPED = {"<": "&lt;", ">": "&gt;", "*": r"\*"}
 

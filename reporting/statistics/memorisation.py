@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from reporting.runs import Run
+from reporting.runs.run import Run
 from utils import columns
 
 CLEAN, GIVEN, TRUE = (f"train_{figure}" for figure in (columns.CLEAN, columns.GIVEN, columns.TRUE))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from reporting.runs import Run
+from reporting.runs.run import Run
 
 LAST_EPOCHS = 10
 MOST_STEPS = 8  # a rate that changes more often, or after more than half of the epochs, has no steps to speak of

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reporting.runs import ARMS, Run, plain
-from reporting.settings import LONGEST, number, text, whole
-from reporting.style import Look, looks
+from reporting.figures.style import Look, looks
+from reporting.runs.run import ARMS, Run, plain
+from reporting.runs.settings import LONGEST, number, text, whole
 from utils import strict_json
 from utils.errors import DataError
 from utils.files import read_file

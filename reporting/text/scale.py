@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reporting import paper, prose
-from reporting.measures import last_test, last_training, last_validation, mean
-from reporting.memorisation import GIVEN, chance, share
-from reporting.results import Results, percent
-from reporting.runs import Run
-from reporting.statistics import ENOUGH_SEEDS
-from reporting.text import listed, number
+from reporting.runs.run import Run
+from reporting.statistics import paper
+from reporting.statistics.intervals import ENOUGH_SEEDS
+from reporting.statistics.measures import last_test, last_training, last_validation, mean
+from reporting.statistics.memorisation import GIVEN, chance, share
+from reporting.statistics.results import Results, percent
+from reporting.text import prose
+from reporting.text.numbers import listed, number
 
 _ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it
 

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 
-from reporting import curves as curve_figures
-from reporting import dots, forest, layers, paper, prose, robustness, scale
-from reporting.blocks import Block, Figure, Heading, Paragraph, Table
-from reporting.measures import last_test, last_validation, mean, restlessness
-from reporting.memorisation import PARTS, chance, share
-from reporting.results import Results, percent, slug
-from reporting.statements import Finding
-from reporting.statistics import paired, spread
-from reporting.text import NONE, number, with_interval, with_std
+from reporting.figures import curves as curve_figures
+from reporting.figures import dots, forest, layers
+from reporting.statistics import paper, robustness
+from reporting.statistics.intervals import paired, spread
+from reporting.statistics.measures import last_test, last_validation, mean, restlessness
+from reporting.statistics.memorisation import PARTS, chance, share
+from reporting.statistics.results import Results, percent, slug
+from reporting.statistics.statements import Finding
+from reporting.text import prose, scale
+from reporting.text.blocks import Block, Figure, Heading, Paragraph, Table
+from reporting.text.numbers import NONE, number, with_interval, with_std
 
 
 def tables(

@@ -2,12 +2,16 @@
 
 from collections import Counter
 
-from reporting import prose, scale, statements, summary
-from reporting.blocks import Block, Bullets, Code, Heading, Paragraph, Table
-from reporting.marks import TITLE
-from reporting.results import Key, Results, cell_order, percent
-from reporting.runs import plain
-from reporting.sections import (
+from reporting.render.marks import TITLE
+from reporting.runs.run import plain
+from reporting.statistics import statements
+from reporting.statistics.intervals import ENOUGH_SEEDS
+from reporting.statistics.results import Key, Results, cell_order, percent
+from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Statement
+from reporting.text import prose, scale, summary
+from reporting.text.blocks import Block, Bullets, Code, Heading, Paragraph, Table
+from reporting.text.numbers import NONE, listed, with_std
+from reporting.text.sections import (
     curve_section,
     diagnostics_section,
     forest_figure,
@@ -16,9 +20,6 @@ from reporting.sections import (
     stability_section,
     tables,
 )
-from reporting.statements import FAILS, HOLDS, OPEN, Finding, Statement
-from reporting.statistics import ENOUGH_SEEDS
-from reporting.text import NONE, listed, with_std
 
 
 def document(results: Results) -> list[Block]:

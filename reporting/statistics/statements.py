@@ -10,13 +10,13 @@ statement holds if it holds at every level that counts, and does not if it does 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from reporting import paper
-from reporting.measures import last_test, last_validation, restlessness, test_above_validation
-from reporting.results import Results, cell_order, percent
-from reporting.robustness import drop_less_than
-from reporting.runs import Run
-from reporting.statistics import Interval, holm, interval, paired, smallest_error
-from reporting.text import with_interval
+from reporting.runs.run import Run
+from reporting.statistics import paper
+from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error
+from reporting.statistics.measures import last_test, last_validation, restlessness, test_above_validation
+from reporting.statistics.results import Results, cell_order, percent
+from reporting.statistics.robustness import drop_less_than
+from reporting.text.numbers import with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 SAME_MARGIN = 3.0  # points within which two arms do the same; the paper's BatchNorm is 20 and more away from both

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.curves import legend
-from reporting.measures import last_test, mean
-from reporting.memorisation import PARTS, chance, share
-from reporting.results import Results
-from reporting.robustness import drop
-from reporting.style import Look, label, panels, svg
+from reporting.figures.curves import legend
+from reporting.figures.style import Look, label, panels, svg
+from reporting.statistics.measures import last_test, mean
+from reporting.statistics.memorisation import PARTS, chance, share
+from reporting.statistics.results import Results
+from reporting.statistics.robustness import drop
 
 SPACING = 0.13  # between the dots of two arms in one group, a group being 1 wide
 

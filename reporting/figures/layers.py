@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from reporting.curves import MARKS, legend
-from reporting.measures import mean
-from reporting.results import Results
-from reporting.runs import Diagnostics, Run
-from reporting.style import Look, label, svg
+from reporting.figures.curves import MARKS, legend
+from reporting.figures.style import Look, label, svg
+from reporting.runs.run import Diagnostics, Run
+from reporting.statistics.measures import mean
+from reporting.statistics.results import Results
 
 LARGEST, SMALLEST, GRADIENT, WEIGHT = (
     *("largest_singular_value", "smallest_singular_value"),

@@ -1,6 +1,6 @@
 """Numbers as the report writes them."""
 
-from reporting.statistics import Interval, Spread
+from reporting.statistics.intervals import Interval, Spread
 
 NONE = "-"
 

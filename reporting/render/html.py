@@ -3,7 +3,7 @@
 import base64
 from html import escape
 
-from reporting.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
+from reporting.text.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --page: #fff; --soft: #f3f4f6; --rule: #c9ccd1; --link: #0059a8;

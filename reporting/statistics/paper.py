@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reporting.runs import Run
+from reporting.runs.run import Run
 
 PATH = Path(__file__).with_name("paper.json")
 #: The arm's name in the paper, by ours.
