@@ -17,20 +17,20 @@ from xml.etree import ElementTree
 import pytest
 
 import report as program
-from reporting.figures.style import Look
+from reporting.figures.style import Look, looks
 from reporting.render.markdown import markdown
 from reporting.render.writing import read_results, report_files
 from reporting.runs.run import Run
 from reporting.statistics import measures, paper, statements
 from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error, spread
-from reporting.statistics.memorisation import chance
+from reporting.statistics.measures import chance
+from reporting.statistics.numbers import number, with_interval, with_std
 from reporting.statistics.results import Key, Results
 from reporting.statistics.robustness import drop, drop_less_than, kept
 from reporting.statistics.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
 from reporting.text import summary
 from reporting.text.blocks import Heading, Table
 from reporting.text.document import document
-from reporting.text.numbers import number, with_interval, with_std
 from tests.conftest import ROOT
 from tests.made_runs import config, write_cell, write_run, write_table
 from utils.errors import DataError
@@ -808,8 +808,8 @@ def test_arms_of_ones_own_can_be_told_apart(tmp_path: Path) -> None:
     for arm in arms:
         write_cell(tmp_path, arm, 0.0, seeds(0.5))
     results = read_results([tmp_path])
-    assert len(set(results.looks.values())) == len(arms)
-    assert results.looks["bn"] == Look("#000000", "solid", "o")
+    assert len(set(looks(results).values())) == len(arms)
+    assert looks(results)["bn"] == Look("#000000", "solid", "o")
     figure = report_files(results)["results/curves-cifar10-0noise.svg"]
     assert all(f"{arm}<" in figure for arm in arms), "each is in the legend"
 

@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reporting.figures.style import Look, label, panels, svg
+from reporting.figures.style import Look, label, looks, panels, svg
 from reporting.runs.run import Run
-from reporting.statistics.measures import changes, mean, rate_steps
+from reporting.statistics.intervals import mean
+from reporting.statistics.measures import changes, rate_steps
 from reporting.statistics.results import Key, Results
 
 Points = Sequence[tuple[int, float]]  # by epoch
@@ -79,11 +80,11 @@ def draw_arms(
     for number, arm in enumerate(results.arms(dataset, noise)):
         runs = results.runs(dataset, noise, arm)
         steps.update(step for run in runs for step in rate_steps(run))
-        drawn += _draw_arm(axes, arm, results.looks[arm], number, [dict(points(run)) for run in runs])
+        drawn += _draw_arm(axes, arm, looks(results)[arm], number, [dict(points(run)) for run in runs])
     begun = [(key, run) for key, cell in results.unfinished.items() for run in cell.values()]
     for key, run in begun if unfinished else ():
         if key == Key(dataset, noise, key.arm) and run.epochs:
-            style = results.looks[key.arm]
+            style = looks(results)[key.arm]
             name = None if results.runs(*key) else label(key.arm)
             axes.plot(
                 *zip(*points(run), strict=True), color=style.colour, ls=style.dashes, lw=0.6, alpha=0.6, label=name

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from reporting.figures.curves import legend
-from reporting.figures.style import Look, label, panels, svg
-from reporting.statistics.measures import last_test, mean
-from reporting.statistics.memorisation import PARTS, chance, share
+from reporting.figures.style import Look, label, looks, panels, svg
+from reporting.statistics.intervals import mean
+from reporting.statistics.measures import PARTS, chance, last_test, share
 from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop
 
@@ -32,7 +32,7 @@ def _accuracies(axes: Any, results: Results, dataset: str) -> None:
     for number, arm in enumerate(arms):
         by_level = {noise: results.by_seed(dataset, noise, arm, last_test) for noise in noises}
         points = [(x, list(by_level[noise].values())) for x, noise in enumerate(noises) if by_level[noise]]
-        _dots(axes, arm, results.looks[arm], _offset(number, len(arms)), points, joined=True)
+        _dots(axes, arm, looks(results)[arm], _offset(number, len(arms)), points, joined=True)
     _levels(axes, noises)
     axes.set_title(f"{dataset}\ntest accuracy, %")
 
@@ -44,7 +44,7 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
             found = drop(results, dataset, noise, arm)
             if found is None:
                 continue
-            style, at = results.looks[arm], x + _offset(number, len(arms))
+            style, at = looks(results)[arm], x + _offset(number, len(arms))
             axes.plot(at, found.mean, color=style.colour, marker=style.mark, markersize=4.5, linestyle="none")
             if found.low is not None:
                 axes.plot([at, at], [found.low, found.high], color=style.colour, linewidth=1.2)
@@ -75,7 +75,7 @@ def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
         offset = _offset(number, len(arms))
         found = [list(results.by_seed(dataset, noise, arm, share(column)).values()) for column, _ in PARTS]
         points = [(x, values) for x, values in enumerate(found) if values]
-        _dots(axes, arm, results.looks[arm], offset, points, joined=False)
+        _dots(axes, arm, looks(results)[arm], offset, points, joined=False)
         guesses = list(results.by_seed(dataset, noise, arm, chance).values())
         if guesses:
             at, half = 1 + offset, SPACING / 2

@@ -1,44 +1,14 @@
 """What diagnostics.csv says: singular values of the layers' transfer matrices, gradient and weight norms."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from reporting.figures.curves import MARKS, legend
-from reporting.figures.style import Look, label, svg
-from reporting.runs.run import Diagnostics, Run
-from reporting.statistics.measures import mean
+from reporting.figures.style import Look, label, looks, svg
+from reporting.runs.run import Diagnostics
+from reporting.statistics.intervals import mean
+from reporting.statistics.measures import GRADIENT, LARGEST, SMALLEST, WEIGHT, over_layers
 from reporting.statistics.results import Results
-
-LARGEST, SMALLEST, GRADIENT, WEIGHT = (
-    *("largest_singular_value", "smallest_singular_value"),
-    *("gradient_norm", "weight_norm"),
-)
-
-
-def has_diagnostics(results: Results, dataset: str, noise: float) -> bool:
-    return any(run.diagnostics for arm in results.arms(dataset, noise) for run in results.runs(dataset, noise, arm))
-
-
-def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
-    """One figure of an epoch: the largest of the largest, the smallest of the smallest singular values, and the norm
-    of all layers together (the root of the sum of squares) of gradients and weights. None without any value."""
-    cells = (found.values[column].get((epoch, layer)) for layer in found.layers)
-    values = [value for value in cells if value is not None]
-    if not values:
-        return None
-    if column in (LARGEST, SMALLEST):
-        return max(values) if column == LARGEST else min(values)
-    return math.sqrt(math.fsum(value * value for value in values))
-
-
-def last_of(column: str) -> Any:
-    """The measure of a run that is `over_layers` of its last epoch; None if that has no diagnostics."""
-
-    def of_run(run: Run) -> float | None:
-        return over_layers(run.diagnostics, column, run.epochs) if run.diagnostics else None
-
-    return of_run
 
 
 def diagnostics(results: Results, dataset: str, noise: float) -> str:
@@ -47,7 +17,7 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
     def draw(figure: Any) -> None:
         (layers, epochs), (gradients, weights) = figure.subplots(2, 2)
         for arm in results.arms(dataset, noise):
-            runs, style = results.runs(dataset, noise, arm), results.looks[arm]
+            runs, style = results.runs(dataset, noise, arm), looks(results)[arm]
             found = [run.diagnostics for run in runs if run.diagnostics]
             if not found:
                 continue

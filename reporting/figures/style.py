@@ -1,13 +1,15 @@
 """How arms look in every figure: Okabe and Ito's colours, told apart by colour-blind readers, and a dash and a mark."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from reporting.render.marks import TITLE
+from reporting.runs.run import ARMS
+from reporting.statistics.results import Results, arm_order
 from utils.drawing import draw
 
+TITLE = "Results: the paper's experiments, reproduced and re-examined"
 Dashes = str | tuple[int, tuple[float, ...]]
 
 
@@ -18,17 +20,18 @@ class Look:
     mark: str
 
 
-_LOOKS = {
-    "bn": Look("#000000", "solid", "o"),
-    "conv": Look("#E69F00", (0, (5, 1.5)), "s"),
-    "bncn": Look("#009E73", (0, (7, 1.5, 1.5, 1.5)), "^"),
-    "conv_published": Look("#D55E00", (0, (1.2, 1.2)), "D"),
-    "bncn_published": Look("#0072B2", (0, (4, 1.2, 1, 1.2, 1, 1.2)), "v"),
-    "gn": Look("#56B4E9", "solid", "P"),
-    "ln": Look("#CC79A7", (0, (5, 1.5)), "X"),
-    "in": Look("#7F6A00", (0, (1.2, 1.2)), "<"),
-    "none": Look("#777777", (0, (7, 1.5, 1.5, 1.5)), ">"),
-}
+#: In the order of ARMS.
+_LOOKS = (
+    Look("#000000", "solid", "o"),
+    Look("#E69F00", (0, (5, 1.5)), "s"),
+    Look("#009E73", (0, (7, 1.5, 1.5, 1.5)), "^"),
+    Look("#D55E00", (0, (1.2, 1.2)), "D"),
+    Look("#0072B2", (0, (4, 1.2, 1, 1.2, 1, 1.2)), "v"),
+    Look("#56B4E9", "solid", "P"),
+    Look("#CC79A7", (0, (5, 1.5)), "X"),
+    Look("#7F6A00", (0, (1.2, 1.2)), "<"),
+    Look("#777777", (0, (7, 1.5, 1.5, 1.5)), ">"),
+)
 _MORE_MARKS = ("*", "p", "h", "d", "8", "H", "1", "2", "3", "4")
 
 _SETTINGS: dict[str, Any] = {
@@ -51,12 +54,14 @@ WIDTH = 4.3
 MOST_PANELS = 120
 
 
-def looks(arms: Sequence[str]) -> dict[str, Look]:
+def looks(results: Results) -> dict[str, Look]:
     """Of each arm. One that is not known here looks like a known one that is not there, with a mark of its own."""
-    spare = [look for arm, look in reversed(_LOOKS.items()) if arm not in arms] or list(_LOOKS.values())
-    others = [arm for arm in arms if arm not in _LOOKS]
+    arms = sorted({want.key.arm for want in results.asked}, key=arm_order)
+    known = dict(zip(ARMS, _LOOKS, strict=False))
+    spare = [look for arm, look in reversed(known.items()) if arm not in arms] or list(_LOOKS)
+    others = [arm for arm in arms if arm not in known]
     made = (replace(look, mark=mark) for look, mark in zip(cycle(spare), cycle(_MORE_MARKS), strict=False))
-    return {arm: _LOOKS[arm] for arm in arms if arm in _LOOKS} | dict(zip(others, made, strict=False))
+    return {arm: known[arm] for arm in arms if arm in known} | dict(zip(others, made, strict=False))
 
 
 def label(arm: str) -> str:

@@ -3,28 +3,41 @@
 import os
 import shutil
 import signal
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from html import escape
 from pathlib import Path
 
+from reporting.figures.style import TITLE
 from reporting.render.html import html
 from reporting.render.markdown import markdown
-from reporting.render.marks import written_by_report
+from reporting.runs.grid import read_grid
 from reporting.runs.reading import find_runs
-from reporting.statistics.results import Results, read_grid, sort_into_cells
+from reporting.statistics.results import Results, sort_into_cells
 from reporting.text.blocks import Block, Figure, Paragraph
 from reporting.text.document import document
-from reporting.text.summary import as_csv, as_latex
+from reporting.text.summary import CSV_COLUMNS, LATEX_NOTE, as_csv, as_latex
 from utils.drawing import reason
 from utils.errors import FileSystemError
-from utils.files import write_atomically
+from utils.files import read_file, write_atomically
 from utils.stopping import Handlers
 
 NAME = "results"
 TEXTS = (".md", ".html", ".csv", ".tex")
 #: How the figures' names begin: what else lies in their folder is left alone.
 FIGURES = ("curves-", "robustness", "stability", "memorisation", "diagnostics-")
+
+#: The line that tells a report's file of each kind, and among how many of its first lines it stands.
+_MARKS = {
+    ".md": (f"# {TITLE}", 1),
+    ".csv": (",".join(CSV_COLUMNS), 1),
+    ".tex": (LATEX_NOTE, 1),
+    ".html": (f"<title>{escape(TITLE)}</title>", 10),
+    ".svg": (f"<dc:title>{TITLE}</dc:title>", 12),
+}
+_LARGEST = 1 << 28
 
 
 def read_results(folders: list[Path]) -> Results:
@@ -99,16 +112,31 @@ def write_report(results: Results, folder: Path, warn: Callable[[str], object] =
 
 def _refuse_others(paths: list[Path]) -> None:
     """Raise FileSystemError if something lies at one of `paths` that a report did not write."""
-    others = [path for path in paths if os.path.lexists(path) and not written_by_report(path)]
+    others = [path for path in paths if os.path.lexists(path) and not _written_by_report(path)]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         said = f"{others[0]}{more}: no report wrote what is there, and it would be replaced"
         raise FileSystemError(f"{said}; nothing was written; move it away, or name another folder with -o")
 
 
+def _written_by_report(path: Path) -> bool:
+    """Whether what lies at `path` is a regular file, no link, that a report wrote.
+
+    Raises FileNotFoundError if there is nothing.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    mark, lines = _MARKS[path.suffix]
+    try:
+        head = read_file(path, _LARGEST)[:8192].decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    return mark in [line.strip() for line in head.splitlines()[:lines]]
+
+
 def _remove_old(folder: Path, new: set[Path]) -> None:
     for old in sorted(folder.glob("*.svg")):
-        if old.name.startswith(FIGURES) and old not in new and written_by_report(old):
+        if old.name.startswith(FIGURES) and old not in new and _written_by_report(old):
             old.unlink()
 
 

@@ -70,7 +70,7 @@ def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> 
 
     def read(reader: Callable[[Path], _T], name: str) -> _T | None:
         try:
-            return reader(folder / name)
+            return reader(folder / name) if os.path.lexists(folder / name) else None
         except DamagedRun as error:
             warnings.append(f"The {name} of `{plain(relative)}` is left out: {plain(str(error))}.")
             return None
@@ -97,11 +97,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
     """
-    try:
-        config = strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
-        raise DamagedRun(f"{path.name}: {why}") from error
+    config = _read_json(path, f"{path.name}: ")
     if found := misfit(config):
         setting, value = found
         raise DamagedRun(f"{path.name}: {setting.key} must be {setting.what}, is {json.dumps(value)[:60]}")
@@ -131,14 +127,8 @@ def read_metrics(path: Path) -> dict[str, Column]:
     return columns
 
 
-def read_diagnostics(path: Path) -> Diagnostics | None:
-    """None if the run has none.
-
-    Raises:
-        DamagedRun: as for `read_metrics`.
-    """
-    if not os.path.lexists(path):
-        return None
+def read_diagnostics(path: Path) -> Diagnostics:
+    """Raises DamagedRun as `read_metrics` does."""
     table = _read_csv(path, DIAGNOSTIC_COLUMNS, LARGEST_DIAGNOSTICS)
     keys: dict[tuple[int, str], int] = {}  # with the row that has the figures
     for row, (cell, layer) in enumerate(zip(table["epoch"], table["layer"], strict=True)):
@@ -157,14 +147,8 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
     return Diagnostics(epochs, layers, values)
 
 
-def read_data(path: Path) -> Data | None:
-    """None for a run that does not say, as older ones do not.
-
-    Raises:
-        DamagedRun: unreadable, not JSON, or without the numbers of images.
-    """
-    if not os.path.lexists(path):
-        return None
+def read_data(path: Path) -> Data:
+    """Raises DamagedRun: unreadable, not JSON, or without the numbers of images."""
     record = _read_json(path)
     sizes = tuple(value_at(record, ("images", name)) for name in SPLITS)
     if not all(map(whole(1), sizes)):
@@ -175,25 +159,25 @@ def read_data(path: Path) -> Data | None:
     return Data(sizes, wrong)
 
 
-def read_divergence(path: Path) -> int | None:
-    """The epoch in which a run's loss became NaN or infinite; None if it did not.
+def read_divergence(path: Path) -> int:
+    """The epoch in which a run's loss became NaN or infinite.
 
     Raises:
         DamagedRun: unreadable, not JSON, or without an epoch.
     """
-    if not os.path.lexists(path):
-        return None
     epoch = value_at(_read_json(path), ("epoch",))
     if not whole(1)(epoch):
         raise DamagedRun("it has no epoch")
     return epoch
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, where: str = "") -> Any:
     try:
         return strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DamagedRun(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
+    except OSError as error:
+        raise DamagedRun(where + (error.strerror or str(error))) from error
+    except ValueError as error:
+        raise DamagedRun(f"{where}not JSON: {error}") from error
 
 
 def _read_csv(path: Path, required: tuple[str, ...], limit: int) -> dict[str, list[str]]:

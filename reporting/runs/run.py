@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
+from parse_config import NormName
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from utils.columns import FIRST_COLUMNS
 from utils.keys import value_at
@@ -13,8 +14,23 @@ from utils.monitor import Monitor
 
 AS_PUBLISHED = "as_published"
 SYMMETRIC, FROM_FILE = "symmetric", "file"
-ARMS = ("bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none")
+ARMS: tuple[str, ...] = get_args(NormName)
 Column = tuple[float | None, ...]  # None where the cell is empty or not finite
+
+
+class Key(NamedTuple):
+    """A cell of a grid, in which there is a run by seed."""
+
+    dataset: str
+    noise: float
+    arm: str
+
+
+class Wanted(NamedTuple):
+    """A run that there should be."""
+
+    key: Key
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,10 @@ class Run:
     @property
     def noise_type(self) -> str:
         return str(self.config["label_noise"].get("type", SYMMETRIC))
+
+    @property
+    def key(self) -> Key:
+        return Key(self.dataset, self.noise, self.arm)
 
     @property
     def seed(self) -> int:

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reporting.statistics.measures import mean
-
 CONFIDENCE = 0.95
 ENOUGH_SEEDS = 3
 HALVINGS = 50  # of the range from 0 to 1 in which an error probability is looked for
@@ -50,6 +48,10 @@ class Interval:
 
     def below(self, bound: float) -> bool:
         return self.enough and self.high is not None and self.high < bound
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -45,6 +45,11 @@ def dataset_of(run: Run) -> str | None:
     return by_type or (CIFAR10 if "cifar10" in name else COCO if "coco" in name else None)
 
 
+def is_published_coco(run: Run) -> bool:
+    """Whether a run is of TinyCOCO, with data as published."""
+    return run.as_published and dataset_of(run) == COCO
+
+
 def stated(dataset: str, arm: str, noise: float) -> float | None:
     """Test accuracy in percent that the paper's text gives, for the arm that ours goes by."""
     figures = _file()["text"].get(dataset, {}).get(ARMS.get(arm, ""), {})

@@ -1,51 +1,18 @@
 """The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
 
-import json
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import product
 
-from reporting.figures.style import Look, looks
-from reporting.runs.run import ARMS, Run, plain
-from reporting.runs.settings import LONGEST, number, text, whole
-from utils import strict_json
-from utils.errors import DataError
-from utils.files import read_file
-from utils.run_files import GRID_NAME
+from reporting.runs.grid import Place
+from reporting.runs.run import ARMS, Key, Run, Wanted, plain
+from reporting.statistics.differences import differing_settings
+from reporting.statistics.numbers import percent
 
-#: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
-_OWN = {
-    *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
-    *("trainer.save_period", "trainer.save_every_minutes", "trainer.tensorboard", "trainer.keep_freed_memory"),
-    *("trainer.diagnostics",),
-}
-_UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
-
-
-LARGEST_GRID = 1 << 24  # bytes of a grid.json
 MOST_HOLES = 10_000
-MOST_SETTINGS = 20  # that are named where runs differ
-_CELL = {"dataset": text, "arm": text, "noise": number(0, 100), "seed": whole(0), "folder": lambda v: type(v) is str}
-
-
-class Key(NamedTuple):
-    dataset: str
-    noise: float
-    arm: str
-
-
-class Wanted(NamedTuple):
-    """A run that there should be."""
-
-    key: Key
-    seed: int
-
-
-Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
 
 
 @dataclass(frozen=True)
@@ -62,32 +29,24 @@ class Results:
         return sorted({key.dataset for key in (*self.cells, *self.unfinished)})
 
     @cached_property
-    def asked(self) -> set[Key]:
-        """The cells with a run, be it finished, unfinished or missing."""
-        return {*self.cells, *self.unfinished, *(want.key for want in self.missing)}
+    def asked(self) -> set[Wanted]:
+        """Every run that there is or should be, be it finished, unfinished or missing."""
+        there = (Wanted(key, seed) for key, cell in (*self.cells.items(), *self.unfinished.items()) for seed in cell)
+        return {*there, *self.missing}
+
+    def asked_of(self, dataset: str) -> list[Key]:
+        """Its cells with a run that there is or should be."""
+        return sorted({want.key for want in self.asked if want.key.dataset == dataset}, key=cell_order)
 
     def fullest_levels(self, dataset: str) -> set[float]:
         """The noise levels of a dataset for which the most seeds were asked for, by any arm."""
-        seeds: dict[float, set[int]] = {}
-        for cells in (self.cells, self.unfinished):
-            for key, cell in cells.items():
-                if key.dataset == dataset:
-                    seeds.setdefault(key.noise, set()).update(cell)
-        for want in self.missing:
-            if want.key.dataset == dataset:
-                seeds.setdefault(want.key.noise, set()).add(want.seed)
-        most = max(map(len, seeds.values()), default=0)
-        return {noise for noise, asked in seeds.items() if len(asked) == most}
+        seeds = Counter(noise for noise, _ in {(key.noise, seed) for key, seed in self.asked if key.dataset == dataset})
+        return {noise for noise, count in seeds.items() if count == max(seeds.values())}
 
     @property
     def drawn(self) -> list[Key]:
         """The cells with a run of an epoch or more."""
         return [*self.cells, *(key for key, cell in self.unfinished.items() if any(r.epochs for r in cell.values()))]
-
-    @cached_property
-    def looks(self) -> Mapping[str, Look]:
-        """How each arm looks in this report's figures."""
-        return looks(sorted({key.arm for key in self.asked}, key=arm_order))
 
     @cached_property
     def file_names(self) -> Mapping[str, str]:
@@ -120,6 +79,10 @@ class Results:
         found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
         return {seed: value for seed, value in found if value is not None}
 
+    def values(self, dataset: str, noise: float, arm: str, measure: Callable[[Run], float | None]) -> list[float]:
+        """The values of `by_seed`."""
+        return list(self.by_seed(dataset, noise, arm, measure).values())
+
     @property
     def lacking(self) -> int:
         """How many runs are missing or unfinished."""
@@ -131,9 +94,11 @@ class Results:
 
     def of(self, dataset: str) -> list[Run]:
         """All finished runs of a dataset, or the unfinished ones if none has finished."""
-        runs = [run for key, cell in self.cells.items() if key.dataset == dataset for run in cell.values()]
-        begun = [run for key, cell in self.unfinished.items() if key.dataset == dataset for run in cell.values()]
-        return runs or begun
+        groups = (self.cells, self.unfinished)
+        found = (
+            [run for k, cell in group.items() if k.dataset == dataset for run in cell.values()] for group in groups
+        )
+        return next(found) or next(found)
 
 
 def slug(text: str) -> str:
@@ -151,7 +116,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
     warnings = list(warnings)
     by_cell: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:
-        by_cell.setdefault(Key(run.dataset, run.noise, run.arm), {}).setdefault(run.seed, []).append(run)
+        by_cell.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
     cells: dict[Key, dict[int, Run]] = {}
     unfinished: dict[Key, dict[int, Run]] = {}
     for key in sorted(by_cell, key=cell_order):
@@ -161,7 +126,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
                 which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
                 warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
             (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
-    warnings += _differing_settings(cells, unfinished)
+    warnings += differing_settings(cells, unfinished)
     lost = [
         f"{describe(key)}, seed {seed}"
         for key, cell in unfinished.items()
@@ -171,7 +136,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
     if lost:
         count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
         warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
-    have = {(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
+    have = {Wanted(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
     missing = _holes(have, warnings) if wanted is None else _absent(list(wanted), runs, have)
     return Results(
         cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
@@ -180,10 +145,6 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
 
 def describe(key: Key) -> str:
     return f"{key.dataset}, `{plain(key.arm)}`, {percent(key.noise)} noise"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:g} %"
 
 
 def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
@@ -196,7 +157,7 @@ def _newest_complete(run: Run) -> tuple[bool, str, str]:
     return run.finished, stamp[0] if stamp else "", run.folder
 
 
-def _holes(have: set[tuple[Key, int]], warnings: list[str]) -> list[Wanted]:
+def _holes(have: set[Wanted], warnings: list[str]) -> list[Wanted]:
     """What lacks in each dataset to every arm with every noise and seed; a warning where that is far from a grid."""
     missing: list[Wanted] = []
     for dataset in sorted({key.dataset for key, _ in have}):
@@ -204,100 +165,22 @@ def _holes(have: set[tuple[Key, int]], warnings: list[str]) -> list[Wanted]:
         noises, arms, seeds = {k.noise for k, _ in here}, {k.arm for k, _ in here}, {seed for _, seed in here}
         if len(noises) * len(arms) * len(seeds) > MOST_HOLES:
             warnings.append(f"The runs of {dataset} are too unlike each other to tell which are missing.")
-            continue
-        for noise in noises:
-            for arm in arms:
-                key = Key(dataset, noise, arm)
-                missing += [Wanted(key, seed) for seed in seeds if (key, seed) not in have]
+        else:
+            cells = product(noises, arms, seeds)
+            missing += {Wanted(Key(dataset, noise, arm), seed) for noise, arm, seed in cells} - have
     return missing
 
 
-def _absent(wanted: list[Place], runs: list[Run], have: set[tuple[Key, int]]) -> list[Wanted]:
+def _absent(wanted: list[Place], runs: list[Run], have: set[Wanted]) -> list[Wanted]:
     """Those of `wanted` that are neither in their folder nor anywhere else.
 
     A grid's names of datasets are taken for the runs' own where a run lies in the folder that the grid says.
     """
     folders = {(run.root, run.folder): run for run in runs}
     labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}
-    missing = []
-    for want, folder in wanted:
-        key = want.key._replace(dataset=labels.get(want.key.dataset, want.key.dataset))
-        if folder not in folders and (key, want.seed) not in have:
-            missing.append(Wanted(key, want.seed))
-    return missing
+    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder in wanted)
+    return [want for want, folder in named if folder not in folders and want not in have]
 
 
-def read_grid(folders: list[Path]) -> list[Place] | None:
-    """The runs that every grid.json in and below the folders asks for; None if there is no grid.json.
-
-    Raises:
-        DataError: one is damaged.
-    """
-    wanted: list[Place] | None = None
-    for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
-        below = path.parent.relative_to(folders[root])
-        try:
-            cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
-            found = [(_wanted(cell), (root, (below / str(cell["folder"])).as_posix())) for cell in cells]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
-        wanted = (wanted or []) + found
-    return wanted
-
-
-def _grids(folder: Path) -> list[Path]:
-    return sorted(Path(place, GRID_NAME) for place, _, files in os.walk(folder) if GRID_NAME in files)
-
-
-def _wanted(cell: dict[str, Any]) -> Wanted:
-    """Noise is in percent there. Raises KeyError, TypeError and ValueError."""
-    for name, fits in _CELL.items():
-        if not fits(cell[name]):
-            raise ValueError(f"{name} is {json.dumps(cell[name])[:60]} in one of its cells")
-    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), cell["seed"])
-
-
-def _differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
-    """A warning for each setting in which runs of one dataset differ though neither arm, noise nor seed is meant to."""
-    by_dataset: dict[str, list[tuple[Key, Run]]] = {}
-    for group in groups:
-        for key, cell in group.items():
-            by_dataset.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
-    warnings = []
-    for dataset, runs in sorted(by_dataset.items()):
-        settings = [(key, _settings(run.config)) for key, run in runs]
-        differing = 0
-        for name in sorted({name for _, values in settings for name in values} - _OWN):
-            arms: dict[str, set[str]] = {}
-            for key, values in settings:
-                value = json.dumps(values.get(name, _UNSET.get(name)))
-                arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
-            differing += len(arms) > 1
-            if len(arms) > 1 and differing <= MOST_SETTINGS:
-                said = "; ".join(f"{_short(value)} in {_few(sorted(cells))}" for value, cells in sorted(arms.items()))
-                warnings.append(f"Runs of {dataset} differ in `{_short(name)}`, so they do not quite compare: {said}.")
-        if differing > MOST_SETTINGS:
-            warnings.append(f"Runs of {dataset} differ in {differing - MOST_SETTINGS} more settings.")
-    return warnings
-
-
-def _short(text: str) -> str:
-    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted key. Of data_dir the last part only: the same data lie elsewhere on another machine."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _settings(value, f"{prefix}{key}.")
-        elif key == "data_dir":
-            flat[prefix + key] = re.split(r"[/\\]", str(value).rstrip("/\\"))[-1]
-        else:
-            flat[prefix + key] = value
-    return flat
+def _named(key: Key, labels: Mapping[str, str]) -> Key:
+    return key._replace(dataset=labels.get(key.dataset, key.dataset))

@@ -1,7 +1,7 @@
 """How much test accuracy an arm loses to label noise, seed by seed."""
 
-from reporting.statistics.intervals import Interval, paired
-from reporting.statistics.measures import last_test, mean
+from reporting.statistics.intervals import Interval, mean, paired
+from reporting.statistics.measures import last_test
 from reporting.statistics.results import Results
 
 

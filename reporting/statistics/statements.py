@@ -14,18 +14,20 @@ from reporting.runs.run import Run
 from reporting.statistics import paper
 from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error
 from reporting.statistics.measures import last_test, last_validation, restlessness, test_above_validation
-from reporting.statistics.results import Results, cell_order, percent
+from reporting.statistics.numbers import percent, with_interval
+from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop_less_than
-from reporting.text.numbers import with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 SAME_MARGIN = 3.0  # points within which two arms do the same; the paper's BatchNorm is 20 and more away from both
 NEAR = 5.0  # points from the authors' logged range within which a validation accuracy is near it
 MOST_NOISE = 0.2  # the paper's
+AUTHORS = paper.logged_validation(paper.COCO)
 FAR = 10.0  # points by which "test" is far above validation
 Decision = Callable[[Interval], str]
 Theirs = Callable[[str, float], float | None]  # (the paper's dataset, noise) -> points
 Level = tuple[float, str, Interval | None]
+Levels = Callable[[Results, str], Iterator[Level]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Statement:
 
     text: str
     measured: str
-    levels: Callable[[Results, str], Iterator[Level]]
+    levels: Levels
     decide: Decision
     theirs: Theirs | None = None
     signed: bool = True
@@ -109,47 +111,44 @@ class Statement:
         return self.decide(value) != OPEN
 
 
-def positive(value: Interval) -> str:
-    return HOLDS if value.above(0.0) else FAILS if value.below(0.0) else OPEN
+def _above(bound: float) -> Decision:
+    return lambda value: HOLDS if value.above(bound) else FAILS if value.below(bound) else OPEN
+
+
+def _within(low: float, high: float) -> Decision:
+    """Holds if the interval lies within the range; does not if it lies wholly beyond."""
+
+    def decide(value: Interval) -> str:
+        if value.above(high) or value.below(low):
+            return FAILS
+        return HOLDS if value.above(low) and value.below(high) else OPEN
+
+    return decide
+
+
+positive = _above(0.0)
+far_above = _above(FAR)
+within_margin = _within(-SAME_MARGIN, SAME_MARGIN)
+near_the_authors = _within(AUTHORS[0] - NEAR, AUTHORS[1] + NEAR)
 
 
 def the_same(value: Interval) -> str:
     """Holds if the interval has 0 in it and lies within SAME_MARGIN of it; does not if 0 is outside."""
-    if value.above(0.0) or value.below(0.0):
-        return FAILS
-    return HOLDS if value.above(-SAME_MARGIN) and value.below(SAME_MARGIN) else OPEN
+    return FAILS if value.above(0.0) or value.below(0.0) else within_margin(value)
 
 
-def within_margin(value: Interval) -> str:
-    """Holds if the interval lies within SAME_MARGIN of 0; does not if it lies wholly beyond."""
-    if value.above(SAME_MARGIN) or value.below(-SAME_MARGIN):
-        return FAILS
-    return HOLDS if value.above(-SAME_MARGIN) and value.below(SAME_MARGIN) else OPEN
-
-
-def near_the_authors(value: Interval) -> str:
-    low, high = paper.logged_validation(paper.COCO)
-    if value.above(high + NEAR) or value.below(low - NEAR):
-        return FAILS
-    return HOLDS if value.above(low - NEAR) and value.below(high + NEAR) else OPEN
-
-
-def far_above(value: Interval) -> str:
-    return HOLDS if value.above(FAR) else FAILS if value.below(FAR) else OPEN
-
-
-def more_accurate(first: str, second: str) -> Callable[[Results, str], Iterator[Level]]:
-    """Test accuracy of the last epoch, `first` less `second`, at each noise level."""
+def difference(first: str, second: str, measure: Callable[[Run], float | None]) -> Levels:
+    """A measure at each noise level, `first` less `second`."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for noise in _asked_noises(results, dataset, first, second):
-            found = (results.by_seed(dataset, noise, arm, last_test) for arm in (first, second))
+            found = (results.by_seed(dataset, noise, arm, measure) for arm in (first, second))
             yield noise, percent(noise), paired(*found)
 
     return levels
 
 
-def more_robust(first: str, second: str) -> Callable[[Results, str], Iterator[Level]]:
+def more_robust(first: str, second: str) -> Levels:
     """How much less `first` loses than `second` from clean to the paper's 20 % noise, or to the most there is below."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
@@ -161,31 +160,18 @@ def more_robust(first: str, second: str) -> Callable[[Results, str], Iterator[Le
     return levels
 
 
-def steadier(first: str, second: str) -> Callable[[Results, str], Iterator[Level]]:
-    """How much less `first` changes from epoch to epoch than `second`, at each noise level."""
-
-    def levels(results: Results, dataset: str) -> Iterator[Level]:
-        for noise in _asked_noises(results, dataset, first, second):
-            found = (results.by_seed(dataset, noise, arm, restlessness) for arm in (second, first))
-            yield noise, percent(noise), paired(*found)
-
-    return levels
-
-
 def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
     """All levels of a dataset if it has the arms; those without finished runs decide nothing, but are asked after."""
-    asked = [key for key in results.asked if key.dataset == dataset]
+    asked = results.asked_of(dataset)
     return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
 
 
-def of_published_coco(measure: Callable[[Run], float]) -> Callable[[Results, str], Iterator[Level]]:
+def of_published_coco(measure: Callable[[Run], float]) -> Levels:
     """A measure of every arm and noise level of a TinyCOCO trained as published."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
-        if not all(run.as_published and paper.dataset_of(run) == paper.COCO for run in results.of(dataset)):
-            return
-        for key in sorted((key for key in results.asked if key.dataset == dataset), key=cell_order):
-            values = list(results.by_seed(*key, measure).values())
+        for key in results.asked_of(dataset) if all(map(paper.is_published_coco, results.of(dataset))) else ():
+            values = results.values(*key, measure)
             yield key.noise, f"{percent(key.noise)}, {key.arm}", interval(values) if values else None
 
     return levels
@@ -212,49 +198,36 @@ def stated_drops(first: str, second: str) -> Theirs:
     return difference
 
 
-def _difference(first: str, second: str) -> str:
-    return f"test accuracy, `{first}` less `{second}`"
+def _accuracy(text: str, first: str, second: str, decide: Decision = positive) -> Statement:
+    levels, theirs = difference(first, second, last_test), stated_difference(first, second)
+    return Statement(text, f"test accuracy, `{first}` less `{second}`", levels, decide, theirs)
 
 
-def _less_lost(first: str, second: str) -> str:
-    return f"points lost, `{second}` less `{first}`"
+def _robust(first: str, second: str) -> Statement:
+    text, by = "ConvNorm is more robust to label noise than BatchNorm", f"points lost, `{second}` less `{first}`"
+    return Statement(text, by, more_robust(first, second), positive, stated_drops(first, second))
 
 
-def _less_change(first: str, second: str) -> str:
-    return f"mean change an epoch, `{second}` less `{first}`"
+def _steady(first: str, second: str) -> Statement:
+    text, by = (
+        "ConvNorm is steadier from epoch to epoch than BatchNorm",
+        f"mean change an epoch, `{second}` less `{first}`",
+    )
+    return Statement(text, by, difference(second, first, restlessness), positive)
 
 
-_BN_WINS = "BatchNorm outperforms ConvNorm"
-_BN_SUFFERS = "Adding ConvNorm brings BatchNorm down"
-_ROBUST = "ConvNorm is more robust to label noise than BatchNorm"
-_STEADY = "ConvNorm is steadier from epoch to epoch than BatchNorm"
 STATEMENTS = (
-    *(
-        Statement(_BN_WINS, _difference("bn", arm), more_accurate("bn", arm), positive, stated_difference("bn", arm))
-        for arm in ("conv", "conv_published")
-    ),
-    *(
-        Statement(_BN_SUFFERS, _difference("bn", arm), more_accurate("bn", arm), positive, stated_difference("bn", arm))
-        for arm in ("bncn", "bncn_published")
-    ),
-    *(
-        Statement(_ROBUST, _less_lost(arm, "bn"), more_robust(arm, "bn"), positive, stated_drops(arm, "bn"))
-        for arm in ("conv", "bncn", "conv_published")
-    ),
-    Statement(
-        "As published, conv and bncn do the same",
-        _difference("conv_published", "bncn_published"),
-        more_accurate("conv_published", "bncn_published"),
-        the_same,
-        stated_difference("conv_published", "bncn_published"),
-    ),
+    *(_accuracy("BatchNorm outperforms ConvNorm", "bn", arm) for arm in ("conv", "conv_published")),
+    *(_accuracy("Adding ConvNorm brings BatchNorm down", "bn", arm) for arm in ("bncn", "bncn_published")),
+    *(_robust(arm, "bn") for arm in ("conv", "bncn", "conv_published")),
+    _accuracy("As published, conv and bncn do the same", "conv_published", "bncn_published", the_same),
     Statement(
         "Clipping gradients as `conv` does leaves BatchNorm where it is (a control)",
-        _difference("bn_clipped", "bn"),
-        more_accurate("bn_clipped", "bn"),
+        "test accuracy, `bn_clipped` less `bn`",
+        difference("bn_clipped", "bn", last_test),
         within_margin,
     ),
-    *(Statement(_STEADY, _less_change(arm, "bn"), steadier(arm, "bn"), positive) for arm in ("conv", "conv_published")),
+    *(_steady(arm, "bn") for arm in ("conv", "conv_published")),
     Statement(
         "TinyCOCO as published: held-out accuracy is near that of the authors' logs",
         "validation accuracy, %",

@@ -2,15 +2,15 @@
 
 from collections import Counter
 
-from reporting.render.marks import TITLE
+from reporting.figures.style import TITLE
 from reporting.runs.run import plain
 from reporting.statistics import statements
 from reporting.statistics.intervals import ENOUGH_SEEDS
-from reporting.statistics.results import Key, Results, cell_order, percent
+from reporting.statistics.numbers import NONE, first_of, listed, percent, with_std
+from reporting.statistics.results import Key, Results, cell_order
 from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Statement
 from reporting.text import prose, scale, summary
 from reporting.text.blocks import Block, Bullets, Code, Heading, Paragraph, Table
-from reporting.text.numbers import NONE, listed, with_std
 from reporting.text.sections import (
     curve_section,
     diagnostics_section,
@@ -27,7 +27,7 @@ def document(results: Results) -> list[Block]:
     return [
         Heading(1, TITLE),
         Paragraph(_in_short(results, found)),
-        *forest_figure(results, found),
+        *forest_figure(found),
         *_warnings(results),
         *paper_section(results),
         *robustness_section(results),
@@ -43,7 +43,8 @@ def document(results: Results) -> list[Block]:
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
-        *_again(),
+        Paragraph(prose.AGAIN),
+        Code("python report.py RUNS -o FOLDER"),
     ]
 
 
@@ -52,14 +53,13 @@ def _in_short(results: Results, found: list[Finding]) -> str:
     runs, lacking = len(results.finished), results.lacking
     text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
     text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "
-    count = Counter(finding.verdict for finding in found)
     if not found:
         return text.strip()
+    count = Counter(finding.verdict for finding in found)
     counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
     text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}. "
     decided = [f"{f.dataset}, {f.statement.measured}: {f.verdict}" for f in found if f.verdict != OPEN]
-    few = "; ".join(decided[:4]) + (f"; and {len(decided) - 4} more" if len(decided) > 4 else "")
-    text += f"Decided are {few}. " if decided else ""
+    text += f"Decided are {first_of(decided, 4, '; ')}. " if decided else ""
     return text + prose.WHAT_CONV_IS
 
 
@@ -73,7 +73,7 @@ def _warnings(results: Results) -> list[Block]:
     if few:
         notes.append(
             f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
-            f"decide nothing: {', '.join(few[:6])}{f' and {len(few) - 6} more' if len(few) > 6 else ''}."
+            f"decide nothing: {first_of(few, 6)}."
         )
     if results.lacking:
         some = "run is" if results.lacking == 1 else "runs are"
@@ -100,36 +100,23 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
         (statement.text, statement.measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
         for statement, verdicts in by_row.items()
     )
-    columns = 2 + len(datasets)
     intervals = sum(at.could_decide for finding in found for at in finding.measured)
+    caption = "Verdicts, and at how many noise levels (for TinyCOCO as published, of each arm) the statement holds"
+    behind = f"{intervals} intervals stand behind these verdicts; those of a dataset share one error of 5 %."
     return [
         Paragraph(prose.RULE),
-        Table(
-            "Verdicts, and at how many noise levels (for TinyCOCO as published, of each arm) the statement holds",
-            ("statement", "by", *datasets),
-            overview,
-            columns,
-        ),
-        Paragraph(
-            f"{intervals} intervals stand behind these verdicts; those of a dataset share one error of 5 %. "
-            + prose.ARMS
-        ),
+        Table(caption, ("statement", "by", *datasets), overview, 2 + len(datasets)),
+        Paragraph(f"{behind} {prose.ARMS}"),
         *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
     ]
 
 
 def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
+    short = scale.scale(results, dataset).short
     return Table(
-        f"{dataset} ({scale.scale(results, dataset).short}): mean and 95 % confidence interval, points, seeds paired",
+        f"{dataset} ({short}): mean and 95 % confidence interval, points, seeds paired",
         ("statement", "verdict", "at each noise level"),
-        tuple(
-            (
-                f"{finding.statement.text}\n{finding.statement.measured}",
-                finding.verdict,
-                "\n".join(finding.numbers),
-            )
-            for finding in found
-        ),
+        tuple((f"{f.statement.text}\n{f.statement.measured}", f.verdict, "\n".join(f.numbers)) for f in found),
         text_columns=3,
         unbroken=(2,),
     )
@@ -166,11 +153,4 @@ def _missing(results: Results) -> list[Block]:
     return [
         Paragraph("They count in no mean. Unfinished runs are thin lines in the curves."),
         *tables("Runs that are missing or unfinished", ("arm", "noise", "runs"), rows, text_columns=3),
-    ]
-
-
-def _again() -> list[Block]:
-    return [
-        Paragraph(prose.AGAIN),
-        Code("python report.py RUNS -o FOLDER"),
     ]

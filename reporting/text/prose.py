@@ -1,15 +1,15 @@
 """The sentences of the report that stand in every one."""
 
 from reporting.statistics import paper
-from reporting.statistics.statements import FAR, NEAR, SAME_MARGIN
-from reporting.text.numbers import number
+from reporting.statistics.numbers import number
+from reporting.statistics.statements import AUTHORS, FAR, NEAR, SAME_MARGIN
 
 
 def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-_LOW, _HIGH = paper.logged_validation(paper.COCO)
+_LOW, _HIGH = AUTHORS
 
 WHAT_CONV_IS = _line("""
     What the paper, and Liu et al., call conv holds a BatchNorm inside the layer: its correct counterpart is `bncn`, and
@@ -99,33 +99,4 @@ PAPER = _line(f"""
 AGAIN = _line("""
     RUNS is the folder of the runs. The same runs give the same bytes; `grid.py` runs what is missing of a grid, and
     the `config.json` of each run folder makes that run again with `train.py -c`.
-""")
-CAN = _line("""
-    It can show which arm learns faster at an equal, small budget; what the faults of the published layer and of the
-    published data cost, since they act from the first step; and how far apart seeds lie, which says how large a
-    difference must be to mean anything.
-""")
-CANNOT = _line("""
-    It cannot show where the arms end after 100 or 200 epochs at width 64: an arm that is ahead while all still learn
-    fast need not be so when all have converged. No figure here is the paper's figure reproduced or missed; only the
-    signs of differences, and which are large, compare.
-""")
-_AUTHORS = paper.logged(paper.COCO, "bn", 0.0)
-assert _AUTHORS is not None
-TEST_BY_HEART = _line(f"""
-    What TinyCOCO as published calls test accuracy rises above the accuracy on held-out images as far as training images
-    are learnt by heart, and that takes epochs: the authors' BatchNorm run ended with {number(_AUTHORS.train, 0)} % on
-    training images, {number(_AUTHORS.test, 0)} % called test and {number(_AUTHORS.val, 0)} % held out. Here the arm
-    that learnt the most of them ended with
-""")
-FULL_SCALE = (
-    "These runs have the paper's width and epochs; what else they do not share with it is in each run's config."
-)
-LEARNT_BY_HEART = _line("""
-    The paper's networks had learnt the wrong labels of CIFAR10 by heart at the end (98 % training accuracy and more
-    under 20 % noise).
-""")
-NOT_BY_HEART = _line("""
-    A drop of test accuracy before wrong labels are learnt by heart says what noise does to learning, not what
-    memorising it does.
 """)

@@ -4,14 +4,19 @@ import csv
 import io
 from dataclasses import dataclass
 
-from reporting.render.marks import CSV_COLUMNS, LATEX_NOTE
 from reporting.runs.run import plain
 from reporting.statistics.intervals import Spread, spread
 from reporting.statistics.measures import best_test, last_ten_test, last_test
-from reporting.statistics.results import Results, percent
-from reporting.text.numbers import with_std
+from reporting.statistics.numbers import percent, with_std
+from reporting.statistics.results import Results
 from utils.text import csv_cell
 
+CSV_COLUMNS = (
+    *("dataset", "noise_percent", "arm", "seeds", "epochs", "best_by_validation_mean_percent"),
+    *("best_by_validation_std_percent", "last_mean_percent", "last_std_percent", "last_ten_mean_percent"),
+    "last_ten_std_percent",
+)
+LATEX_NOTE = "% Test accuracy in percent, mean and sample standard deviation over seeds. Needs \\usepackage{booktabs}."
 READINGS = (("best by validation", best_test), ("last epoch", last_test), ("mean of the last ten", last_ten_test))
 _LATEX = {
     **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"},

@@ -1,5 +1,7 @@
 """Numbers as the report writes them."""
 
+from collections.abc import Sequence
+
 from reporting.statistics.intervals import Interval, Spread
 
 NONE = "-"
@@ -10,6 +12,10 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     if value is None:
         return NONE
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def with_std(value: Spread | None) -> str:
@@ -30,3 +36,8 @@ def with_interval(value: Interval | None, sign: bool = True) -> str:
 
 def listed(words: list[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
+    more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
+    return between.join(words[:count]) + more
