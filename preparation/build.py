@@ -16,7 +16,7 @@ from data_loader.npz import LARGEST
 from data_loader.picture_files import told_broken, told_dim
 from data_loader.pictures import SIZE, BrokenImageError, Picture
 from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
-from preparation.plan import Outcome, Plan, Request, Selection, check_counts, select
+from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
 from utils.files import temporary_of, write_atomically
 from utils.folder import Folder
@@ -57,14 +57,13 @@ def build(plan: Plan, request: Request) -> list[str]:
         raise FileSystemError(f"{beside} is no manifest of this program; move it away, or --force")
     selection, outcomes = _decode(plan, request, len(expected.chosen))
     check_counts(plan, selection, request, outcomes.get)
-    pictures = [_picture(outcomes[position]) for position in selection.chosen]
-    labels = [plan.candidates[position].label for position in selection.chosen]
-    data = pack(pictures, labels, request)
+    pictures = [picture for candidate in selection.chosen if (picture := outcomes[candidate].picture)]
+    data = pack(pictures, [candidate.label for candidate in selection.chosen], request)
     digest = hashlib.sha256(data).hexdigest()
     manifest = make_manifest(plan, request, selection, outcomes, {"bytes": len(data), "sha256": digest})
     _write(request.out, data, dump(manifest))
-    dim = [plan.candidates[at].name for at, picture in zip(selection.chosen, pictures, strict=True) if picture.dim]
-    written = f"wrote {request.out}: {len(labels):,} images, {len(data):,} bytes, SHA-256 {digest}"
+    dim = [candidate.name for candidate, picture in zip(selection.chosen, pictures, strict=True) if picture.dim]
+    written = f"wrote {request.out}: {len(pictures):,} images, {len(data):,} bytes, SHA-256 {digest}"
     return [*_report(plan, selection, dim), written, f"wrote {beside}"]
 
 
@@ -91,19 +90,18 @@ def _check_place(out: Path) -> None:
         raise FileSystemError(f"cannot write {out}: {reason}; give another -o") from error
 
 
-def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[int, Outcome]]:
+def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[Candidate, Outcome]]:
     """What is drawn, and the outcome of each candidate whose turn came; about `count` images are decoded for it."""
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[Candidate, Outcome] = {}
     with Bar(total=count, desc="decoding", unit="image") as bar:
 
-        def outcome(position: int) -> Outcome:
+        def outcome(candidate: Candidate) -> Outcome:
             bar.update()
-            outcomes[position] = _outcome(plan, position)
-            return outcomes[position]
+            return outcomes.setdefault(candidate, _outcome(plan, candidate))
 
         selection = select(plan, request, outcome)
     if selection.broken and not request.skip_broken:
-        broken = [(plan.candidates[position].name, outcomes[position].fault) for position in selection.broken]
+        broken = [(candidate.name, outcomes[candidate].fault) for candidate in selection.broken]
         raise DataError(
             f"{plan.place}: {told_broken(broken)}; remove or replace {'it' if len(broken) == 1 else 'them'}, or leave "
             "such images out with --skip-broken"
@@ -111,19 +109,14 @@ def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[i
     return selection, outcomes
 
 
-def _outcome(plan: Plan, position: int) -> Outcome:
-    candidate, source = plan.candidates[position], None
+def _outcome(plan: Plan, candidate: Candidate) -> Outcome:
+    source = None
     try:
         data = plan.read(candidate)
         source = hashlib.sha256(data).hexdigest()
         return Outcome(source, plan.decode(data, candidate))
     except BrokenImageError as error:  # any other error is not the image's fault
         return Outcome(source, None, error.reason)
-
-
-def _picture(outcome: Outcome) -> Picture:
-    assert outcome.picture is not None, "what is chosen has been decoded"
-    return outcome.picture
 
 
 def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -> memoryview:

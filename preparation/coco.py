@@ -1,14 +1,13 @@
 """`coco`: objects cut from COCO (Lin et al. 2014, https://arxiv.org/abs/1405.0312) by their bounding boxes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from data_loader.picture_files import Files
 from data_loader.pictures import SIZE, BrokenImageError, Picture, decode
 from preparation.annotations import EXPECTED, Box, Category, CocoImage, entries, place_of
 from preparation.plan import Candidate, Plan
@@ -36,7 +35,7 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
         pictures, labels, boxes = _read(annotations, min_size)
         candidates = _candidates(annotations, pictures, labels, boxes, min_size)
         sizes = {picture.file_name: (picture.width, picture.height) for picture in pictures.values()}
-        lookup = _Lookup(files, images)
+        find = _finder(files.names, images)
 
         def pixels(data: bytes, candidate: Candidate) -> Picture:
             def cut(image: Image.Image) -> Image.Image:
@@ -49,32 +48,30 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
             command="coco",
             options={"min_size": min_size},
             classes=tuple(CATEGORIES),
-            candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name, candidate.number)),
+            candidates=sorted(candidates, key=Candidate.order),
             sources=[describe(annotations), describe(images)],
             versions=VERSIONS,
             place=str(images),
-            read=lambda candidate: files.read(lookup.find(candidate.name)),
+            read=lambda candidate: files.read(find(candidate.name)),
             decode=pixels,
         )
 
 
-class _Lookup:
-    """Pictures by the name that the annotations give them, in whatever folder they lie."""
+def _finder(names: Sequence[str], source: Path) -> Callable[[str], str]:
+    """A function from the name that the annotations give a picture to its own, in whatever folder it lies."""
+    known = set(names)
+    by_last_part: dict[str, list[str]] = {}
+    for name in names:
+        by_last_part.setdefault(PurePosixPath(name).name, []).append(name)
 
-    def __init__(self, files: Files, source: Path) -> None:
-        self._source = source
-        self._names = set(files.names)
-        self._by_last_part: dict[str, str | None] = {}
-        for name in files.names:
-            last = PurePosixPath(name).name
-            self._by_last_part[last] = None if last in self._by_last_part else name  # None: more than one
-
-    def find(self, name: str) -> str:
+    def find(name: str) -> str:
         # Only what is in the list is ever opened: a name such as ../../x in a stranger's annotations finds nothing.
-        found = name if name in self._names else self._by_last_part.get(PurePosixPath(name).name)
-        if found is None:
-            raise BrokenImageError(f"{self._source}: {name}", f"there is no {name}, which the annotations name")
-        return found
+        found = [name] if name in known else by_last_part.get(PurePosixPath(name).name, [])
+        if len(found) != 1:
+            raise BrokenImageError(f"{source}: {name}", f"there is no {name}, which the annotations name")
+        return found[0]
+
+    return find
 
 
 def square_around(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int]:

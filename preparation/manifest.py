@@ -20,27 +20,29 @@ def manifest_path(out: Path) -> Path:
 
 
 def make_manifest(
-    plan: Plan, request: Request, selection: Selection, outcomes: Mapping[int, Outcome], output: Mapping[str, Any]
+    plan: Plan,
+    request: Request,
+    selection: Selection,
+    outcomes: Mapping[Candidate, Outcome],
+    output: Mapping[str, Any],
 ) -> dict[str, Any]:
     """No dates, and no paths but within the source: the same wherever and whenever it is made.
 
     `output` has what there is to say of the file but its name.
     """
 
-    def entry(position: int, **more: Any) -> dict[str, Any]:
-        return {**plan.candidates[position].entry(), "sha256": outcomes[position].source, **more}
+    def entry(candidate: Candidate, **more: Any) -> dict[str, Any]:
+        return {**candidate.entry(), "sha256": outcomes[candidate].source, **more}
 
+    classes = enumerate(zip(plan.classes, selection.counts(plan), strict=True))
     return {
         **_identity(plan, request),
         "versions": dict(plan.versions),
         "output": {"name": request.out.name, **output},
-        "classes": [
-            {"label": label, "name": plan.classes[label], "images": count}
-            for label, count in enumerate(selection.counts(plan))
-        ],
-        "broken": [entry(position, fault=outcomes[position].fault) for position in selection.broken],
-        "duplicates": [entry(position, same_as=plan.candidates[twin].key()) for position, twin in selection.duplicates],
-        "images": [entry(position) for position in selection.chosen],
+        "classes": [{"label": label, "name": name, "images": count} for label, (name, count) in classes],
+        "broken": [entry(candidate, fault=outcomes[candidate].fault) for candidate in selection.broken],
+        "duplicates": [entry(candidate, same_as=twin.key()) for candidate, twin in selection.duplicates.items()],
+        "images": [entry(candidate) for candidate in selection.chosen],
     }
 
 

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from data_loader.pictures import Picture
 from utils.errors import DataError
@@ -22,6 +21,10 @@ class Candidate:
     label: int
     number: int | None = None  # of the box in its source
     box: tuple[int, int, int, int] | None = None  # left, top, width, height of the square that is cut, in pixels
+
+    def order(self) -> tuple[int, str, int]:
+        """By which the rows of a file are sorted."""
+        return self.label, self.name, self.number or 0
 
     def key(self) -> str:
         """Tells it from every other candidate of its source."""
@@ -38,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """The candidates of one source, in the order of the rows that they would fill, and how to come by their pixels."""
+    """The candidates of one source, sorted, and how to come by their pixels."""
 
     command: str
     options: Mapping[str, Any]  # of the command; what its candidates and their pixels depend on
@@ -94,26 +97,24 @@ class Outcome:
     fault: str = ""
 
 
-#: Of a candidate by its position in `Plan.candidates`; None where it is not known.
-Outcomes = Callable[[int], Outcome | None]
+Outcomes = Callable[[Candidate], Outcome | None]  # None where it is not known
 
 
 @dataclass
 class Selection:
-    """Positions in `Plan.candidates`, ascending once `select` returns them."""
+    """Of the candidates whose turn came, sorted once `select` returns them."""
 
-    chosen: list[int] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
-    #: Each with the position of the image that has the same 3,072 bytes.
-    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    chosen: list[Candidate] = field(default_factory=list)
+    broken: list[Candidate] = field(default_factory=list)
+    duplicates: dict[Candidate, Candidate] = field(default_factory=dict)  # with the one that has the same 3,072 bytes
 
     def counts(self, plan: Plan) -> list[int]:
         """How many images of each class were chosen."""
-        labels = [plan.candidates[position].label for position in self.chosen]
-        return np.bincount(labels, minlength=len(plan.classes)).tolist()
+        counts = Counter(candidate.label for candidate in self.chosen)
+        return [counts[label] for label in range(len(plan.classes))]
 
 
-def select(plan: Plan, request: Request, outcomes: Outcomes | None = None) -> Selection:
+def select(plan: Plan, request: Request, outcomes: Outcomes = lambda candidate: None) -> Selection:
     """Take `request.per_class` candidates of each class, or all of them, drawn by `request.seed`.
 
     A candidate's outcome is asked for when it is its turn, once; a broken one, and one whose pixels were taken before,
@@ -122,47 +123,48 @@ def select(plan: Plan, request: Request, outcomes: Outcomes | None = None) -> Se
     The classes with the fewest candidates choose first, since a picture with boxes of two classes goes to one only.
     """
     taken: set[str] = set()
-    seen: dict[bytes, int] = {}
+    seen: dict[bytes, Candidate] = {}
     selection = Selection()
     for queue in sorted(_queues(plan, request.seed), key=len):
         wanted = len(queue) if request.per_class is None else request.per_class
-        for position in queue:
+        for candidate in queue:
             if wanted == 0:
                 break
-            name = plan.candidates[position].name
-            if name in taken:
+            if candidate.name in taken:
                 continue
-            taken.add(name)
-            outcome = outcomes(position) if outcomes else None
+            taken.add(candidate.name)
+            outcome = outcomes(candidate)
             if outcome is not None:
                 if outcome.picture is None:
-                    selection.broken.append(position)
+                    selection.broken.append(candidate)
                     continue
-                twin = seen.setdefault(hashlib.sha256(outcome.picture.pixels.tobytes()).digest(), position)
-                if twin != position and not request.keep_duplicates:
-                    selection.duplicates.append((position, twin))
+                twin = seen.setdefault(hashlib.sha256(outcome.picture.pixels.tobytes()).digest(), candidate)
+                if twin != candidate and not request.keep_duplicates:
+                    selection.duplicates[candidate] = twin
                     continue
-            selection.chosen.append(position)
+            selection.chosen.append(candidate)
             wanted -= 1
-    for positions in (selection.chosen, selection.broken, selection.duplicates):
-        positions.sort()
-    return selection
+    return Selection(
+        sorted(selection.chosen, key=Candidate.order),
+        sorted(selection.broken, key=Candidate.order),
+        {candidate: selection.duplicates[candidate] for candidate in sorted(selection.duplicates, key=Candidate.order)},
+    )
 
 
-def _queues(plan: Plan, seed: int) -> list[list[int]]:
+def _queues(plan: Plan, seed: int) -> list[list[Candidate]]:
     """The candidates of each class in the order of the draw.
 
     A candidate's place in it is a hash of the seed and its name: the same with every version of every library.
     """
-    queues: list[list[int]] = [[] for _ in plan.classes]
-    for position, candidate in enumerate(plan.candidates):
-        queues[candidate.label].append(position)
-    for queue in queues:
-        queue.sort(key=lambda position: (derive_seed(seed, f"prepare/{plan.candidates[position].key()}"), position))
+    queues: list[list[Candidate]] = [[] for _ in plan.classes]
+    for candidate in sorted(plan.candidates, key=lambda candidate: derive_seed(seed, f"prepare/{candidate.key()}")):
+        queues[candidate.label].append(candidate)
     return queues
 
 
-def check_counts(plan: Plan, selection: Selection, request: Request, outcomes: Outcomes | None = None) -> None:
+def check_counts(
+    plan: Plan, selection: Selection, request: Request, outcomes: Outcomes = lambda candidate: None
+) -> None:
     """Raise DataError if a class has fewer images than were asked for, or nothing was chosen at all.
 
     `outcomes` are those of `select`, of which the largest number that every class can have is asked.

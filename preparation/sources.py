@@ -9,19 +9,8 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from data_loader.picture_files import (
-    NO_CLASS,
-    NO_FORMAT,
-    Files,
-    Labelled,
-    Parts,
-    by_class,
-    by_split,
-    class_name,
-    everything,
-    first_of,
-    is_picture,
-)
+from data_loader import picture_files
+from data_loader.picture_files import Files, Labelled, Parts, everything
 from data_loader.pictures import SIZE, Picture, crop_to_size, decode
 from preparation.plan import Candidate, Plan
 from utils.errors import ConfigError, DataError
@@ -51,13 +40,15 @@ def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square:
         DataError: no such source, no images in such folders, one of `classes` has none, or a class folder that is
             wanted has no image.
     """
-    chosen = None if classes is None else [class_name(name) for name in classes]
+    chosen = None if classes is None else [picture_files.class_name(name) for name in classes]
     with open_files(source, splits=True) as files:
         found = _find(files, source, split, chosen)
         names = sorted({picture.label for picture in found})
         missing = [name for name in chosen or () if name not in names]
         if missing:
-            raise DataError(f"{source}: no images of class {', '.join(missing)}; it has {first_of(names)}")
+            raise DataError(
+                f"{source}: no images of class {', '.join(missing)}; it has {picture_files.first_of(names)}"
+            )
         order = {name: label for label, name in enumerate(chosen or names)}
         candidates = [Candidate(picture.name, order[picture.label]) for picture in found if picture.label in order]
         options = {"classes": list(order), "split": split, "square": square}
@@ -69,11 +60,13 @@ def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) 
         return (not part or split in (part, "all")) and (chosen is None or label in chosen)
 
     if files.base is not None:
-        found = [picture for picture in by_split(files, source, wanted) if split in (picture.split, "all")]
+        found = [
+            picture for picture in picture_files.by_split(files, source, wanted) if split in (picture.split, "all")
+        ]
         if not found:
             raise DataError(f"{source}: no images in {split}/<class>/; give another --split")
         return found
-    plain = by_class(files, source, wanted)
+    plain = picture_files.by_class(files, source, wanted)
     if not plain or split in ("val", "test"):
         problem = f"no {split}/<class>/ images" if plain else "no images in class folders"
         raise DataError(
@@ -106,8 +99,8 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
         candidates = []
         for name in files.names:
             label = label_of(PurePosixPath(name).parts[:-1])
-            if label is None or not is_picture(name):
-                files.left_out.add(NO_CLASS if label is None else NO_FORMAT, name)
+            if label is None or not picture_files.is_picture(name):
+                files.left_out.add(picture_files.NO_CLASS if label is None else picture_files.NO_FORMAT, name)
             elif EXDARK_CLASSES[label].lower() in wanted:
                 candidates.append(Candidate(name, label))
         found = {candidate.label for candidate in candidates}
@@ -137,7 +130,7 @@ def plan_demo() -> Iterator[Plan]:
         command="demo",
         options={},
         classes=dataset.classes,
-        candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name)),
+        candidates=sorted(candidates, key=Candidate.order),
         sources=[{"name": "scikit-learn's handwritten digits", "kind": "package"}],
         versions={**VERSIONS, "scikit-learn": sklearn.__version__},
         place="scikit-learn",
@@ -177,7 +170,7 @@ def _plan_of_pictures(
         command=command,
         options=options,
         classes=tuple(classes),
-        candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name)),
+        candidates=sorted(candidates, key=Candidate.order),
         sources=[describe(source)],
         versions=VERSIONS,
         place=str(source),

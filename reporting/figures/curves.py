@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reporting.figures.style import Look, label, looks, panels, svg
+from reporting.figures.style import MARKS, Look, label, legend, looks, panels, svg
 from reporting.runs.run import Run
 from reporting.statistics.intervals import mean
 from reporting.statistics.measures import changes, rate_steps
@@ -14,7 +14,6 @@ Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
 CUT = 3.0  # losses above so many times the median of all that are drawn leave the panel,
 CHANCE = 3.0  # unless they are below this, somewhat above the loss of guessing among ten classes
-MARKS = 6
 
 
 def curves(results: Results, dataset: str, noise: float) -> str:
@@ -122,21 +121,3 @@ def loss_limit(losses: Sequence[float]) -> float:
     """The top of the loss panels: the highest of all that are drawn, but for those far above the rest and chance."""
     ceiling = max(CUT * statistics.median(losses), CHANCE)
     return 1.05 * max(loss for loss in losses if loss <= ceiling)
-
-
-def legend(figure: Any, *panels: Any) -> None:
-    """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
-    shown: dict[str, Any] = {}
-    for axes in panels:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            shown.setdefault(name, handle)
-    columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
-    by_column = [name for first in range(columns) for name in list(shown)[first::columns]]  # as matplotlib fills it
-    figure.legend(
-        [shown[name] for name in by_column],
-        by_column,
-        loc="outside upper center",
-        ncols=columns,
-        frameon=False,
-        handlelength=3.6,
-    )

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.figures.curves import legend
-from reporting.figures.style import Look, label, looks, panels, svg
+from reporting.figures.style import Look, label, legend, looks, panels, svg
 from reporting.statistics.intervals import mean
 from reporting.statistics.measures import PARTS, chance, last_test, share
 from reporting.statistics.results import Results
@@ -30,8 +29,8 @@ def robustness(results: Results) -> str:
 def _accuracies(axes: Any, results: Results, dataset: str) -> None:
     noises, arms = results.noises(dataset), results.arms(dataset)
     for number, arm in enumerate(arms):
-        by_level = {noise: results.by_seed(dataset, noise, arm, last_test) for noise in noises}
-        points = [(x, list(by_level[noise].values())) for x, noise in enumerate(noises) if by_level[noise]]
+        found = [results.values(dataset, noise, arm, last_test) for noise in noises]
+        points = [(x, values) for x, values in enumerate(found) if values]
         _dots(axes, arm, looks(results)[arm], _offset(number, len(arms)), points, joined=True)
     _levels(axes, noises)
     axes.set_title(f"{dataset}\ntest accuracy, %")
@@ -73,10 +72,10 @@ def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
     arms = results.arms(dataset, noise)
     for number, arm in enumerate(arms):
         offset = _offset(number, len(arms))
-        found = [list(results.by_seed(dataset, noise, arm, share(column)).values()) for column, _ in PARTS]
+        found = [results.values(dataset, noise, arm, share(column)) for column, _ in PARTS]
         points = [(x, values) for x, values in enumerate(found) if values]
         _dots(axes, arm, looks(results)[arm], offset, points, joined=False)
-        guesses = list(results.by_seed(dataset, noise, arm, chance).values())
+        guesses = results.values(dataset, noise, arm, chance)
         if guesses:
             at, half = 1 + offset, SPACING / 2
             axes.plot([at - half, at + half], [mean(guesses)] * 2, color="#777777", linewidth=1.2, zorder=1.5)

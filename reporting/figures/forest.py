@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reporting.figures.style import WIDTH, svg
-from reporting.statistics.numbers import percent
+from reporting.runs.words import percent
 from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Measured
 
 ROW, HEADING = 1.0, 1.15  # heights, in rows

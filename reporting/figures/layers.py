@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from reporting.figures.curves import MARKS, legend
-from reporting.figures.style import Look, label, looks, svg
+from reporting.figures.style import MARKS, Look, label, legend, looks, svg
 from reporting.runs.run import Diagnostics
 from reporting.statistics.intervals import mean
 from reporting.statistics.measures import GRADIENT, LARGEST, SMALLEST, WEIGHT, over_layers

@@ -52,6 +52,7 @@ _SETTINGS: dict[str, Any] = {
 #: Inches. Two panels side by side in it are still readable on a phone.
 WIDTH = 4.3
 MOST_PANELS = 120
+MARKS = 6  # on a line
 
 
 def looks(results: Results) -> dict[str, Look]:
@@ -80,6 +81,24 @@ def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
     if rows * columns > MOST_PANELS:
         raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
     return figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend(figure: Any, *panels: Any) -> None:
+    """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
+    shown: dict[str, Any] = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
+    columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
+    by_column = [name for first in range(columns) for name in list(shown)[first::columns]]  # as matplotlib fills it
+    figure.legend(
+        [shown[name] for name in by_column],
+        by_column,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        handlelength=3.6,
+    )
 
 
 def _short(text: str) -> str:

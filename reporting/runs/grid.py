@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from reporting.runs.run import Key, Wanted, plain
+from reporting.runs.run import Key, Place, Wanted
 from reporting.runs.settings import number, text, whole
+from reporting.runs.words import plain
 from utils import strict_json
 from utils.errors import DataError
 from utils.files import read_file
@@ -14,8 +15,6 @@ from utils.run_files import GRID_NAME
 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
 _CELL = {"dataset": text, "arm": text, "noise": number(0, 100), "seed": whole(0), "folder": lambda v: type(v) is str}
-
-Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
 
 
 def read_grid(folders: list[Path]) -> list[Place] | None:

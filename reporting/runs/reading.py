@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reporting.runs.run import FROM_FILE, Column, Data, Diagnostics, Run, plain
+from reporting.runs.run import FROM_FILE, Column, Data, Diagnostics, Run
 from reporting.runs.settings import misfit, whole
+from reporting.runs.words import plain
 from utils import strict_json
 from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, LAST_COLUMN, SPLITS
 from utils.errors import DataError

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 from parse_config import NormName
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
+from reporting.runs.words import plain
 from utils.columns import FIRST_COLUMNS
 from utils.keys import value_at
 from utils.monitor import Monitor
@@ -31,6 +32,9 @@ class Wanted(NamedTuple):
 
     key: Key
     seed: int
+
+
+Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,3 @@ class Run:
         loop = self.config["trainer"]
         monitor = Monitor(str(loop.get("monitor", "")), loop.get("early_stop"))
         return monitor.add_all(self.metrics.get(monitor.column or "", ())).has_had_enough
-
-
-def plain(text: str) -> str:
-    """`text` for a sentence or a figure: one line, printable, without the marks of inline code and of formulas."""
-    return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
-from reporting.runs.run import plain
+from reporting.runs.words import LONGEST, plain
 from utils.keys import value_at
 
-LONGEST = 250  # characters of a name, which is that of a folder
 _MOST = 2**63 - 1
 
 

@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reporting.runs.run import Key, Run, plain
-from reporting.runs.settings import LONGEST
-from reporting.statistics.numbers import first_of, percent
+from reporting.runs.run import Key, Run
+from reporting.runs.words import LONGEST, first_of, percent, plain
 from utils.keys import flat
 
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.

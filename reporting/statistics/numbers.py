@@ -1,7 +1,5 @@
 """Numbers as the report writes them."""
 
-from collections.abc import Sequence
-
 from reporting.statistics.intervals import Interval, Spread
 
 NONE = "-"
@@ -12,10 +10,6 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     if value is None:
         return NONE
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:g} %"
 
 
 def with_std(value: Spread | None) -> str:
@@ -32,12 +26,3 @@ def with_interval(value: Interval | None, sign: bool = True) -> str:
     seeds = "1 seed" if value.n == 1 else f"{value.n} seeds"
     bounds = "" if value.low is None else f" [{number(value.low, sign=sign)}, {number(value.high, sign=sign)}]"
     return f"{number(value.mean, sign=sign)}{bounds} ({seeds})"
-
-
-def listed(words: list[str], last: str = "and") -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
-    more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
-    return between.join(words[:count]) + more

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
-from reporting.runs.grid import Place
-from reporting.runs.run import ARMS, Key, Run, Wanted, plain
+from reporting.runs.run import ARMS, Key, Place, Run, Wanted
+from reporting.runs.words import percent, plain
 from reporting.statistics.differences import differing_settings
-from reporting.statistics.numbers import percent
 
 MOST_HOLES = 10_000
 
@@ -94,11 +93,11 @@ class Results:
 
     def of(self, dataset: str) -> list[Run]:
         """All finished runs of a dataset, or the unfinished ones if none has finished."""
-        groups = (self.cells, self.unfinished)
-        found = (
-            [run for k, cell in group.items() if k.dataset == dataset for run in cell.values()] for group in groups
-        )
-        return next(found) or next(found)
+        for cells in (self.cells, self.unfinished):
+            found = [run for key, cell in cells.items() if key.dataset == dataset for run in cell.values()]
+            if found:
+                return found
+        return []
 
 
 def slug(text: str) -> str:

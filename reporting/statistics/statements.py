@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from reporting.runs.run import Run
+from reporting.runs.words import percent
 from reporting.statistics import paper
 from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error
 from reporting.statistics.measures import last_test, last_validation, restlessness, test_above_validation
-from reporting.statistics.numbers import percent, with_interval
+from reporting.statistics.numbers import with_interval
 from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop_less_than
 

@@ -3,10 +3,10 @@
 from collections import Counter
 
 from reporting.figures.style import TITLE
-from reporting.runs.run import plain
+from reporting.runs.words import first_of, listed, percent, plain
 from reporting.statistics import statements
 from reporting.statistics.intervals import ENOUGH_SEEDS
-from reporting.statistics.numbers import NONE, first_of, listed, percent, with_std
+from reporting.statistics.numbers import NONE, with_std
 from reporting.statistics.results import Key, Results, cell_order
 from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Statement
 from reporting.text import prose, scale, summary

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reporting.runs.run import Run
+from reporting.runs.words import listed, percent
 from reporting.statistics import paper
 from reporting.statistics.intervals import ENOUGH_SEEDS, mean
 from reporting.statistics.measures import GIVEN, chance, last_test, last_training, last_validation, share
-from reporting.statistics.numbers import listed, number, percent
+from reporting.statistics.numbers import number
 from reporting.statistics.results import Results
 
 _ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it

@@ -5,6 +5,7 @@ from functools import partial
 
 from reporting.figures import curves, dots, layers
 from reporting.figures.forest import forest
+from reporting.runs.words import percent
 from reporting.statistics import paper, robustness
 from reporting.statistics.intervals import mean, paired, spread
 from reporting.statistics.measures import (
@@ -20,7 +21,7 @@ from reporting.statistics.measures import (
     restlessness,
     share,
 )
-from reporting.statistics.numbers import NONE, number, percent, with_interval, with_std
+from reporting.statistics.numbers import NONE, number, with_interval, with_std
 from reporting.statistics.results import Results, slug
 from reporting.statistics.statements import Finding
 from reporting.text import prose

@@ -4,10 +4,10 @@ import csv
 import io
 from dataclasses import dataclass
 
-from reporting.runs.run import plain
+from reporting.runs.words import percent, plain
 from reporting.statistics.intervals import Spread, spread
 from reporting.statistics.measures import best_test, last_ten_test, last_test
-from reporting.statistics.numbers import percent, with_std
+from reporting.statistics.numbers import with_std
 from reporting.statistics.results import Results
 from utils.text import csv_cell
 
