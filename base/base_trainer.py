@@ -4,7 +4,7 @@ import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from typing import Any, NoReturn, Protocol
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
@@ -20,21 +20,25 @@ from utils.world import World
 SAVE, STOP = 1, 2  # what a process wishes to do between two batches; to STOP the signal's number is added
 
 
-class Store(Protocol):
+State = TypeVar("State")  # all that a run needs to go on
+_State = TypeVar("_State", contravariant=True)
+
+
+class Store(Protocol[_State]):
     """Where a trainer keeps its state."""
 
-    def save(self, state: Any, *, newest: bool, best: bool) -> object:
+    def save(self, state: _State, *, newest: bool, best: bool) -> object:
         """Keep what `state_dict` returned as the newest, as the best or as both. Raises FileSystemError."""
 
 
-class BaseTrainer(ABC):
+class BaseTrainer(ABC, Generic[State]):
     """Trains from wherever it stands to `loop.epochs` and keeps all that a resumed run needs.
 
     Where it stands is `epoch`, the whole epochs done, and `batch`, the batches done of the one in progress. Where
     several processes train together, the first of them writes the files.
     """
 
-    def __init__(self, loop: TrainerConfig, store: Store, folder: Folder, world: World) -> None:
+    def __init__(self, loop: TrainerConfig, store: Store[State], folder: Folder, world: World) -> None:
         self.loop, self.store, self.folder, self.world = loop, store, folder, world
         self.log = get_logger()
         self.epoch = 0
@@ -61,11 +65,11 @@ class BaseTrainer(ABC):
         """Raise NonFiniteLossError if a step so far had a loss that is NaN or infinite; nothing is saved then."""
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All that `load_state_dict` needs to go on as if there had been no stop: tensors and plain values."""
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+    def load_state_dict(self, state: State, source: str) -> None:
         """Go to where `state` was saved. Raises CheckpointError if it does not fit, and then nothing has changed."""
 
     def write_tables(self) -> None:

@@ -12,8 +12,9 @@ On the (P1, P2) grid the linear convolution is the circular one, which is why th
 constant of the step: it is computed without a gradient from the current weights while training, and its running
 estimate is used in evaluation.
 
-This file is the layer: its parameters, its running estimate, and which of two ways computes the steps above. An image
-goes through `PreConv2d.forward`: `split`, `_filter`, there a method's `filtered_conv`, and `_finish`. Method "fft",
+This file is the layer: its parameters, and which of two ways computes the steps above. An image goes through
+`PreConv2d.forward`: `split`, `_filter`, there a method's `filtered_conv`, and `_finish`. The running estimate is in
+preconv_running.py. Method "fft",
 preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one, all of it in
 its `forward`. These files import one another and torch, nothing else, so that they can be installed or copied alone.
 """
@@ -29,11 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import preconv_fft, preconv_matmul, preconv_operators
-from .preconv_kept import KeptSpectra, under_a_mode
-
-RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
-RAMP_FLOOR = 0.01
-
+from .preconv_kept import KeptSpectra
+from .preconv_running import RunningPreconditioner
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -62,7 +60,7 @@ METHODS = {
 LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 
 
-class PreConv2d(nn.Module):
+class PreConv2d(RunningPreconditioner):
     """ConvNorm, a drop-in for a Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
     H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
@@ -102,9 +100,6 @@ class PreConv2d(nn.Module):
         ValueError: an argument out of the ranges above, an input that is not (N, C_in, H, W), or one smaller than
             the kernel.
     """
-
-    running_preconditioner: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -147,16 +142,8 @@ class PreConv2d(nn.Module):
             c = self.out_channels
             self.affine = nn.Conv2d(c, c, k, padding=(k - 1) // 2, groups=c, device=device, dtype=dtype)
         self._kept: KeptSpectra | None = None
-        self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate, where that is known
-        self._counted = False  # whether the running estimate has seen a batch
-        if track_running_stats:
-            shape = (0, 0) if input_size is None else self._shape_of_estimate(input_size)
-            empty = torch.zeros(self.out_channels, *shape, device=device, dtype=_wide(self.weight.dtype))
-            self.register_buffer("running_preconditioner", empty)
-            self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
-        else:
-            self.register_buffer("running_preconditioner", None)
-            self.register_buffer("num_batches_tracked", None)
+        shape = (0, 0) if input_size is None else self.estimate_shape(self._grid_of(input_size))
+        self._make_estimate(shape if track_running_stats else None, _wide(self.weight.dtype), device)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -283,43 +270,17 @@ class PreConv2d(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and pickles make their own
 
-    def _shape_of_estimate(self, input_size: tuple[int, int]) -> tuple[int, int]:
+    def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Of the half spectrum that rfft2 keeps, (P1, P2 // 2 + 1)."""
+        return (1, 1) if self.kernel_size == 1 else (grid[0], grid[1] // 2 + 1)
+
+    def _grid_of(self, input_size: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(input_size, tuple | list | torch.Size) or len(input_size) != 2:
             raise ValueError(f"input_size must be two whole numbers (H, W), got {input_size!r}")
         k, (height, width) = self.kernel_size, (_positive("input_size", side) for side in input_size)
         if min(height, width) + 2 * self.padding < k:
             raise ValueError(f"input_size {input_size} is smaller than the {k}-wide kernel")
-        return (1, 1) if k == 1 else (height + k - 1, (width + k - 1) // 2 + 1)
-
-    def _is_estimated_at(self, grid: tuple[int, int]) -> bool:
-        """Whether there is a running estimate that belongs to `grid`."""
-        running = self.running_preconditioner
-        if running is None or not self._counted or running.shape[1:] != (grid[0], grid[1] // 2 + 1):
-            return False
-        if self._grid is None:
-            self._grid = grid  # from a state dict without metadata: the first size that its shape allows
-        return self._grid == grid
-
-    @torch.no_grad()
-    def _update_running(self, v: Tensor, grid: tuple[int, int]) -> None:
-        running, count = self.running_preconditioner, self.num_batches_tracked
-        assert running is not None
-        assert count is not None
-        count += 1
-        if not self._is_estimated_at(grid):
-            # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
-            # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
-            if self._counted and running.numel() > 0:
-                running = v
-            elif running.shape != v.shape:
-                running = torch.zeros_like(v)
-            self._grid, self._counted = grid, True
-        momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
-        newest = momentum * v + (1 - momentum) * running.to(v)
-        if running is self.running_preconditioner and running.dtype == newest.dtype:
-            running.copy_(newest)
-        else:
-            self.running_preconditioner = _ordinary(newest)
+        return height + k - 1, width + k - 1
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -327,32 +288,11 @@ class PreConv2d(nn.Module):
         if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
             raise ValueError(f"input {tuple(x.shape)} is smaller than the {self.kernel_size}-wide kernel")
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None and self._grid is not None:
-            metadata[prefix[:-1]]["grid"] = self._grid
-
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
-        # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
         self._kept = None
-        incoming = state_dict.get(prefix + "running_preconditioner")
-        running = self.running_preconditioner
-        if incoming is not None and running is not None and self._accepts(incoming):
-            if running.shape != incoming.shape:
-                self.running_preconditioner = incoming.new_zeros(
-                    incoming.shape, dtype=running.dtype, device=running.device
-                )
-            self._grid = local_metadata.get("grid")
-            self._counted = incoming.numel() > 0 and not _is_zero(state_dict.get(prefix + "num_batches_tracked"))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
-
-    def _accepts(self, running: Tensor) -> bool:
-        if running.dim() != 3 or running.shape[0] != self.out_channels:
-            return False  # the generic loader reports the mismatch
-        return self.kernel_size > 1 or running.numel() in (0, self.out_channels)
 
     def extra_repr(self) -> str:
         return (
@@ -363,29 +303,6 @@ class PreConv2d(nn.Module):
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _is_zero(count: Any) -> bool:
-    """Whether a state dict's count of batches is known to be 0; a tensor without values is not."""
-    return type(count) is Tensor and not count.is_meta and not under_a_mode() and not bool(count)
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """`tensor`, or outside of inference mode a copy of it: a buffer made in that mode could not be used by autograd."""
-    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-        return tensor
-    with torch.inference_mode(mode=False):
-        return tensor.clone()
-
-
-def cosine_momentum(batches: Tensor) -> Tensor:
-    """Share of the newest preconditioner in the running estimate at the `batches`-th training batch (from 1).
-
-    max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01), the reference's schedule: it starts at 1 and falls to 0.01.
-    `batches` and the share are of a floating type, float64 being unknown to some devices.
-    """
-    ramp = batches.clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
-    return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
 
 
 def _single(name: str, value: int | str | tuple[int, int]) -> int:

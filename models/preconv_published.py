@@ -18,19 +18,18 @@ of the work of the published code, for the same numbers (tests/test_preconv_publ
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.preconv import cosine_momentum
+from models.preconv_running import RunningPreconditioner
 
 COLUMNS = 2  # horizontal frequencies that survive
 
 
-class PublishedPreConv2d(nn.Module):
+class PublishedPreConv2d(RunningPreconditioner):
     """The published layer: (N, C_in, H, W) -> (N, C_out, H', W'), of the size that Conv2d gives.
 
     Args:
@@ -39,16 +38,14 @@ class PublishedPreConv2d(nn.Module):
         batch_norm: end with a BatchNorm, as the published layer does unless told otherwise.
         momentum: share of the newest preconditioner in the running estimate; None for `cosine_momentum`.
 
-    State: `weight`, `affine.weight`, `affine.bias`, `batch_norm.*`, and the buffers `running_preconditioner`, complex
-    (C_out, P1) or for k = 1 real (C_out, 1, 1), empty until the first training batch, and `num_batches_tracked`.
-    Evaluation at a height other than the estimate's uses the preconditioner of the weights.
+    State: `weight`, `affine.weight`, `affine.bias`, `batch_norm.*`, and the buffers `running_preconditioner`, empty
+    until the first training batch, and `num_batches_tracked`. The estimate is real: (C_out, P1, 2), the parts of V, or
+    (C_out, 1, 1) for k = 1; a complex one (C_out, P1) is read too. Evaluation at a size other than the estimate's uses
+    the preconditioner of the weights.
 
     Raises:
         ValueError: an argument out of range, or an input that is not (N, C_in, H, W) or smaller than the kernel.
     """
-
-    running_preconditioner: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -81,11 +78,11 @@ class PublishedPreConv2d(nn.Module):
                 out_channels, out_channels, kernel_size, padding=(kernel_size - 1) // 2, groups=out_channels
             )
         self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else None
-        empty = (
-            torch.zeros(out_channels, 0, 0) if kernel_size == 1 else torch.zeros(out_channels, 0, dtype=torch.cfloat)
-        )
-        self.register_buffer("running_preconditioner", empty)
-        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        self._make_estimate((0, 0), torch.float32, None)
+
+    def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(P1, 2), the parts of V at each vertical frequency."""
+        return (1, 1) if self.kernel_size == 1 else (grid[0], 2)
 
     def forward(self, x: Tensor) -> Tensor:
         k = self.kernel_size
@@ -104,7 +101,7 @@ class PublishedPreConv2d(nn.Module):
 
     def _filter(self, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
-        grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
+        grid = (1, 1) if k == 1 else (x.shape[2] + k - 1, x.shape[3] + k - 1)
         v = self._current_preconditioner(weight, grid)
         if k == 1:
             x = x[:, :, :: self.stride, :: self.stride]  # cheaper than a stride, and safe: models/pointwise.py
@@ -112,14 +109,18 @@ class PublishedPreConv2d(nn.Module):
         return two_columns(x, weight, v, self.stride, self.padding)
 
     def _current_preconditioner(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
-        running = self.running_preconditioner
-        known = running.shape[1] == (1 if self.kernel_size == 1 else grid[0])
-        if not self.training and known:
-            return running.to(weight.device, torch.promote_types(running.dtype, weight.dtype))
+        if not self.training and self._is_estimated_at(grid):
+            return self._estimate(weight.dtype)
         v = published_preconditioner(weight, grid)
         if self.training:
-            self._update_running(v, known)
+            self._update_running(torch.view_as_real(v) if v.is_complex() else v, grid)
         return v
+
+    def _estimate(self, dtype: torch.dtype) -> Tensor:
+        """The running estimate as `published_preconditioner` has V."""
+        assert self.running_preconditioner is not None
+        running = self.running_preconditioner.to(torch.promote_types(dtype, torch.float32))
+        return running if self.kernel_size == 1 else torch.view_as_complex(running)
 
     @torch.no_grad()
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
@@ -129,8 +130,8 @@ class PublishedPreConv2d(nn.Module):
         Its phase only turns each channel. But images are real: where a column is its own mirror image, what is left of
         V is the part that keeps them so, the mean of V(f1) and the conjugate of V(-f1).
         """
-        running = self.running_preconditioner
-        v = running if running.shape[1] == grid[0] else published_preconditioner(self.weight, grid)
+        known = self._is_estimated_at(grid)
+        v = self._estimate(self.weight.dtype) if known else published_preconditioner(self.weight, grid)
         if self.kernel_size == 1:
             return v
         own = (v + v.roll(-1, 1).flip(1).conj()) / 2
@@ -139,43 +140,12 @@ class PublishedPreConv2d(nn.Module):
         gain[:, :, 1] = (own if grid[1] == 2 else v).abs()
         return gain
 
-    @torch.no_grad()
-    def _update_running(self, v: Tensor, known: bool) -> None:
-        self.num_batches_tracked += 1
-        running = self.running_preconditioner
-        if not known:  # from 0 at the first batch; at a new height from this batch's own, as PreConv2d does
-            running = torch.zeros_like(v) if running.numel() == 0 else v
-        real = torch.float64 if v.dtype in (torch.float64, torch.complex128) else torch.float32
-        momentum = self.momentum if self.momentum is not None else cosine_momentum(self.num_batches_tracked.to(real))
-        newest = momentum * v + (1 - momentum) * running.to(v.dtype)
-        if known and self.running_preconditioner.dtype == newest.dtype:
-            self.running_preconditioner.copy_(newest)
-        else:
-            self.running_preconditioner = newest
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PublishedPreConv2d":
-        """As for any module, but `.double()` and the like must not make a complex estimate real."""
-        running = self.running_preconditioner
-        if not running.is_complex():
-            return super()._apply(fn, recurse)
-        self.running_preconditioner = torch.view_as_real(running)
-        try:
-            super()._apply(fn, recurse)
-        except BaseException:  # such as a device that is not there
-            self.running_preconditioner = running
-            raise
-        moved = self.running_preconditioner
-        wide = moved if moved.dtype in (torch.float32, torch.float64) else moved.float()
-        self.running_preconditioner = torch.view_as_complex(wide.contiguous())
-        return self
-
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
-        # The estimate is sized by the data seen: this module takes the incoming one's size.
-        incoming, running = state_dict.get(prefix + "running_preconditioner"), self.running_preconditioner
-        if isinstance(incoming, Tensor) and incoming.dim() == running.dim() and len(incoming) == self.out_channels:
-            self.running_preconditioner = running.new_zeros(incoming.shape)
+        key = prefix + "running_preconditioner"
+        if isinstance(incoming := state_dict.get(key), Tensor) and incoming.is_complex():
+            state_dict[key] = torch.view_as_real(incoming)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
     def extra_repr(self) -> str:

@@ -47,12 +47,12 @@ from reporting.text.summary import as_csv, as_latex
 from tests.conftest import ROOT, make_pixels
 from tests.made_runs import config as config_of_run
 from tests.made_runs import write_run
-from trainer.checkpoint import FORMAT_VERSION, check_tensors, pack, unpack
-from trainer.form import check_form
-from trainer.restore import check_progress, load_optimizer
+from tests.states import made_state
+from trainer.checkpoint_file import pack, unpack
+from trainer.restore import check_progress, check_tensors, load_optimizer
 from trainer.resume import saved_config
+from trainer.state import RunState, checked
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.seeding import rng_state
 
 SECONDS = 10.0  # that one case may take
 MEMORY = 400 << 10  # KiB by which the process may grow
@@ -146,33 +146,14 @@ def npz_seeds() -> list[bytes]:
     return seeds
 
 
-FIGURES = ("lr", "seconds", *(f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", "accuracy")))
-
-
 @cache
-def state() -> dict:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(2, 4)).sum().backward()
-    optimizer.step()
-    return {
-        **{"format_version": FORMAT_VERSION, "environment": {"torch": "2"}, "config": {"name": "x"}},
-        **{"dataset_sha256": "ab" * 32, "classes": ["a", "b"]},
-        "splits": {"train": torch.arange(3), "val": torch.arange(3, 4), "test": torch.arange(4, 5)},
-        **{"given_labels": torch.zeros(5, dtype=torch.int64), "epoch": 1, "batch": 0, "global_step": 7},
-        **{"model": model.state_dict(), "optimizer_type": "SGD", "optimizer": optimizer.state_dict()},
-        **{"scheduler": {"last_epoch": 1}, "scaler": {}, "best": 0.5, "epochs_since_best": 0, "partial_sums": {}},
-        **{
-            "history": [{"epoch": 1, **dict.fromkeys(FIGURES, 0.5)}],
-            "seconds": 1.5,
-            "rng": {**rng_state(), "cuda": []},
-        },
-    }
+def state() -> RunState:
+    return made_state()
 
 
 def checkpoint(data: bytes) -> str:
     try:
-        found = unpack(data, "file")
+        found = checked(unpack(data, "file"), "file")
     except CheckpointError as error:
         return one_line(error)
     try:
@@ -210,7 +191,7 @@ def resigned(data: bytes) -> str:
 @cache
 def unsigned_seeds() -> list[bytes]:
     buffer = io.BytesIO()
-    torch.save(state(), buffer)
+    torch.save(dict(state()), buffer)
     return [buffer.getvalue()]
 
 
@@ -240,11 +221,10 @@ def fields(data: bytes) -> str:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     try:
         try:
-            packed = pack({**state(), "config": load_config(ROOT / "configs" / "demo.json").model_dump(), **changed})
+            packed = pack({**state(), **changed})
         except (OverflowError, RecursionError, UnicodeEncodeError):
             return "refused"  # no file can hold it
-        found = unpack(packed, "file")
-        check_form(found, "file")
+        found = checked(unpack(packed, "file"), "file")
         check_tensors(model.state_dict(), found["model"], "file")
         check_progress(found, 7, "file")
         load_optimizer(optimizer, found, "file")

@@ -25,7 +25,8 @@ from tests.runs import Started, coco, contents, evaluate, final_state, launch, o
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
 from trainer.changes import ORDER, UNTOLD, check_function, check_order, told
-from trainer.checkpoint import pack, read
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
 from utils.errors import CheckpointError, ConfigError
 

@@ -22,7 +22,8 @@ from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, make_pixels, program, same_tree, write_image_folder, write_pickle
 from tests.runs import SMALL, coco, curves, final_state, rows, run, scalars
-from trainer.checkpoint import pack, read
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack
 from trainer.meter import Meter
 from trainer.optim import build_optimizer
 from trainer.trainer import Trainer

@@ -5,6 +5,7 @@ from typing import Any
 from data_loader.batches import batch_bounds
 from parse_config import Config, shortened
 from trainer.optim import learning_rate
+from trainer.state import RunState
 from utils.errors import CheckpointError
 
 FUNCTION = "arch."  # settings that say what the model computes; they may never change
@@ -24,7 +25,7 @@ def changes(saved: Config, now: Config) -> Changes:
     return {key: (before[key], here[key]) for key in here if before[key] != here[key]}
 
 
-def check_order(state: dict[str, Any], since: Changes, now: Config, images: int, processes: int, source: str) -> None:
+def check_order(state: RunState, since: Changes, now: Config, images: int, processes: int, source: str) -> None:
     """Raise CheckpointError if `state` lies within an epoch and the rest of it would not be what was left: images would
     be left out, or seen twice. `images` are those of the training split."""
     if state["batch"] == 0:
@@ -61,7 +62,7 @@ def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
 
-def told(since: Changes, saved: Config, now: Config, state: dict[str, Any]) -> list[str]:
+def told(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
     """The lines that say what has changed, and what becomes of the learning rate by it."""
     lines = []
     tellable = {key: both for key, both in since.items() if key not in UNTOLD}

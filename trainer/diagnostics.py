@@ -1,8 +1,5 @@
 """Figures of each layer after each epoch: diagnostics.csv. They look at a run and change nothing in it."""
 
-import re
-from typing import Any
-
 import torch
 
 from base.base_model import BaseModel
@@ -10,10 +7,7 @@ from logger.tables import DiagnosticRow
 from models.singular_values import find_layers, singular_values, weight_norm
 from trainer.meter import Meter
 from utils.columns import DIAGNOSTIC_COLUMNS
-from utils.errors import CheckpointError
 from utils.world import World
-
-PATH = re.compile(r"[A-Za-z0-9_.]{1,200}")  # of a module in a network
 
 
 class Diagnostics:
@@ -53,28 +47,3 @@ class Diagnostics:
             figures = (largest, smallest, gradients.get(layer.name, float("nan")), weight_norm(layer.convolution))
             rows.append(dict(zip(DIAGNOSTIC_COLUMNS, (epoch, layer.name, *figures), strict=True)))
         return rows
-
-
-def saved_rows(state: dict[str, Any], source: str) -> list[DiagnosticRow]:
-    """The rows in a checkpoint's state; none in one that was written without.
-
-    Raises:
-        CheckpointError: they are not of the expected form.
-    """
-    rows = state.get("diagnostics", [])
-    if not isinstance(rows, list) or not all(_is_row(row, state["epoch"]) for row in rows):
-        raise CheckpointError(f"{source}: malformed: its diagnostics are no rows of {', '.join(DIAGNOSTIC_COLUMNS)}")
-    return [dict(row) for row in rows]
-
-
-def _is_row(row: Any, epochs: int) -> bool:
-    if not isinstance(row, dict) or tuple(row) != DIAGNOSTIC_COLUMNS:
-        return False
-    epoch, layer, *figures = row.values()
-    within = type(epoch) is int and 1 <= epoch <= epochs
-    return (
-        within
-        and isinstance(layer, str)
-        and bool(PATH.fullmatch(layer))
-        and all(type(figure) is float for figure in figures)
-    )

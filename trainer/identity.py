@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from logger.log import get_logger
-from trainer.checkpoint import BEST_NAME, is_signed, position
+from trainer.checkpoint import BEST_NAME, position
+from trainer.checkpoint_file import is_signed
 from utils import strict_json
 from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS
 from utils.errors import FileSystemError

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from base.base_model import BaseModel
 from data_loader.build import RunData
 from models.build import outline_model
 from parse_config import Config
-from trainer.checkpoint import check_tensors
+from trainer.state import RunState
 from utils.errors import CheckpointError
 from utils.reading import told_as
+from utils.text import visible
 
 #: What each optimizer keeps for a parameter.
 _BUFFERS = {
@@ -25,7 +27,7 @@ _BUFFERS = {
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
-def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
+def check_data(data: RunData, state: RunState, source: str) -> None:
     """Raise CheckpointError unless `data` is what the checkpoint was trained on, split and mislabelled alike."""
     if state["dataset_sha256"] != data.sha256:
         raise CheckpointError(
@@ -41,7 +43,7 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
 
 
-def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
+def check_progress(state: RunState, batches: int, source: str) -> None:
     """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
     which may have been more or fewer in earlier ones."""
     epoch, history = state["epoch"], state["history"]
@@ -54,7 +56,7 @@ def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
         )
 
 
-def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str) -> None:
+def check_fit(config: Config, data: RunData, state: RunState, source: str) -> None:
     """Raise CheckpointError, which lists the keys, unless a checkpoint is of these data, and its weights are those of
     `config`'s network.
 
@@ -63,20 +65,53 @@ def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str)
     check_data(data, state, source)
     with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
         outline = outline_model(config, len(data.dataset.classes))
-    _check_weights(outline, state["model"], source)
+    _check_weights(outline, _as_real(state["model"], outline), source)
 
 
-def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
+def load_model(model: BaseModel, state: RunState, source: str) -> None:
     """Load a checkpoint's weights into `model`.
 
     Raises:
         CheckpointError: another architecture, shapes or values that are no weights; it lists the keys, and `model` is
             as it was.
     """
-    weights = state["model"]
+    weights = _as_real(state["model"], model)
     _check_weights(copy.deepcopy(model), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)
+
+
+def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
+    """Refuse a model state whose keys, layouts or dtypes do not fit `wanted`; shapes are the model's to check.
+
+    Raises:
+        CheckpointError: it lists the keys.
+    """
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source}: it is of another architecture: missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    for key, tensor in found.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != wanted[key].dtype:
+            kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{source}: {key} is {kind}, expected {wanted[key].dtype}, torch.strided")
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
+    return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:
+    """The published layer's estimates were saved as complex numbers once; they are real parts and imaginary parts."""
+    complex_ones = {key for key, value in weights.items() if isinstance(value, Tensor) and value.is_complex()}
+    if not complex_ones:
+        return weights
+    real = {key for key, value in model.state_dict().items() if not value.is_complex()} & complex_ones
+    changed = OrderedDict((key, torch.view_as_real(value) if key in real else value) for key, value in weights.items())
+    changed._metadata = getattr(weights, "_metadata", {})  # type: ignore[attr-defined]
+    return changed
 
 
 def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
@@ -95,7 +130,7 @@ def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> No
             raise CheckpointError(f"{source}: it is of another architecture: {listed}{more}") from error
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> None:
+def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
     """Load an optimizer's buffers. Its options stay the config's, so that one changed on purpose takes effect.
 
     Raises:

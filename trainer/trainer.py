@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -19,15 +18,15 @@ from models.loss import LOSSES
 from models.metric import METRICS
 from parse_config import Config
 from trainer.changes import changes, check_function, check_order, told
-from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
-from trainer.diagnostics import Diagnostics, saved_rows
+from trainer.checkpoint import CheckpointStore
+from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
-from trainer.form import config_of
 from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
+from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
 from utils.drawing import spared
 from utils.errors import CheckpointError, NonFiniteLossError
@@ -41,7 +40,7 @@ from utils.world import World
 NONE_YET = -1
 
 
-class Trainer(BaseTrainer):
+class Trainer(BaseTrainer[RunState]):
     """Trains `model` on `data` as `config` says, into the run folder `folder`."""
 
     store: CheckpointStore
@@ -159,7 +158,7 @@ class Trainer(BaseTrainer):
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
         self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> RunState:
         data = self.data
         return {
             "format_version": FORMAT_VERSION,
@@ -187,17 +186,16 @@ class Trainer(BaseTrainer):
             "rng": rng_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+    def load_state_dict(self, state: RunState, source: str) -> None:
         with told_as(CheckpointError, source, "malformed"):
             self._load(state, source)
 
-    def _load(self, state: dict[str, Any], source: str) -> None:
+    def _load(self, state: RunState, source: str) -> None:
         saved_as = config_of(state, source)
         since = changes(saved_as, self.config)
         check_order(state, since, self.config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
-        diagnostic_rows = saved_rows(state, source)
         load_model(self.model, state, source)
         check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
@@ -210,7 +208,7 @@ class Trainer(BaseTrainer):
         self.monitor = self.new_monitor().add_all(row.get(column) for row in self.history)
         self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
-        self.diagnostic_rows = diagnostic_rows
+        self.diagnostic_rows = [dict(row) for row in state.get("diagnostics", [])]
         if self.diagnostics is not None:
             self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)
