@@ -20,12 +20,12 @@ import report as program
 from reporting.figures.style import Look, looks
 from reporting.render.markdown import markdown
 from reporting.render.writing import read_results, report_files
-from reporting.runs.run import Run
+from reporting.runs.run import Key, Run
 from reporting.statistics import measures, paper, statements
 from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error, spread
 from reporting.statistics.measures import chance
 from reporting.statistics.numbers import number, with_interval, with_std
-from reporting.statistics.results import Key, Results
+from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop, drop_less_than, kept
 from reporting.statistics.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
 from reporting.text import summary
@@ -643,6 +643,16 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
     assert not any(str(tmp_path).encode() in data for data in first.values())
+
+
+def test_data_flow_one_way_through_the_report_s_folders() -> None:
+    order = ("runs", "statistics", "figures", "text", "render")
+    seen = set()
+    for path in (ROOT / "reporting").rglob("*.py"):
+        for line in re.findall(r"^from reporting\.(\w+)", path.read_text(), re.MULTILINE):
+            seen.add(path.parent.name)
+            assert order.index(line) <= order.index(path.parent.name), path
+    assert seen == set(order)
 
 
 def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> None:
