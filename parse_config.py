@@ -14,7 +14,7 @@ An override's VALUE is JSON, but a setting that takes text takes it as it stands
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -37,13 +37,17 @@ DEEPEST = 20  # objects within one another; a config has four
 RETYPED = ("optimizer", "lr_scheduler", "loss")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, inherit, override and validate.
+#: The bytes of a file, at most so many; raises OSError.
+Reader = Callable[[Path, int], bytes]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), read: Reader = read_file) -> Config:
+    """Read, inherit, override and validate. `read` gives the bytes of a file, as `read_file` does.
 
     Raises:
         ConfigError: one line that lists every problem found, each with its dotted path.
     """
-    files = _Files()
+    files = _Files(read)
     layer = parse_overrides(overrides)
     config = validate(merge(files.merged(Path(path)), layer, files.dropped), str(path))
     config._remarks = tuple(_not_inherited(config, files.dropped))
@@ -94,7 +98,8 @@ Dropped = tuple[str, Any, dict[str, Any]]
 class _Files:
     """The files of one config, each read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Reader) -> None:
+        self._bytes_of = read
         self.dropped: list[Dropped] = []
         self._merged: dict[Path, dict[str, Any]] = {}
         self._bytes_left, self._named = LARGEST_CONFIG, 0
@@ -127,7 +132,7 @@ class _Files:
 
     def _read(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         try:
-            data = read_file(path, self._bytes_left)
+            data = self._bytes_of(path, self._bytes_left)
             text = data.decode("utf-8-sig")
         except (OSError, ValueError) as error:
             inherited = "".join(f", inherited by {p}" for p in reversed(chain[:-1]))

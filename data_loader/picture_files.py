@@ -197,17 +197,6 @@ class Files:
         tree.folders = list(folders)
         return tree
 
-    def stamp(self, name: str) -> str:
-        """What changes when the file does: size and time of a file in a folder, size and checksum in a zip."""
-        if self._zip:
-            info = self._entries[name]
-            return f"{info.file_size} {info.CRC}"
-        try:
-            status = (self._source / name).stat()
-        except OSError:
-            return "missing"
-        return f"{status.st_size} {status.st_mtime_ns}"
-
     def read(self, name: str) -> bytes:
         """The bytes of one of `names`.
 

@@ -40,10 +40,10 @@ from data_loader.pictures import decode
 from data_loader.tiny_coco import load_tiny_coco
 from grids.plan import load_grid
 from parse_config import Config, load_config
-from reporting.document import document
-from reporting.markdown import markdown
-from reporting.summary import as_csv, as_latex
-from reporting.writing import read_results
+from reporting.render.markdown import markdown
+from reporting.render.writing import read_results
+from reporting.text.document import document
+from reporting.text.summary import as_csv, as_latex
 from tests.conftest import ROOT, make_pixels
 from tests.made_runs import config as config_of_run
 from tests.made_runs import write_run
