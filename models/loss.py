@@ -1,4 +1,4 @@
-"""Training losses, by name: (N, C) logits and int64 (N,) targets -> the mean over the batch."""
+"""Training losses by name: (N, C) logits and int64 (N,) targets -> the mean over the batch, a scalar."""
 
 from collections.abc import Callable
 
