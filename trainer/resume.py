@@ -1,4 +1,4 @@
-"""What `-r` means: which run goes on, from which checkpoint, under which config."""
+"""Resolves `-r`: which run resumes, from which checkpoint, under which config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,10 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts: afresh (no state), or from a checkpoint's state.
+    """The start of a run: afresh (`state` is None), or from a checkpoint's state.
 
-    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written,
-    `data_named` that the user, and not what lies with the checkpoint, says where the data are, and `chosen` that the
-    user named the checkpoint.
+    `folder` None means a new run folder. `in_place`: the run continues in its own `folder`. `data_named`: the user
+    named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint.
     """
 
     config: Config
@@ -40,7 +39,7 @@ class Start:
     chosen: bool = False
 
     def access(self) -> Access:
-        """What may be done where the data are."""
+        """The access that the run has to the place of its data."""
         return Access() if self.state is None else Access.of_checkpoint(self.data_named, self.in_place)
 
 
@@ -52,11 +51,11 @@ def find_start(
     lock: FolderLock | None = None,
     allow_inexact: bool = False,
 ) -> Start:
-    """Take `lock` of the run that goes on, if one does, then read where it stands.
+    """Lock the folder of a run that resumes in place, then read its state.
 
     Raises:
         ConfigError: the request or the config is wrong.
-        CheckpointError: what is to be resumed is damaged or not there.
+        CheckpointError: the checkpoint is damaged or missing.
         FileSystemError: another process is writing that run.
     """
     run_dir = None if run_dir is None else user_path(str(run_dir))
@@ -68,7 +67,7 @@ def find_start(
         return _auto(config_path, run_dir, overrides, lock, allow_inexact)
     checkpoint = user_path(resume)
     folder = folder_of(checkpoint)
-    # A checkpoint that was copied away from its run goes on in a new run folder.
+    # A checkpoint that was copied out of its run's folder resumes in a new run folder.
     own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
     if own:
         _enter(folder, lock)
@@ -119,7 +118,7 @@ def _auto(
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:
-    """Take the lock of a run's folder, unless nothing will be written there."""
+    """Lock a run's folder; `lock` is None if the process will write nothing there."""
     if lock is None:
         return
     held = lock.acquire(folder)
@@ -130,8 +129,8 @@ def _enter(folder: Path, lock: FolderLock | None) -> None:
 
 
 def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
-    latter."""
+    """The config in a checkpoint with `overrides` applied. Raises CheckpointError for a wrong config, ConfigError for
+    wrong overrides."""
     config = config_of(state, source)
     if not overrides:
         return config
@@ -139,25 +138,25 @@ def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) ->
 
 
 def names_data(overrides: Sequence[str]) -> bool:
-    """Whether the user says with an override where the data are."""
+    """Whether an override names the place of the data."""
     return value_at(parse_overrides(overrides), "data_loader.args.data_dir") is not None
 
 
 def _same_place(config_path: str | None, overrides: Sequence[str], config: Config) -> bool:
-    """Whether the config that the user names has its data where `config` has them."""
+    """Whether the config that the user named has the same place of the data as `config`."""
     if config_path is None:
         return False
     try:
         return load_config(config_path, overrides).data_loader.args.data_dir == config.data_loader.args.data_dir
-    except ConfigError:  # it is not the one that counts
+    except ConfigError:  # the run's own config counts, not this one
         return False
 
 
 def _config(
     config_path: str | None, folder: Path, state: RunState | None, source: str, overrides: Sequence[str]
 ) -> Config:
-    """The run folder's own config; if that is damaged, the checkpoint's; if there is none, the one named with -c.
-    Overrides go on top."""
+    """The run folder's own config; if that is damaged, the checkpoint's; if it is missing, the one named with -c.
+    `overrides` are applied to it. Raises ConfigError or CheckpointError."""
     own = folder / CONFIG_NAME
     if own.is_file():
         try:
