@@ -43,7 +43,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from trainer.optim import build_optimizer
     from trainer.preflight import show
     from trainer.restore import check_fit
-    from trainer.resume import find_start
+    from trainer.resume import Request, find_start
     from trainer.run_folder import make_run_folder
     from trainer.session import accept, begin, log_outcome
     from trainer.trainer import Trainer
@@ -52,8 +52,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from utils.seeding import seed_everything
 
     set_up_logging(quiet=not world.first)
-    request = (args.config, args.resume, args.run_dir, args.overrides, None if args.check else lock)
-    start = world.on_first(lambda: find_start(*request, args.allow_inexact))
+    request = Request(args.config, args.resume, args.run_dir, args.overrides, args.allow_inexact)
+    start = world.on_first(lambda: find_start(request, None if args.check else lock))
     config = start.config
     if config.trainer.keep_freed_memory:
         keep_freed_memory()

@@ -187,30 +187,18 @@ class RunState(TypedDict):
     gradient_norms: NotRequired[Annotated[dict[str, Any], _Form(_is_gradient_norms)]]  # Meter.state_dict
 
 
-_HINTS = get_type_hints(RunState, include_extras=True)
-_ORDER = list(_HINTS)
-
-
-def _plain(hint: Any) -> Any:
-    """A field's type without its annotations."""
-    while get_origin(hint) in (Annotated, NotRequired):
-        hint = get_args(hint)[0]
-    return hint
+_HINTS = {
+    name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
+    for name, hint in get_type_hints(RunState, include_extras=True).items()
+}
+_FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, "__metadata__", ())}
 
 
 def _types(name: str) -> tuple[type, ...]:
-    hint = _plain(_HINTS[name])
+    """What isinstance holds a field against."""
+    hint = get_args(_HINTS[name])[0] if name in _FORMS else _HINTS[name]
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return tuple(get_origin(part) or part for part in parts)
-
-
-def _forms(hint: Any) -> list[_Form]:
-    while get_origin(hint) is NotRequired:
-        hint = get_args(hint)[0]
-    return [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, _Form)]
-
-
-_FORMS = {name: form for name, hint in _HINTS.items() for form in _forms(hint)}
 
 
 def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False) -> RunState:
@@ -231,9 +219,10 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
                 f"{source}: it lacks the state of random generators (rng); --allow-inexact goes on without"
             )
         values["rng"] = {}
-    wrong = [name for name in RunState.__required_keys__ if not isinstance(values.get(name, ...), _types(name))]
+    needed = [name for name in _HINTS if name in RunState.__required_keys__]
+    wrong = [name for name in needed if not isinstance(values.get(name, ...), _types(name))]
     if wrong:
-        raise CheckpointError(f"{source}: missing or of another type: {', '.join(sorted(wrong, key=_ORDER.index))}")
+        raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
     state = cast(RunState, values)
     for name, form in _FORMS.items():
         with told_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
