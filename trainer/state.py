@@ -195,7 +195,7 @@ _FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, 
 
 
 def _types(name: str) -> tuple[type, ...]:
-    """What isinstance holds a field against."""
+    """The types of a field, for isinstance."""
     hint = get_args(_HINTS[name])[0] if name in _FORMS else _HINTS[name]
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return tuple(get_origin(part) or part for part in parts)
