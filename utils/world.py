@@ -124,7 +124,7 @@ class World:
         return start + count * self.rank // self.size, start + count * (self.rank + 1) // self.size
 
     def take_buffers_of_first(self, model: torch.nn.Module) -> None:
-        """Copy the first process's buffers to all: BatchNorm's statistics are averaged over each process's own images."""
+        """Copy the first process's buffers to all: each process averages BatchNorm statistics over its own images."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(torch.view_as_real(buffer) if buffer.is_complex() else buffer, src=0)
