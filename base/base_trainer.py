@@ -130,7 +130,7 @@ class BaseTrainer(ABC, Generic[State]):
             self.write_tables()
 
     def between_batches(self) -> None:
-        """Save if `save_every_minutes` is over. Save and raise Stopped if any process got a signal."""
+        """Save if `save_every_minutes` have passed. Save and raise Stopped if any process got a signal."""
         wish = self.world.largest(STOP + self.stop.signal if self.stop.signal else SAVE * self._save_is_due())
         if wish:
             self.check_finite()

@@ -11,7 +11,7 @@ from utils.drawing import draw
 from utils.text import visible
 
 MOST_NAMED = 30  # classes whose names and counts can be read in one picture
-MOST_CELLS = 400  # cells along a side of the picture; of more classes, several share a cell
+MOST_CELLS = 400  # cells along a side of the picture; with more classes, several share a cell
 LISTED = 20  # mistakes listed beside a picture without names
 LONGEST = 24  # characters of a class's name in the picture
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SReLU(nn.Module):
     """Shifted ReLU max(x, b) with a learned threshold b per channel, starting at -1: (N, C, H, W) -> the same.
 
-    The paper's codebase uses it. `no_weight_decay` exempts `b` from weight decay, which would pull it to 0, that is to
-    plain ReLU.
+    The paper's codebase uses it. `no_weight_decay` exempts `b` from weight decay, which would pull it towards 0,
+    that is towards ReLU.
     """
 
     no_weight_decay = ("threshold",)

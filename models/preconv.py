@@ -3,10 +3,11 @@
 S. Liu et al., "Convolutional Normalization: Improving Deep Convolutional Network Robustness and Training",
 NeurIPS 2021, https://arxiv.org/abs/2103.00673. In that paper's words a layer is conv, then P_k, then an affine part:
 
-    c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
-    V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
-    y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
-    crop k-1-p on each side, keep every s-th row and column, then a learned depthwise k x k convolution
+    1. c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
+    2. V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
+    3. y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
+    4. crop k-1-p on each side, keep every s-th row and column
+    5. a learned depthwise k x k convolution, the affine part
 
 On the (P1, P2) grid the linear convolution equals the circular one, so the DFT diagonalises it. V is a constant of the
 step: training computes it without a gradient from the current weights, and evaluation uses its running estimate.

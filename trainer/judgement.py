@@ -37,7 +37,7 @@ class TestReport:
     figures: dict[str, float]
     predicted: Tensor
     true: Tensor
-    as_published: dict[str, str]  # protocol.departures: what this run does as published
+    as_published: dict[str, str]  # protocol.departures
 
     @cached_property
     def confusion(self) -> Confusion:

@@ -12,7 +12,7 @@ LARGEST_DIRECTORY = 1 << 20  # bytes of the list of entries: about ten thousand 
 
 
 class _Guarded(io.BytesIO):
-    """Bytes of a zip that refuse the read of a directory that is too long."""
+    """The bytes of a zip. A directory that is too long is refused before it is read."""
 
     opening = True
 
