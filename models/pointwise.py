@@ -3,7 +3,7 @@
 A strided 1x1 convolution reads only every s-th row and column, so a 1x1 convolution of the sliced image is the same
 function, and cheaper. The slice also avoids a fault: in torch 2.14.1 the backward pass of a strided 1x1 convolution of
 fewer than 16 channels in channels_last writes outside its memory on processors with AVX-512, and crashes the process
-(tests/test_faults_outside.py has the sweep).
+(tests/test_faults_widths.py has the sweep).
 """
 
 import torch.nn.functional as F
