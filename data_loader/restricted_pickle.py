@@ -77,7 +77,7 @@ class _DataType:
     def __init__(self, spec: Any, align: Any = False, copy: Any = False) -> None:
         spec = _text(spec)
         if not isinstance(spec, str) or len(spec) > 16:
-            malformed("a data type that is no name")
+            malformed("a data type that is not a name")
         self.dtype = np.dtype(spec)
         if self.dtype.fields or self.dtype.subdtype:
             malformed(f"images and labels must be arrays of numbers, found {self.dtype}")
@@ -205,7 +205,7 @@ class _ArrayUnpickler(PlainUnpickler):
         state = self.stack.pop()  # type: ignore[attr-defined]
         target = self.stack[-1]  # type: ignore[attr-defined]
         if not isinstance(target, _Array | _DataType):
-            malformed("a state for what has none")
+            malformed("a state for an object without one")
         target.set_state(state)
 
     dispatch[pickle.BUILD[0]] = load_build

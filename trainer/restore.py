@@ -173,4 +173,4 @@ def _check_buffers(optimizer: Optimizer) -> None:
             if buffer.shape != shape:
                 raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")
             if not bool(torch.isfinite(buffer).all()) or (name in ("step", "exp_avg_sq") and bool((buffer < 0).any())):
-                raise ValueError(f"{name} has numbers that it cannot have")
+                raise ValueError(f"{name} has impossible values")

@@ -169,7 +169,7 @@ class Folder:
             return None
         if stat.S_ISLNK(status.st_mode):
             raise FileSystemError(
-                f"{self.path / name} is a link, and what it leads to may be anyone's; take it away, or put the "
+                f"{self.path / name} is a link, which may lead to someone else's file; remove it, or put the "
                 f"{kind} itself there"
             )
         if not wanted(status.st_mode):

@@ -45,7 +45,7 @@ def in_our_terms(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
         return ProcessError(f"the GPU failed ({_gist(error)}); the newest checkpoint is whole: go on with -r auto")
     if isinstance(error, RuntimeError) and "deterministic" in text:
-        return ConfigError(f"there is no deterministic way ({_gist(error)}); set trainer.deterministic=false")
+        return ConfigError(f"torch has no deterministic kernel ({_gist(error)}); set trainer.deterministic=false")
     if isinstance(error, RecursionError):
         return ConfigError("what was given is nested too deeply; take levels out")
     if isinstance(error, RuntimeError) and "start new thread" in text:

@@ -119,7 +119,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            malformed("something appended to what is no list")
+            malformed("an append to something that is not a list")
         target.extend(items)
 
     @staticmethod

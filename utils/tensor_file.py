@@ -116,16 +116,16 @@ class _TensorUnpickler(PlainUnpickler):
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
         if not isinstance(target, OrderedDict) or not isinstance(state, dict) or state.keys() != {"_metadata"}:
-            malformed("attributes for what has none")
+            malformed("attributes for an object without any")
         target._metadata = state["_metadata"]  # type: ignore[attr-defined]  # of a model: its modules' versions
 
     def persistent_load(self, pid: Any) -> Tensor:
         """The numbers of a storage, as a flat tensor."""
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[2], str):
-            malformed("a reference to no stored numbers")
+            malformed("a malformed reference to stored numbers")
         _, dtype, key, _, count = pid
         if not isinstance(dtype, torch.dtype) or type(count) is not int:
-            malformed("stored numbers of no type or number")
+            malformed("stored numbers without a type or a count")
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}data/{key}")
             numbers = bytearray(entry.file_size)  # a copy: torch may write to it, and needs it aligned
@@ -145,7 +145,7 @@ class _TensorUnpickler(PlainUnpickler):
 
 def _tensor(stored: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(stored, Tensor):
-        malformed("a tensor of no numbers")
+        malformed("a tensor without numbers")
     return torch.as_strided(stored, size, stride, offset)  # as_strided refuses views beyond the storage
 
 
