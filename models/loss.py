@@ -1,4 +1,4 @@
-"""Training losses: (N, C) logits and int64 (N,) targets -> the mean over the batch."""
+"""Training losses: (N, C) logits and int64 (N,) targets -> the mean over the batch, a scalar."""
 
 from collections.abc import Callable
 from functools import partial
