@@ -38,7 +38,7 @@ def test(args: argparse.Namespace) -> None:
     from utils.output import say
 
     path = user_path(args.resume)
-    folder_of(path)  # which says so where there is no such file
+    folder_of(path)  # raises if there is no such file
     overrides = list(args.overrides)
     if args.data_dir is not None:
         overrides.append(f"data_loader.args.data_dir={json.dumps(args.data_dir)}")

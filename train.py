@@ -1,4 +1,4 @@
-"""Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
+"""Train a config, or resume a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
 
 import utils.early  # isort: skip # noqa: F401
 import argparse
@@ -80,7 +80,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    """Run with the arguments `argv` (by default those of sys.argv) and return the exit code."""
     return run_program(lambda: train(parse_args(argv)), sys.argv[1:] if argv is None else argv)
 
 

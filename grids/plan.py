@@ -11,7 +11,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import LARGEST_CONFIG, MOST_PROBLEMS, Config, NormName, PathText, did_you_mean, load_config
+from config_messages import MOST_PROBLEMS, did_you_mean
+from config_schema import NormName, PathText
+from parse_config import LARGEST_CONFIG, Config, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path

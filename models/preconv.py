@@ -3,20 +3,20 @@
 S. Liu et al., "Convolutional Normalization: Improving Deep Convolutional Network Robustness and Training",
 NeurIPS 2021, https://arxiv.org/abs/2103.00673. In that paper's words a layer is conv, then P_k, then an affine part:
 
-    c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
-    V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
-    y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
-    crop k-1-p on each side, keep every s-th row and column, then a learned depthwise k x k convolution
+    1. c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
+    2. V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
+    3. y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
+    4. crop k-1-p on each side, keep every s-th row and column
+    5. a learned depthwise k x k convolution, the affine part
 
-On the (P1, P2) grid the linear convolution is the circular one, which is why the DFT diagonalises it. V is a
-constant of the step: it is computed without a gradient from the current weights while training, and its running
-estimate is used in evaluation.
+On the (P1, P2) grid the linear convolution equals the circular one, so the DFT diagonalises it. V is a constant of the
+step: training computes it without a gradient from the current weights, and evaluation uses its running estimate.
 
-This file is the layer: its parameters, and which of two ways computes the steps above. An image goes through
-`PreConv2d.forward`: `split`, `_filter`, there a method's `filtered_conv`, and `_finish`. The running estimate is in
-preconv_running.py. Method "fft",
-preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one, all of it in
-its `forward`. These files import one another and torch, nothing else, so that they can be installed or copied alone.
+This file has the layer's parameters and chooses the method that computes the steps above. An image passes through
+`PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `_finish`. preconv_running.py has
+the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests; "matmul"
+(preconv_matmul.py) is the fast form. These files import only each other and torch, so that they can be installed or
+copied alone.
 """
 
 import math
@@ -41,8 +41,8 @@ class Method(NamedTuple):
 
     preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
     filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
-    prepare: the same arguments, for many evaluations: returns x -> y, or None where that would keep too much memory.
-    narrow: under bfloat16 autocast the products run in bfloat16.
+    prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
+    narrow: the products run in bfloat16 under bfloat16 autocast.
     """
 
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
@@ -63,42 +63,41 @@ LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's
 class PreConv2d(RunningPreconditioner):
     """ConvNorm, a drop-in for a Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
-    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
-    takes. float32 and float64 compute in their own precision, narrower types in float32; under bfloat16 autocast the
-    products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
+    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. It takes every input size that
+    Conv2d takes. It computes float32 and float64 in their own precision, and narrower types in float32. Under bfloat16
+    autocast the products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
 
     Args:
         kernel_size: one number (or two equal ones); odd, unless `affine` is off.
         stride: one number (or two equal ones).
-        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0, or for an odd kernel_size and a
-            stride of 1 "same", for the input's size.
-        bias: accepted as False, as a norm behind it wants of a Conv2d. The affine part has the bias.
+        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0; or "same" for an output of the
+            input's size, if kernel_size is odd and stride is 1.
+        bias: must be False, as for a Conv2d with a norm behind it. The affine part has the bias.
         affine: end with a depthwise kernel_size x kernel_size convolution with bias, starting as the identity.
-        momentum: share of the newest preconditioner in the running estimate; None for the reference's schedule,
-            `cosine_momentum`.
+        momentum: share of the newest preconditioner in the running estimate, in (0, 1]; None for the reference's
+            schedule, `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
-        method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
-            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load where no operator of ours is.
-        input_size: (H, W), to make the running estimate at once with its final shape, as zeros and no batch counted.
+        method: "fft" or "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
+            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load without our operators.
+        input_size: (H, W), to give the running estimate its final shape at once, as zeros with no batch counted.
             It changes nothing else.
         device, dtype: of parameters and buffers, as for Conv2d.
 
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
-    `running_preconditioner` (C_out, P1, P2 // 2 + 1), without `input_size` empty until the first training batch, and
-    `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
-    width from an odd one; without metadata the estimate goes with the first size that its shape allows.
+    `running_preconditioner` (C_out, P1, P2 // 2 + 1), which is empty until the first training batch unless `input_size`
+    is given, and `num_batches_tracked`. The state dict's metadata records the grid, since the half spectrum does not
+    tell an even width from an odd one. Without metadata the estimate takes the first input size that its shape allows.
 
     Evaluation without gradients keeps the preconditioned spectra of "matmul" from batch to batch, until a weight or the
-    running estimate changes or `train()` or `eval()` is called. On a GPU a change is known by torch's version counters,
-    which writes through `.data` evade: call `eval()` after those.
+    running estimate changes or `train()` or `eval()` is called. On a GPU torch's version counters show a change, but
+    not a write through `.data`: call `eval()` after such a write.
 
     The running estimate belongs to one input size. At another size evaluation uses the preconditioner of the weights,
-    and training starts the estimate anew from the preconditioner of that batch.
+    and training restarts the estimate from the preconditioner of that batch.
 
     Raises:
-        ValueError: an argument out of the ranges above, an input that is not (N, C_in, H, W), or one smaller than
-            the kernel.
+        ValueError: an argument is out of its range, or an input is not (N, C_in, H, W) or smaller than the kernel.
     """
 
     def __init__(
@@ -147,10 +146,10 @@ class PreConv2d(RunningPreconditioner):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Conv2d's own initialisation for the kernels; the affine part starts as the identity.
+        """Initialise the kernels as Conv2d does, and the affine part as the identity.
 
         The reference leaves the affine part at Conv2d's random default, which scales each channel by about 0.33 and
-        blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper is about
+        blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper describes
         (docs/design.md has the comparison).
         """
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -164,7 +163,7 @@ class PreConv2d(RunningPreconditioner):
         return finish(y)
 
     def split(self, x: Tensor) -> tuple[Tensor, Filter]:
-        """Steps 1 to 4, and the function that makes the output of them: the affine part, which is cheap to repeat."""
+        """The result y of steps 1 to 4, and the affine part as a function from y to the output, cheap to repeat."""
         self._check_input(x)
         method = METHODS[self._pick_method(x)]
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
@@ -182,11 +181,11 @@ class PreConv2d(RunningPreconditioner):
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
         grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-        if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
+        if k == 1:  # V is one number per channel, so V and the affine part only scale the kernel
             weight = weight * self._current_preconditioner(method, weight, (1, 1)).unsqueeze(1)
             scale, bias = self._affine_like(x)
-            # A strided 1x1 convolution reads these pixels alone. Slicing is cheaper, and safe: torch 2.14.1's backward
-            # pass of the strided one writes outside its memory for few channels in channels_last.
+            # A strided 1x1 convolution reads only these pixels. Slicing is cheaper, and safe: with a stride, torch
+            # 2.14.1's backward pass writes outside its memory for few channels in channels_last.
             x = x[:, :, :: self.stride, :: self.stride]
             return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
@@ -200,7 +199,7 @@ class PreConv2d(RunningPreconditioner):
         if scale is not None and k > 1:
             with torch.autocast(y.device.type, enabled=False):
                 y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
-        # As Conv2d's would, the output lies as the input does; the products are made, and fastest, on channels_last.
+        # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
         return (y.contiguous() if dense else y).to(dtype)
 
     def _affine_like(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -217,7 +216,7 @@ class PreConv2d(RunningPreconditioner):
         return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
-        """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
+        """V for this batch: training computes it from the weights and averages it, evaluation takes the estimate."""
         if self.training or not self._is_estimated_at(grid):
             v = method.preconditioner(weight, grid)
             if self.training and self.track_running_stats:
@@ -228,15 +227,14 @@ class PreConv2d(RunningPreconditioner):
 
     @torch.no_grad()
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
-        """V (C_out, P1, P2 // 2 + 1) that evaluation multiplies the kernels' spectrum with on `grid`; for k = 1 give
-        the grid (1, 1). Nothing is updated, training or not."""
+        """The V (C_out, P1, P2 // 2 + 1) of evaluation on `grid`; give (1, 1) for k = 1. It updates nothing."""
         if not self._is_estimated_at(grid):
             return preconv_fft.preconditioner(self.weight, grid)
         assert self.running_preconditioner is not None
         return self.running_preconditioner
 
     def _can_keep(self, method: Method, x: Tensor) -> bool:
-        """Whether spectra may be kept: an evaluation that nothing differentiates, traces or transforms."""
+        """Whether spectra may be kept: in an evaluation that is not differentiated, traced or transformed."""
         return (
             method.prepare is not None
             and not self.training
@@ -245,14 +243,14 @@ class PreConv2d(RunningPreconditioner):
         )
 
     def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
-        """The filtered convolution with spectra kept from an earlier batch, or None where they would be too large."""
+        """The filtered convolution with spectra kept from an earlier batch, or None if they would be too large."""
         assert method.prepare is not None
         sources: list[Tensor] = [self.weight]
         if self._is_estimated_at(grid):
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
         key = (x.shape[2:], x.dtype, x.device, method)
-        kept = self._kept  # another thread may put another in its place
+        kept = self._kept  # read once: another thread may replace it
         if kept is None or not kept.is_of(sources, key):
             v = self._current_preconditioner(method, weight, grid)
             run = method.prepare(x, weight, v, self.stride, self.padding)
@@ -268,10 +266,10 @@ class PreConv2d(RunningPreconditioner):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and pickles make their own
+        return {**self.__dict__, "_kept": None}  # a copy makes its own
 
     def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Of the half spectrum that rfft2 keeps, (P1, P2 // 2 + 1)."""
+        """(P1, P2 // 2 + 1), the half spectrum of rfft2."""
         return (1, 1) if self.kernel_size == 1 else (grid[0], grid[1] // 2 + 1)
 
     def _grid_of(self, input_size: tuple[int, int]) -> tuple[int, int]:

@@ -13,11 +13,11 @@ RAMP_FLOOR = 0.01
 
 
 class RunningPreconditioner(nn.Module):
-    """A layer with such an estimate, in the buffers `running_preconditioner`, real (C_out, ...), and
-    `num_batches_tracked`. They are None where none is kept.
+    """A layer with a running estimate.
 
-    The estimate belongs to one grid (P1, P2). P2 is recorded in the state dict's metadata, where the estimate's shape
-    does not tell it; without metadata the estimate goes with the first grid that its shape allows.
+    The buffers `running_preconditioner`, real (C_out, ...), and `num_batches_tracked` hold it; both are None in a layer
+    that keeps no estimate. The estimate belongs to one grid (P1, P2). The state dict's metadata records the grid, which
+    the estimate's shape does not determine. Without metadata the estimate takes the first grid that its shape allows.
     """
 
     running_preconditioner: Tensor | None
@@ -27,13 +27,13 @@ class RunningPreconditioner(nn.Module):
     momentum: float | None  # share of the newest preconditioner; None for `cosine_momentum`
 
     def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Of the estimate on `grid`, the channels aside; (1, 1) for a kernel of one pixel."""
+        """The shape of a channel's estimate on `grid`; (1, 1) for a kernel of one pixel."""
         raise NotImplementedError
 
     def _make_estimate(self, shape: tuple[int, int] | None, dtype: torch.dtype, device: Any) -> None:
-        """Register the buffers, the estimate of that shape or (0, 0), as zeros and no batch counted; None for none."""
-        self._grid: tuple[int, int] | None = None  # of the estimate, where that is known
-        self._counted = False  # whether it has seen a batch: asking num_batches_tracked would wait for the device
+        """Register the buffers: an estimate (C_out, *shape) of zeros and a count of 0, or None if `shape` is None."""
+        self._grid: tuple[int, int] | None = None  # the grid of the estimate, if it is known
+        self._counted = False  # whether a batch was seen; reading num_batches_tracked would wait for the device
         running = count = None
         if shape is not None:
             running = torch.zeros(self.out_channels, *shape, dtype=dtype, device=device)
@@ -47,19 +47,19 @@ class RunningPreconditioner(nn.Module):
         if running is None or not self._counted or running.shape[1:] != self.estimate_shape(grid):
             return False
         if self._grid is None:
-            self._grid = grid  # from a state dict without metadata: the first size that its shape allows
+            self._grid = grid  # from a state dict without metadata: the first grid that its shape allows
         return self._grid == grid
 
     @torch.no_grad()
     def _update_running(self, v: Tensor, grid: tuple[int, int]) -> None:
-        """Average `v`, a training batch's preconditioner on `grid`, in."""
+        """Add `v`, a training batch's preconditioner on `grid`, to the running average."""
         running, count = self.running_preconditioner, self.num_batches_tracked
         assert running is not None
         assert count is not None
         count += 1
         if not self._is_estimated_at(grid):
-            # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
-            # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
+            # By definition the average starts from 0 at the first batch. At a later change of size, momentum is small,
+            # and an average from 0 would be far too small, so it starts from this batch's preconditioner.
             if self._counted and running.numel() > 0:
                 running = v
             elif running.shape != v.shape:
@@ -81,7 +81,7 @@ class RunningPreconditioner(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
-        # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
+        # Training data determine the shape of the estimate, so the module takes the shape of the incoming one.
         incoming = state_dict.get(prefix + "running_preconditioner")
         running = self.running_preconditioner
         if incoming is not None and running is not None and self._accepts(incoming):
@@ -102,20 +102,20 @@ class RunningPreconditioner(nn.Module):
 def cosine_momentum(batches: Tensor) -> Tensor:
     """Share of the newest preconditioner in the running estimate at the `batches`-th training batch (from 1).
 
-    max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01), the reference's schedule: it starts at 1 and falls to 0.01.
-    `batches` and the share are of a floating type, float64 being unknown to some devices.
+    The reference's schedule max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01) starts at 1 and falls to 0.01.
+    The share has the floating dtype of `batches`, because some devices lack float64.
     """
     ramp = batches.clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
     return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
 
 
 def _is_zero(count: Any) -> bool:
-    """Whether a state dict's count of batches is known to be 0; a tensor without values is not."""
+    """Whether a state dict's count of batches is known to be 0; False for a tensor without values."""
     return type(count) is Tensor and not count.is_meta and not under_a_mode() and not bool(count)
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
-    """`tensor`, or outside of inference mode a copy of it: a buffer made in that mode could not be used by autograd."""
+    """`tensor`, or in inference mode a copy made outside it: autograd cannot use a buffer made in that mode."""
     if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return tensor
     with torch.inference_mode(mode=False):

@@ -472,6 +472,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
         (corpus / str(number)).write_bytes(data)
     finds = ROOT / "saved" / "fuzz"
     finds.mkdir(parents=True, exist_ok=True)
+    import config_messages
+    import config_schema
     import data_loader.array_file as array_file
     import data_loader.npz as npz
     import data_loader.restricted_pickle as restricted_pickle
@@ -479,7 +481,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
     import trainer.checkpoint as checkpoint_module
     import utils.strict_json as strict_json
 
-    for module in (array_file, npz, restricted_pickle, parse_config, checkpoint_module, strict_json, pickle, zipfile):
+    ours = (array_file, npz, restricted_pickle, parse_config, config_schema, config_messages, checkpoint_module)
+    for module in (*ours, strict_json, pickle, zipfile):
         for value in list(vars(module).values()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 atheris.instrument_func(value)

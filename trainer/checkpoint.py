@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, read only after all that they hold has been checked."""
+"""The checkpoints of a run: written whole or not at all, and checked in full before they are used."""
 
 import contextlib
 import re
@@ -16,12 +16,12 @@ BEST_NAME = "model_best.pth"
 
 
 def checkpoint_name(epoch: int, batch: int) -> str:
-    """Of a checkpoint after `epoch` whole epochs, or (batch > 0) after `batch` batches of the epoch that follows."""
+    """The name of a checkpoint after `epoch` whole epochs, and, if batch > 0, after `batch` batches of the next one."""
     return f"checkpoint-epoch{epoch + 1}-batch{batch}.pth" if batch else f"checkpoint-epoch{epoch}.pth"
 
 
 def position(path: Path) -> tuple[int, int] | None:
-    """(whole epochs, batches) that a checkpoint of that name follows, or None for another file."""
+    """(whole epochs, batches) done at a checkpoint of that name, or None for another file."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return None
@@ -30,12 +30,12 @@ def position(path: Path) -> tuple[int, int] | None:
 
 
 def read(path: Path, allow_inexact: bool = False) -> RunState:
-    """The state in a checkpoint file, every field of which has the form that a run gives it; on the CPU.
+    """The state in a checkpoint file, on the CPU. Every field has been checked to be as a run writes it.
 
-    With `allow_inexact` it may lack the generators' states, or be of a newer format.
+    With `allow_inexact` the generators' states may be missing, and the format may be newer.
 
     Raises:
-        CheckpointError: the file cannot be read or is damaged, or a field is of another form.
+        CheckpointError: the file cannot be read or is damaged, or a field is not as a run writes it.
     """
     return checked(read_file_of_state(path), str(path), allow_inexact)
 
@@ -47,14 +47,14 @@ class CheckpointStore:
         self.folder, self.keep = Folder.of(folder), keep
 
     def save(self, state: RunState, *, newest: bool, best: bool) -> Path:
-        """Write `state` as the newest checkpoint, as the best, or as both, and drop those no longer kept.
+        """Write `state` as the newest checkpoint, as the best, or as both, and remove old ones.
 
         Raises:
-            FileSystemError: it could not be written; earlier checkpoints are as they were.
+            FileSystemError: it could not be written; earlier checkpoints are unchanged.
         """
         data = serialise(state)
         name = BEST_NAME
-        with beside(comment_on, data) as comment:  # hashing takes as long as writing, and goes on beside it
+        with beside(comment_on, data) as comment:  # hashing takes as long as writing, and runs at the same time
             if best:
                 self.folder.write(name, data[:-2], comment)
             if newest:
@@ -64,18 +64,18 @@ class CheckpointStore:
         return self.folder.path / name
 
     def newest_first(self) -> list[Path]:
-        """The run's checkpoints, the one furthest into the run first; model_best.pth is not among them."""
+        """The run's checkpoints without model_best.pth, the furthest one first."""
         paths = [self.folder.path / name for name in self.folder.names()]
         found = [(at, path) for path in paths if (at := position(path))]
         return [path for _, path in sorted(found, reverse=True)]
 
     def set_aside_later_than(self, state: RunState) -> None:
-        """Rename the checkpoints of a branch that is abandoned by going on from `state`, so that none is taken for the
-        run's own later."""
+        """Rename the checkpoints later than `state`: resuming from `state` abandons them, and no later resume may take
+        one."""
         here = (state["epoch"], state["batch"])
         later = [path for path in self.newest_first() if (position(path) or here) > here]
         best = self.folder.path / BEST_NAME
-        with contextlib.suppress(CheckpointError):  # not there, or damaged: the next best will replace it
+        with contextlib.suppress(CheckpointError):  # missing or damaged: the next best replaces it
             if read(best)["epoch"] > state["epoch"]:
                 later.append(best)
         for path in later:
@@ -83,12 +83,12 @@ class CheckpointStore:
             get_logger().warning("going back to an earlier checkpoint; a later one is now %s", aside)
 
     def _prune(self, newest: Path) -> None:
-        """Keep `newest` and the `keep - 1` whole epochs before it; a checkpoint within an epoch has served its turn."""
+        """Keep `newest` and the `keep - 1` whole epochs before it; remove older checkpoints within epochs."""
         at = position(newest)
         kept = 1
         for path in self.newest_first():
             if path == newest or (found := position(path)) is None or at is None or found > at:
-                continue  # ones further on belong to a run that was resumed from before them
+                continue  # later ones belong to a branch from before the resume
             if kept < self.keep and found[1] == 0:
                 kept += 1
             else:

@@ -1,8 +1,7 @@
-"""The bytes of a checkpoint file: a state, and the digest that says it is whole.
+"""The bytes of a checkpoint file: a state, and a digest that proves that the file is whole.
 
-A checkpoint is what torch.save writes (a zip) with its own SHA-256 in the zip's comment, so that it is one file that
-torch.load also reads as it is. It holds tensors and plain values only: reading it runs no code. What values they must
-be is said in trainer/state.py.
+A checkpoint is a zip from torch.save, with its SHA-256 in the zip's comment. So it is one file, and torch.load reads it
+as it is. It holds tensors and plain values only, and reading it runs no code. trainer/state.py defines the fields.
 """
 
 import hashlib
@@ -30,12 +29,12 @@ from utils.text import visible
 _LABEL = b"sha256:"
 _COMMENT_LENGTH = len(_LABEL) + 64
 LARGEST_FILE = 16 << 30  # bytes; a ResNet50 with AdamW's state takes 0.3 GiB
-_LOOKED_THROUGH = 64 << 20  # bytes of a file that is no checkpoint, and is still looked through for what it is
-_DEEPEST = 12  # a state of our own has six dicts and lists in one another
+_LOOKED_THROUGH = 64 << 20  # largest file that is not a checkpoint and is still examined for the message
+_DEEPEST = 12  # dicts and lists within each other; our own states have six
 
 
 def is_signed(folder: Folder, name: str) -> bool:
-    """Whether a file ends as a checkpoint of this program does, by its last bytes alone."""
+    """Whether the last bytes of a file are those of a checkpoint of this program."""
     try:
         return folder.tail(name, _COMMENT_LENGTH).startswith(_LABEL)
     except OSError:
@@ -49,7 +48,8 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 
 def serialise(state: Mapping[str, Any]) -> memoryview:
-    """A zip without a comment, which ends with the comment's length, 0 in two bytes; not copied, for it is large."""
+    """`state` as a zip without a comment. It ends with the comment's length, 0 in two bytes. It is large, so this is a
+    view, not a copy."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     data = buffer.getbuffer()
@@ -58,16 +58,16 @@ def serialise(state: Mapping[str, Any]) -> memoryview:
 
 
 def comment_on(data: memoryview) -> bytes:
-    """What takes the place of the last two bytes: the length of a comment, and the digest of `data` as the comment."""
+    """The bytes that replace the last two: the length of a comment, and the digest of `data` as the comment."""
     return struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
 def unpack(data: bytes, source: str) -> dict[str, Any]:
-    """What `pack` was given, on the CPU, once its digest has been checked.
+    """The state that `pack` was given, on the CPU. The digest is checked first.
 
     Raises:
-        CheckpointError: not a checkpoint of this program, damaged, or with something in it that is neither a plain
-            value nor a plain tensor of finite numbers.
+        CheckpointError: it is not a checkpoint of this program, or is damaged, or holds something that is neither a
+            plain value nor a plain tensor of finite numbers.
     """
     body, comment = data[:-_COMMENT_LENGTH], data[-_COMMENT_LENGTH:]
     length = struct.pack("<H", _COMMENT_LENGTH)
@@ -81,7 +81,7 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
     digest.update(b"\0\0")
     if comment != _LABEL + digest.hexdigest().encode() or body[-2:] != length:
         raise CheckpointError(f"{source}: checksum mismatch: the file is damaged; resume from another checkpoint")
-    # Damage is ruled out; from here on a file that is wrong was made so.
+    # The digest rules out damage: a file that is wrong from here on was made so.
     with told_as(CheckpointError, source, "not a checkpoint of tensors and plain values"):
         state = read_tensors(data)
         if not isinstance(state, dict):
@@ -91,19 +91,19 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
 
 
 def _may_be_ours(end: bytes) -> bool:
-    """Whether a file with this end is a checkpoint, or one damaged bit away from being one."""
+    """Whether a file with this end may be a checkpoint, perhaps with a damaged bit."""
     comment = end[-_COMMENT_LENGTH:]
     return comment.startswith(_LABEL) or end[:-_COMMENT_LENGTH][-2:] == struct.pack("<H", _COMMENT_LENGTH)
 
 
 def foreign_global(data: bytes) -> str | None:
-    """The first global outside torch and collections that a pickle, raw or inside a zip, would import; None if there
-    is none to be found in so much of it as a checkpoint's could be. Nothing is imported or run to find out."""
+    """The first global outside torch and collections that a pickle, raw or inside a zip, would import; None if there is
+    none within the largest size of a checkpoint's pickle. It imports and runs nothing."""
     try:
         if data.startswith(b"PK"):
             with open_zip(data) as archive:
                 entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
-                if entry.compress_type == zipfile.ZIP_STORED:  # zipfile would hold it against its CRC-32
+                if entry.compress_type == zipfile.ZIP_STORED:  # read without zipfile, which would check the CRC-32
                     names = sum(struct.unpack_from("<HH", data, entry.header_offset + 26))
                     start = entry.header_offset + 30 + names
                     data = data[start : start + min(entry.file_size, LARGEST_PICKLE)]
@@ -122,20 +122,20 @@ def foreign_global(data: bytes) -> str | None:
                 continue
             if name.split(".")[0] not in ("torch", "collections"):
                 return name
-    except Exception:  # whatever it is, it is no pickle that can be followed
+    except Exception:  # it is not a readable pickle
         return None
     return None
 
 
 def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
-    """Of all pickles that lie one behind the other, as torch.save once wrote them."""
+    """The opcodes of all pickles in `data`, one after another, as old versions of torch.save wrote them."""
     file = io.BytesIO(data)
     while file.tell() < len(data):
         yield from pickletools.genops(file)
 
 
 def read_file_of_state(path: Path) -> dict[str, Any]:
-    """`unpack` of a file's bytes, which are read once. A large file that does not end as a checkpoint is not read."""
+    """`unpack` of a file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
     with told_as(CheckpointError, str(path), "cannot read the checkpoint"):
         end, size = read_end(path, _COMMENT_LENGTH + 2)
         if size > _LOOKED_THROUGH and not _may_be_ours(end):
@@ -158,23 +158,23 @@ def _check_tensors(state: dict[str, Any], source: str) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in nested dicts and lists a value is; `depth` of them are around it."""
+    """The position of a value in nested dicts and lists; `depth` of them are around it."""
 
     key: object = ""
     above: "_Place | None" = None
     depth: int = 0
 
     def text(self) -> str:
-        """Such as model.stem.0.0.weight."""
+        """A dotted path such as model.stem.0.0.weight."""
         head = self.above.text() if self.above is not None else ""
         return f"{head}.{visible(str(self.key), 80)}".lstrip(".")
 
 
 def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | OddTensor]]:
-    """Every tensor within, with its place; nothing is visited twice, and nothing is deeper than our own states are.
+    """Every tensor in `state`, with its place. It visits no object twice.
 
     Raises:
-        CheckpointError: it is nested deeper.
+        CheckpointError: `state` is nested more than _DEEPEST deep.
     """
     seen: set[int] = set()
     waiting = [(_Place(), state)]

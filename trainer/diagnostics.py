@@ -1,4 +1,4 @@
-"""Figures of each layer after each epoch: diagnostics.csv. They look at a run and change nothing in it."""
+"""Figures of each layer after each epoch, for diagnostics.csv. Measuring does not change the run."""
 
 import torch
 
@@ -11,9 +11,9 @@ from utils.world import World
 
 
 class Diagnostics:
-    """Of the layers of `model`, for images of `size` (H, W).
+    """Measures the layers of `model`, for images of `size` (H, W).
 
-    The gradient norms are averaged over an epoch's steps, on the device, and so are part of a run's state.
+    The gradient norms are averaged over an epoch's steps, on the device. So their sums are part of a run's state.
     """
 
     def __init__(self, model: BaseModel, size: tuple[int, int], device: torch.device, world: World) -> None:
@@ -22,9 +22,9 @@ class Diagnostics:
         self.gradients = Meter(device, world)
 
     def add_gradients(self) -> None:
-        """Add the norms of the gradients that a step has just found. Does not wait for the device.
+        """Add the norms of the current gradients. Does not wait for the device.
 
-        A step of fp16 whose gradients overflowed, and that its scaler skips, does not count.
+        A step of fp16 does not count if its gradients overflowed and its scaler skips it.
         """
         for layer in self._layers:
             gradients = [p.grad for p in layer.module.parameters() if p.grad is not None]
@@ -35,8 +35,8 @@ class Diagnostics:
             self.gradients.add(layer.name, torch.where(counts, norm, torch.zeros_like(norm)), counts)
 
     def rows(self, epoch: int) -> list[DiagnosticRow]:
-        """A row for each layer, from the weights as they are and the gradients since the last call; on the first
-        process only. All must call it."""
+        """A row for each layer, from the current weights and the gradients since the last call. All processes must
+        call it; only the first gets rows."""
         gradients = self.gradients.means()
         self.gradients = Meter(self._device, self._world)
         if not self._world.first:

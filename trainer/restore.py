@@ -1,4 +1,4 @@
-"""Putting a checkpoint's state back, once it is known to fit."""
+"""Checks that a checkpoint's state fits, and restores it."""
 
 import copy
 import re
@@ -19,16 +19,17 @@ from utils.errors import CheckpointError
 from utils.reading import told_as
 from utils.text import visible
 
-#: What each optimizer keeps for a parameter.
+#: The buffers that each optimizer keeps for a parameter.
 _BUFFERS = {
     "SGD": {"momentum_buffer"},
-    **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")},
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
 }
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
 def check_data(data: RunData, state: RunState, source: str) -> None:
-    """Raise CheckpointError unless `data` is what the checkpoint was trained on, split and mislabelled alike."""
+    """Raise CheckpointError unless `data` has the checkpoint's dataset, splits and given labels."""
     if state["dataset_sha256"] != data.sha256:
         raise CheckpointError(
             f"{source}: it was trained on other data (SHA-256 {state['dataset_sha256'][:12]}, here "
@@ -44,8 +45,8 @@ def check_data(data: RunData, state: RunState, source: str) -> None:
 
 
 def check_progress(state: RunState, batches: int, source: str) -> None:
-    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
-    which may have been more or fewer in earlier ones."""
+    """Raise CheckpointError unless position and history of the run agree. `batches` is the number in an epoch from now
+    on; earlier epochs may have had another number."""
     epoch, history = state["epoch"], state["history"]
     rows = [row["epoch"] for row in history if all(isinstance(value, int | float) for value in row.values())]
     within = 0 <= state["batch"] <= batches and state["global_step"] >= epoch + state["batch"]
@@ -57,10 +58,10 @@ def check_progress(state: RunState, batches: int, source: str) -> None:
 
 
 def check_fit(config: Config, data: RunData, state: RunState, source: str) -> None:
-    """Raise CheckpointError, which lists the keys, unless a checkpoint is of these data, and its weights are those of
-    `config`'s network.
+    """Raise CheckpointError, which lists the keys, unless a checkpoint's data and weights fit `data` and the network of
+    `config`.
 
-    The network is not built to find that out, for a config may ask for one that no machine could hold.
+    It checks an outline of the network on torch's meta device: a config may ask for a network that no machine can hold.
     """
     check_data(data, state, source)
     with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
@@ -72,8 +73,8 @@ def load_model(model: BaseModel, state: RunState, source: str) -> None:
     """Load a checkpoint's weights into `model`.
 
     Raises:
-        CheckpointError: another architecture, shapes or values that are no weights; it lists the keys, and `model` is
-            as it was.
+        CheckpointError: another architecture, other shapes, or values that are not weights. It lists the keys, and
+            `model` does not change.
     """
     weights = _as_real(state["model"], model)
     _check_weights(copy.deepcopy(model), weights, source)
@@ -82,10 +83,10 @@ def load_model(model: BaseModel, state: RunState, source: str) -> None:
 
 
 def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
-    """Refuse a model state whose keys, layouts or dtypes do not fit `wanted`; shapes are the model's to check.
+    """Check keys, layouts and dtypes of a model state against `wanted`; load_state_dict checks shapes.
 
     Raises:
-        CheckpointError: it lists the keys.
+        CheckpointError: they do not fit; it lists the keys.
     """
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or unexpected:
@@ -104,7 +105,7 @@ def _some(keys: list[str]) -> str:
 
 
 def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:
-    """The published layer's estimates were saved as complex numbers once; they are real parts and imaginary parts."""
+    """Convert the published layer's estimates of older checkpoints from complex numbers to real and imaginary parts."""
     complex_ones = {key for key, value in weights.items() if isinstance(value, Tensor) and value.is_complex()}
     if not complex_ones:
         return weights
@@ -115,11 +116,15 @@ def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:
 
 
 def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
-    """`trial` takes them, for load_state_dict copies what fits before it complains of what does not."""
+    """Load `weights` into `trial`, since load_state_dict copies the weights that fit before it raises for the others.
+
+    Raises:
+        CheckpointError: they do not fit; it lists the keys.
+    """
     check_tensors(trial.state_dict(), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         try:
-            with warnings.catch_warnings(action="ignore"):  # that an outline takes no numbers
+            with warnings.catch_warnings(action="ignore"):  # torch warns that loading into an outline does nothing
                 trial.load_state_dict(weights)
         except RuntimeError as error:
             found = _MISMATCH.findall(str(error))
@@ -131,10 +136,10 @@ def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> No
 
 
 def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
-    """Load an optimizer's buffers. Its options stay the config's, so that one changed on purpose takes effect.
+    """Load an optimizer's buffers. Its options stay those of the config, so that a deliberate change takes effect.
 
     Raises:
-        CheckpointError: it was saved by another type of optimizer, or over other parameters.
+        CheckpointError: the state is of another type of optimizer, or of other parameters.
     """
     kind = type(optimizer).__name__
     if state["optimizer_type"] != kind:
@@ -160,7 +165,7 @@ def _check_buffers(optimizer: Optimizer) -> None:
         if buffers.keys() != names and buffers and "step" in names:
             raise ValueError(f"it lacks {', '.join(sorted(names - buffers.keys()))}")
         for name, buffer in buffers.items():
-            if buffer is None and name == "momentum_buffer":  # as torch writes it where there is no momentum
+            if buffer is None and name == "momentum_buffer":  # torch writes None without momentum
                 continue
             if not isinstance(buffer, Tensor):
                 raise ValueError(f"{name} is no tensor")
@@ -168,4 +173,4 @@ def _check_buffers(optimizer: Optimizer) -> None:
             if buffer.shape != shape:
                 raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")
             if not bool(torch.isfinite(buffer).all()) or (name in ("step", "exp_avg_sq") and bool((buffer < 0).any())):
-                raise ValueError(f"{name} has numbers that it cannot have")
+                raise ValueError(f"{name} has impossible values")

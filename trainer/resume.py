@@ -1,4 +1,4 @@
-"""What `-r` means: which run goes on, from which checkpoint, under which config."""
+"""Resolves `-r`: which run resumes, from which checkpoint, under which config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,10 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts: afresh (no state), or from a checkpoint's state.
+    """The start of a run: afresh (`state` is None), or from a checkpoint's state.
 
-    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written,
-    `data_named` that the user, and not what lies with the checkpoint, says where the data are, and `chosen` that the
-    user named the checkpoint.
+    `folder` None means a new run folder. `in_place`: the run continues in its own `folder`. `data_named`: the user
+    named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint.
     """
 
     config: Config
@@ -41,13 +40,13 @@ class Start:
     chosen: bool = False
 
     def access(self) -> Access:
-        """What may be done where the data are."""
+        """The access that the run has to the place of its data."""
         return Access() if self.state is None else Access.of_checkpoint(self.data_named, self.in_place)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for: a config with -c, -r, --run-dir, overrides of settings and --allow-inexact."""
+    """The user's request: -c, -r, --run-dir, overrides of settings and --allow-inexact."""
 
     config_path: str | None
     resume: str | None
@@ -61,21 +60,21 @@ class Request:
         return None if self.config_path is None else load_config(self.config_path, self.overrides)
 
     def names_data_of(self, config: Config) -> bool:
-        """Whether the user says where the data are that `config` is of: with an override, or with -c."""
+        """Whether the user names the place of `config`'s data: with an override, or with the same place in -c."""
         if names_data(self.overrides):
             return True
         try:
             return self.named is not None and self.named.data_loader.args.data_dir == config.data_loader.args.data_dir
-        except ConfigError:  # it is not the one that counts
+        except ConfigError:  # the run's own config counts, not this one
             return False
 
 
 def find_start(request: Request, lock: FolderLock | None = None) -> Start:
-    """Take `lock` of the run that goes on, if one does, then read where it stands.
+    """Lock the folder of a run that resumes in place, then read its state.
 
     Raises:
         ConfigError: the request or the config is wrong.
-        CheckpointError: what is to be resumed is damaged or not there.
+        CheckpointError: the checkpoint is damaged or missing.
         FileSystemError: another process is writing that run.
     """
     run_dir = None if request.run_dir is None else user_path(str(request.run_dir))
@@ -87,7 +86,7 @@ def find_start(request: Request, lock: FolderLock | None = None) -> Start:
         return _auto(request, run_dir, lock)
     checkpoint = user_path(request.resume)
     folder = folder_of(checkpoint)
-    # A checkpoint that was copied away from its run goes on in a new run folder.
+    # A checkpoint that was copied out of its run's folder resumes in a new run folder.
     own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
     if own:
         _enter(folder, lock)
@@ -134,7 +133,7 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:
-    """Take the lock of a run's folder, unless nothing will be written there."""
+    """Lock a run's folder; `lock` is None if the process will write nothing there."""
     if lock is None:
         return
     held = lock.acquire(folder)
@@ -145,8 +144,8 @@ def _enter(folder: Path, lock: FolderLock | None) -> None:
 
 
 def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
-    latter."""
+    """The config in a checkpoint with `overrides` applied. Raises CheckpointError for a wrong config, ConfigError for
+    wrong overrides."""
     config = config_of(state, source)
     if not overrides:
         return config
@@ -154,13 +153,13 @@ def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) ->
 
 
 def names_data(overrides: Sequence[str]) -> bool:
-    """Whether the user says with an override where the data are."""
+    """Whether an override names the place of the data."""
     return value_at(parse_overrides(overrides), "data_loader.args.data_dir") is not None
 
 
 def _config(request: Request, folder: Path, state: RunState | None, source: str) -> Config:
-    """The run folder's own config; if that is damaged, the checkpoint's; if there is none, the one named with -c.
-    Overrides go on top."""
+    """The run folder's own config; if that is damaged, the checkpoint's; if it is missing, the one named with -c.
+    The overrides are applied to it. Raises ConfigError or CheckpointError."""
     own = folder / CONFIG_NAME
     if own.is_file():
         found = _own_config(own, request.overrides)
@@ -180,7 +179,7 @@ def _config(request: Request, folder: Path, state: RunState | None, source: str)
 
 
 def _own_config(path: Path, overrides: Sequence[str]) -> Config | ConfigError:
-    """A run's config with the overrides, or what is wrong with the file. Raises ConfigError where they are wrong."""
+    """A run's config with the overrides, or the error in the file. Raises ConfigError if the overrides are wrong."""
     try:
         return load_config(path, overrides)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: `RunState`. What is saved, what is loaded and how each field must look derive from it."""
+"""`RunState` defines what a checkpoint holds. Saving, loading and checking derive from it."""
 
 import math
 import re
@@ -9,15 +9,16 @@ from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, cast, get
 import torch
 from torch import Tensor
 
+from config_schema import MetricName
 from logger.tables import DiagnosticRow
-from parse_config import Config, MetricName, validate
+from parse_config import Config, validate
 from utils.columns import CLEAN, DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import told_as
 from utils.seeding import check_rng_state
 
 FORMAT_VERSION = 2
-_GENERATORS = {"python", "numpy", "torch", "cuda"}  # whose states `rng` has
+_GENERATORS = {"python", "numpy", "torch", "cuda"}  # the keys of `rng`
 _LARGEST_COUNT = 1 << 53
 _FIGURES = {"loss", *get_args(MetricName), CLEAN, GIVEN, TRUE}
 _ALWAYS = {*FIRST_COLUMNS, LAST_COLUMN}
@@ -31,7 +32,7 @@ def _is_count(value: Any, least: int = 0) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """NaN too, which stands for a mean over nothing."""
+    """NaN counts too: it is a mean over no samples."""
     return type(value) is float or (type(value) is int and abs(value) < _LARGEST_COUNT)
 
 
@@ -87,7 +88,7 @@ def _is_scaler(state: "RunState") -> bool:
 
 
 def _is_sums(sums: Any, is_name: Callable[[Any], bool]) -> bool:
-    """By process and figure, a sum and how many samples it is of."""
+    """Whether `sums` maps process and figure to a sum and its number of samples."""
     for rank, part in sums.items():
         if not _is_text(rank, 10) or not isinstance(part, dict) or not all(map(is_name, part)):
             return False
@@ -100,7 +101,7 @@ def _is_sums(sums: Any, is_name: Callable[[Any], bool]) -> bool:
 
 
 def _is_partial_sums(state: "RunState") -> bool:
-    """There are some within an epoch, of all that the run measures, or the epoch's row could not be written."""
+    """Within an epoch there must be sums of all that the run measures: the epoch's row is made from them."""
     sums = state["partial_sums"]
     if not _is_sums(sums, lambda name: name in _FIGURES):
         return False
@@ -114,7 +115,7 @@ def _is_gradient_norms(state: "RunState") -> bool:
 
 
 def _is_history(state: "RunState") -> bool:
-    """A row for each epoch, in order."""
+    """Whether there is a row for each epoch, in order."""
     rows = state["history"]
     return len(rows) == state["epoch"] and all(
         isinstance(row, dict)
@@ -150,15 +151,15 @@ def _is_diagnostic_row(row: Any, epochs: int) -> bool:
 
 
 class _Form(NamedTuple):
-    """How a field of the right type must look, given the whole state; each has the form that a run gives it."""
+    """A check that a field of the right type is as a run writes it, given the whole state."""
 
     is_right: Callable[["RunState"], bool]
 
 
 class RunState(TypedDict):
-    """All that a run needs to go on as if there had been no stop: tensors and plain values.
+    """All that a run needs for an exact resume: tensors and plain values.
 
-    A checkpoint is these fields. One with a true digest may still be a stranger's, so each says how a run writes it.
+    A checkpoint has these fields. A stranger can make one with a valid digest, so each field has a check of its form.
     """
 
     format_version: int
@@ -169,7 +170,7 @@ class RunState(TypedDict):
     splits: Annotated[dict[str, Tensor], _Form(_is_splits)]  # int64 indices into the dataset
     given_labels: Annotated[Tensor, _Form(_is_given_labels)]  # int64, of the splits one after another
     epoch: Annotated[int, _Form(lambda state: _is_count(state["epoch"]))]  # whole epochs done
-    batch: Annotated[int, _Form(lambda state: _is_count(state["batch"]))]  # done of the epoch in progress
+    batch: Annotated[int, _Form(lambda state: _is_count(state["batch"]))]  # batches done of the epoch in progress
     global_step: Annotated[int, _Form(lambda state: _is_count(state["global_step"]))]
     model: Annotated[dict[str, Any], _Form(_is_model)]  # Module.state_dict
     optimizer_type: Annotated[str, _Form(lambda state: _is_text(state["optimizer_type"], 100))]
@@ -182,7 +183,7 @@ class RunState(TypedDict):
     history: Annotated[list[dict[str, float]], _Form(_is_history)]  # the rows of metrics.csv
     seconds: Annotated[float, _Form(lambda state: 0 <= state["seconds"] < math.inf)]  # spent on the epoch in progress
     rng: Annotated[dict[str, Any], _Form(_is_rng)]  # utils.seeding.rng_state
-    # Checkpoints from before there were diagnostics lack these two.
+    # Checkpoints older than the diagnostics lack these two.
     diagnostics: NotRequired[list[DiagnosticRow]]  # the rows of diagnostics.csv
     gradient_norms: NotRequired[Annotated[dict[str, Any], _Form(_is_gradient_norms)]]  # Meter.state_dict
 
@@ -195,20 +196,20 @@ _FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, 
 
 
 def _types(name: str) -> tuple[type, ...]:
-    """What isinstance holds a field against."""
+    """The types of a field, for isinstance."""
     hint = get_args(_HINTS[name])[0] if name in _FORMS else _HINTS[name]
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return tuple(get_origin(part) or part for part in parts)
 
 
 def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False) -> RunState:
-    """`values` as a RunState, once every field has been found to be of the form that a run gives it.
+    """`values` as a RunState, after a check that every field is as a run writes it.
 
-    With `allow_inexact` they may lack the generators' states, or be of a newer format. Whether they fit the data, the
-    network and the rest of the run is for `trainer.restore` to say.
+    With `allow_inexact` the generators' states may be missing, and the format may be newer. `trainer.restore` checks
+    whether the state fits the data, the network and the run.
 
     Raises:
-        CheckpointError: of another format, or a field is missing or of another form; it names the field.
+        CheckpointError: the format is another, or a field is missing or not as a run writes it; it names the field.
     """
     values = dict(values)
     _check_version(values, source, allow_inexact)
@@ -245,7 +246,7 @@ def _check_version(values: Mapping[str, Any], source: str, allow_inexact: bool) 
 
 
 def config_of(state: RunState, source: str) -> Config:
-    """The config that a checkpoint holds. Raises CheckpointError if it is none."""
+    """The config that a checkpoint holds. Raises CheckpointError if it is not a valid config."""
     with told_as(CheckpointError, source, "malformed: its config is none"):
         try:
             return validate(state["config"], f"the config in {source}")

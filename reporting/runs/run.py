@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
 
-from parse_config import NormName
+from config_schema import NormName
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
 from reporting.runs.words import plain
 from utils.columns import FIRST_COLUMNS
