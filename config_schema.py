@@ -79,9 +79,10 @@ def _said(block: Any) -> Any:
     return {key: _said(value) for key, value in block.items() if value is not None or key not in ONCE_NULL}
 
 
-def _typed(**otherwise: Any) -> BeforeValidator:
+# Each union has one BeforeValidator: of two on a field, the oldest pydantic that requirements.txt takes drops one.
+def _filled(block: Any, **otherwise: Any) -> Any:
     """What is given for a block that has a class for each type, with `otherwise` for what it does not say."""
-    return BeforeValidator(lambda block: otherwise | _said(block) if isinstance(block, dict) else block)
+    return otherwise | _said(block) if isinstance(block, dict) else block
 
 
 class NoArgs(_Block):
@@ -199,8 +200,7 @@ def _false_is_unset(block: Any) -> Any:
 LabelNoise = Annotated[
     SymmetricNoise | AsymmetricNoise | NoiseFile,
     Field(discriminator="type"),
-    BeforeValidator(_false_is_unset),
-    _typed(type="symmetric"),
+    BeforeValidator(lambda block: _false_is_unset(_filled(block, type="symmetric"))),
 ]
 
 
@@ -247,7 +247,11 @@ class AdamW(_Block):
     args: AdamArgs = Field(default_factory=AdamArgs, description="Its arguments.")
 
 
-Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="type"), _typed(type="SGD", args={})]
+Optimizer = Annotated[
+    SGD | Adam | AdamW,
+    Field(discriminator="type"),
+    BeforeValidator(lambda block: _filled(block, type="SGD", args={})),
+]
 
 
 class MultiStepLRArgs(_Block):
@@ -303,7 +307,7 @@ class ConstantLR(_Block):
 Scheduler = Annotated[
     MultiStepLR | StepLR | CosineAnnealingLR | ConstantLR,
     Field(discriminator="type"),
-    _typed(type="ConstantLR", args={}),
+    BeforeValidator(lambda block: _filled(block, type="ConstantLR", args={})),
 ]
 
 
@@ -331,8 +335,7 @@ def as_block(loss: Any) -> Any:
 Loss = Annotated[
     CrossEntropy | SmoothedCrossEntropy,
     Field(discriminator="type"),
-    _typed(type="cross_entropy", args={}),
-    BeforeValidator(as_block),
+    BeforeValidator(lambda loss: _filled(as_block(loss), type="cross_entropy", args={})),
 ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from pydantic import BeforeValidator
 
 from config_schema import ONCE_NULL, Config, name_of, types_of
 from models.loss import build_loss
@@ -311,6 +312,13 @@ def test_every_setting_of_every_type_is_resolved(block: str) -> None:
         assert {key for key, value in leaves.items() if value is None} <= LEFT_OPEN
         for key in LEFT_OPEN & leaves.keys():
             assert "null is " in str(fields[key].description)
+
+
+@pytest.mark.parametrize("block", TYPED)
+def test_no_field_needs_two_validators_of_a_kind(block: str) -> None:
+    """pydantic 2.7 keeps one of each kind."""
+    kinds = [type(each) for each in Config.model_fields[block].metadata]
+    assert kinds.count(BeforeValidator) == len(kinds) == 1
 
 
 def test_every_type_has_its_implementation() -> None:
