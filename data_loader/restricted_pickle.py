@@ -87,7 +87,7 @@ class _DataType:
         order = _text(state[1]) if isinstance(state, tuple) and len(state) >= 2 else None
         if order not in ("<", ">", "|", "="):
             malformed("a data type's state")
-        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+        self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
@@ -165,7 +165,7 @@ class _Encode:
 
 
 #: The exact globals that a pickle of arrays names, across numpy 1 and 2, and what each stands for here.
-_ALLOWED: dict[tuple[str, str], Callable] = {
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"{core}.multiarray", "_reconstruct"): _reconstruct for core in ("numpy.core", "numpy._core")},
     **{(f"{core}.multiarray", "scalar"): _scalar for core in ("numpy.core", "numpy._core")},
     **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in ("numpy.core", "numpy._core")},
@@ -200,8 +200,8 @@ class _ArrayUnpickler(PlainUnpickler):
         )
 
     def load_build(self) -> None:
-        state = self.stack.pop()  # type: ignore[attr-defined]
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if not isinstance(target, _Array | _DataType):
             malformed("a state for what has none")
         target.set_state(state)

@@ -23,7 +23,7 @@ class _OneLine(logging.Formatter):
         return shown(super().format(record), 2000)
 
 
-class _LogFile(logging.StreamHandler):
+class _LogFile(logging.StreamHandler[io.TextIOWrapper]):
     """The log in a file, for as long as it can be written: a full disk is no reason to stop a run."""
 
     def __init__(self, folder: Folder) -> None:

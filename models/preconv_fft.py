@@ -60,13 +60,14 @@ class _SpectralScale(torch.autograd.Function):
 
     @staticmethod
     def forward(c: Tensor, v: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
+        scaled: Tensor = torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
+        return scaled
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (v,) = ctx.saved_tensors
         return _SpectralScale.apply(grad, v), None

@@ -234,7 +234,8 @@ def _lowest_columns(maps: Tensor, rows: int, columns: int) -> Tensor:
     angle = 2.0 * math.pi / columns * place
     basis = torch.stack([torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), -angle.sin()], dim=1)
     horizontal = torch.view_as_complex((maps @ basis.to(maps.dtype)).unflatten(-1, (COLUMNS, 2)))
-    return torch.fft.fft(horizontal, n=rows, dim=-2)
+    lowest: Tensor = torch.fft.fft(horizontal, n=rows, dim=-2)
+    return lowest
 
 
 def _turn(frequency: Tensor, place: Tensor, length: int) -> Tensor:

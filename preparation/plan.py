@@ -165,7 +165,8 @@ def _queues(plan: Plan, seed: int) -> list[list[int]]:
 def counts(plan: Plan, selection: Selection) -> list[int]:
     """How many images of each class were chosen."""
     labels = [plan.candidates[position].label for position in selection.chosen]
-    return np.bincount(labels, minlength=len(plan.classes)).tolist()
+    counts: list[int] = np.bincount(labels, minlength=len(plan.classes)).tolist()
+    return counts
 
 
 def _wanted_counts(plan: Plan, selection: Selection) -> dict[str, int]:

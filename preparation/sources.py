@@ -49,7 +49,7 @@ def plan_of_pictures(
     files: Files,
     candidates: list[Candidate],
     classes: Sequence[str],
-    options: dict,
+    options: dict[str, Any],
 ) -> Plan:
     """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
     to_size = {"crop": crop_to_size, "pad": pad_to_size}[options["square"]]

@@ -98,7 +98,7 @@ def read_config(path: Path) -> dict[str, Any]:
         DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
     """
     try:
-        config = strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
+        config: dict[str, Any] = strict_json.loads(read_file(path, LARGEST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise DamagedRun(f"{path.name}: {why}") from error
@@ -183,7 +183,7 @@ def read_divergence(path: Path) -> int | None:
     """
     if not os.path.lexists(path):
         return None
-    epoch = value_at(_read_json(path), ("epoch",))
+    epoch: int = value_at(_read_json(path), ("epoch",))
     if not whole(1)(epoch):
         raise DamagedRun("it has no epoch")
     return epoch

@@ -1,5 +1,6 @@
 """Small runs of the programs, what they leave, and real processes to do things to."""
 
+import base64
 import csv
 import multiprocessing
 import os
@@ -30,6 +31,22 @@ def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int =
     config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
     options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
     return ["-c", config, "--run-dir", str(folder), *options, *more]
+
+
+draws_pictures = True  # set for each test
+
+
+def no_picture(*_: object, **__: object) -> bytes:
+    """A PNG of one pixel, in place of what `utils.drawing.draw` takes its time for."""
+    return base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    )
+
+
+def spare_pictures() -> None:
+    import logger.confusion
+
+    logger.confusion.draw = no_picture
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -101,7 +118,8 @@ class Started:
         for file in self._files:
             file.write_text("")  # it may be killed before it gets there
         argv = [program, *(str(argument) for argument in arguments)]
-        self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, tuple(prepare)), daemon=True)
+        before = (*((spare_pictures,) if not draws_pictures else ()), *prepare)
+        self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, before), daemon=True)
         self.process.start()
 
     def send(self, number: int) -> None:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from parse_config import OPTIMIZER_ARGS, SCHEDULER_ARGS, json_schema, load_config, parse_overrides, validate
-from tests.conftest import ROOT, program
+from tests.conftest import ROOT, fresh_program
 from trainer.optim import OPTIMIZERS, SCHEDULERS
 from utils.errors import ConfigError
 
@@ -267,7 +267,7 @@ def test_argument_tables_match_the_registries() -> None:
 
 def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
     start = time.perf_counter()
-    done = program("train.py", "-c", "configs/demo.json", "loss=cross_entorpy")
+    done = fresh_program("train.py", "-c", "configs/demo.json", "loss=cross_entorpy")
     elapsed = time.perf_counter() - start
     assert done.returncode == 2
     assert done.stdout == ""
@@ -280,6 +280,6 @@ def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("arguments", [["-x"], ["-c"], []])
 def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
-    done = program("train.py", *arguments)
+    done = fresh_program("train.py", *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

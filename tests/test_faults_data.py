@@ -224,14 +224,14 @@ def test_nothing_but_cifar10_touches_the_network(
     log = tmp_path / "network.txt"
     quiet = [no_network(log)]
     folder = write_image_folder(tmp_path / "images", each=20)
-    for kind, place in (
-        ("TinyCOCO", coco_dir),
-        ("TinyExDark", exdark_dir),
-        ("ImageFolder", folder),
-        ("Digits", folder),
+    for kind, place, subset in (
+        ("TinyCOCO", coco_dir, 0.9),
+        ("TinyExDark", exdark_dir, 0.9),
+        ("ImageFolder", folder, 0.9),
+        ("Digits", folder, 0.1),
     ):
         run = tmp_path / kind
-        options = (f"data_loader.type={kind}", "data_loader.args.subset=0.9", "trainer.epochs=1")
+        options = (f"data_loader.type={kind}", f"data_loader.args.subset={subset}", "trainer.epochs=1")
         assert launch(tmp_path, *coco(place, run, *options), prepare=quiet).code == 0, kind
         assert launch(tmp_path, "-r", "auto", "--run-dir", run, "--check", prepare=quiet).code == 0
         assert evaluate(tmp_path, "-r", run / "checkpoint-epoch1.pth", prepare=quiet).code == 0

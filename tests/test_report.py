@@ -628,8 +628,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """At another place, in other processes with other hash seeds, with other times, and with files touched."""
     runs, moved = tmp_path / "runs", tmp_path / "elsewhere" / "moved"
     for arm in ("bn", "conv"):
-        for noise in (0.0, 0.2):
-            write_cell(runs, arm, noise, seeds(0.5, 0.6))
+        write_cell(runs, arm, 0.2, seeds(0.5, 0.6))
     write_cell(runs, "bncn", 0.1, dict.fromkeys(range(90, 99), 0.5))  # which makes holes of all others
     shutil.copytree(runs, moved)
     for path in moved.rglob("metrics.csv"):
@@ -644,7 +643,8 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert not any(str(tmp_path).encode() in data for data in first.values())
 
 
-def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> None:
+def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
     assert run_report(ROOT / "results" / "cpu.zip", "-o", tmp_path) == 0
     for name in ("results.md", "results.csv", "results.tex"):  # the figures' bytes depend on matplotlib's version
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name

@@ -99,7 +99,7 @@ def _serialise(state: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
-    assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
+    assert bytes(data[-2:]) == b"\0\0", "torch.save has begun to write a comment of its own"
     return data
 
 

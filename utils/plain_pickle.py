@@ -22,7 +22,7 @@ def _refused(self: Any) -> NoReturn:
     malformed("an opcode that a file of plain values does not need")
 
 
-class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class PlainUnpickler(pickle._Unpickler):
     """The standard unpickler in its Python form, for None, numbers, text, bytes, lists, tuples, dicts, and whatever a
     subclass's `find_class`, `load_build` and `persistent_load` make of the rest.
 
@@ -33,7 +33,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     already, and a dict's keys are short and plain. Text of Python 2, which may be bytes, comes as bytes.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for _opcode in (
         *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ),
         *(pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, pickle.BUILD),
@@ -60,7 +60,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
                 if not opcode:
                     raise EOFError("it ends in the middle")
                 dispatch[opcode[0]](self)
-        except pickle._Stop as stop:  # type: ignore[attr-defined]
+        except pickle._Stop as stop:
             return stop.value
         malformed(f"it is made of more than {self._most:,} parts")
 
@@ -88,18 +88,18 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         self._extend([value])
 
     def load_appends(self) -> None:
-        self._extend(self.pop_mark())  # type: ignore[attr-defined]
+        self._extend(self.pop_mark())
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [(key, value)])
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()  # type: ignore[attr-defined]
+        items = self.pop_mark()
         self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 
     def load_dict(self) -> None:
-        items = self.pop_mark()  # type: ignore[attr-defined]
+        items = self.pop_mark()
         self.append({})
         self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 

@@ -11,7 +11,7 @@ from utils.output import to_terminal
 from utils.text import visible
 
 
-class Bar(tqdm):
+class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     """tqdm's bar on stderr. Its name may come from a file; a request to stop that was lost is raised in each turn."""
 
     monitor_interval = 0  # tqdm would start a thread, and warn where there is none to be had
@@ -26,4 +26,5 @@ class Bar(tqdm):
 
     def update(self, n: float | None = 1) -> bool | None:
         Stopped.check()
-        return super().update(n)
+        shown: bool | None = super().update(n)
+        return shown
