@@ -49,7 +49,7 @@ def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="session")
 def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
-    images, labels = make_pixels(200, COCO_CLASSES)
+    images, labels = make_pixels(100, COCO_CLASSES)
     write_pickle(folder / "tinycoco.pkl", {"images": images.astype(np.float32) / 255.0, "labels": labels})
     return folder
 

@@ -18,7 +18,7 @@ import train as train_program
 from tests.conftest import ROOT, same_tree
 from trainer.checkpoint import read
 
-SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
+SMALL = ("arch.args.width=4", "data_loader.args.batch_size=16", "trainer.save_dir=unused", "trainer.device=cpu")
 
 
 def run(*arguments: object) -> int:
@@ -27,7 +27,7 @@ def run(*arguments: object) -> int:
 
 
 def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int = 20) -> list[str]:
-    """Arguments for a small run of a shipped config: 160 training images, five steps an epoch, three epochs."""
+    """Arguments for a small run of a shipped config: 80 training images, five steps an epoch, three epochs."""
     config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
     options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
     return ["-c", config, "--run-dir", str(folder), *options, *more]

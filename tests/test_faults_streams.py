@@ -256,7 +256,7 @@ def test_60_test_py_writes_its_files_though_nobody_reads_its_table(finished: Pat
     ended = Started(["-r", checkpoint], tmp_path / "process", FAULTS[fault], "test.py")
     ended.process.join(100)
     assert ended.process.exitcode == 0
-    assert json.loads(checkpoint.with_name("model_best-test.json").read_text())["images"] == 20
+    assert json.loads(checkpoint.with_name("model_best-test.json").read_text())["images"] == 10
     assert checkpoint.with_name("model_best-confusion.png").exists()
 
 

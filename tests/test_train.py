@@ -414,7 +414,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(
 def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_saved(
     coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    one_step = ("data_loader.args.batch_size=160", "optimizer.args.lr=1e30", "trainer.epochs=1")
+    one_step = ("data_loader.args.batch_size=80", "optimizer.args.lr=1e30", "trainer.epochs=1")
     assert run(*coco(coco_dir, tmp_path / "run", *one_step)) == 6
     assert not list((tmp_path / "run").glob("*.pth"))
 
@@ -437,7 +437,7 @@ def test_other_optimizers_and_schedules(coco_dir: Path, tmp_path: Path, kind: st
 
 
 def test_fp16_with_its_scaler_trains_and_resumes(coco_dir: Path, tmp_path: Path) -> None:
-    options = ("trainer.amp=fp16", "trainer.clip_grad_norm=1", "data_loader.args.subset=0.5")
+    options = ("trainer.amp=fp16", "trainer.clip_grad_norm=1")
     assert run(*coco(coco_dir, tmp_path / "a", *options, "trainer.epochs=2", arm="bn")) == 0
     assert run(*coco(coco_dir, tmp_path / "b", *options, "trainer.epochs=1", arm="bn")) == 0
     assert run("-r", "auto", "--run-dir", tmp_path / "b", "trainer.epochs=2") == 0
@@ -694,7 +694,7 @@ def check_all(data: str, cases: Cases, data_dir: Path, splits: str, capsys: pyte
 
 @configs
 def test_check_of_every_coco_config(coco_dir: Path, cases: Cases, capsys: pytest.CaptureFixture) -> None:
-    check_all("coco", cases, coco_dir, "splits: train 160, val 20, test 20", capsys)
+    check_all("coco", cases, coco_dir, "splits: train 80, val 10, test 10", capsys)
 
 
 @configs
@@ -729,7 +729,7 @@ def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) ->
     for key in ("test_loss", "test_accuracy", "test_top5_accuracy"):
         assert report[key] == pytest.approx(float(last[key]), rel=1e-5)
     matrix = np.array(report["confusion_matrix"])
-    assert matrix.sum() == report["images"] == 20
+    assert matrix.sum() == report["images"] == 10
     assert np.trace(matrix) / matrix.sum() == pytest.approx(report["test_accuracy"])
     for label, share in enumerate(report["per_class_accuracy"].values()):
         assert share == pytest.approx(matrix[label, label] / matrix[label].sum())
