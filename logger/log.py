@@ -33,6 +33,7 @@ class _LogFile(logging.StreamHandler[io.TextIOWrapper]):
     def handleError(self, record: logging.LogRecord) -> None:
         logger, error = get_logger(), sys.exc_info()[1]
         logger.removeHandler(self)
+        self.close()  # or Python 3.13 prints, whenever it collects the file, that what it still holds cannot be written
         logger.warning("cannot write %s (%s); the log goes on in the terminal only", self._place, error)
 
     def close(self) -> None:

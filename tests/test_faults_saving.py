@@ -1,6 +1,7 @@
 """Kills, signals and full disks, in real processes. The numbers are those of docs/faults.md."""
 
 import itertools
+import logging
 import os
 import random
 import re
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import pytest
 import torch
 
+from logger.log import get_logger, set_up_logging
 from tests.conftest import ROOT, same_tree
 from tests.faults import file_system, kill_at, limit_file_size, path_of, remount, slow_fsync
 from tests.runs import Ended, Started, coco, contents, final_state, launch, one_line, rows, same_run
@@ -295,6 +297,19 @@ def test_08_the_log_cannot_be_written(coco_dir: Path, tmp_path: Path, finished: 
     ended = launch(tmp_path, *coco(coco_dir, folder), prepare=[_full_log])
     one_line(ended, 0, f"WARNING: cannot write {folder}/train.log")
     same_run(folder, finished, 3)
+
+
+def test_08_a_log_that_cannot_be_written_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its end is when Python collects it, which from 3.13 on tells of what could not be written."""
+    monkeypatch.setattr(Folder, "append", Folder.append)
+    _full_log()
+    with Folder(tmp_path) as folder:
+        set_up_logging(folder)
+        handler = get_logger().handlers[-1]
+        get_logger().info("a line")
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler not in get_logger().handlers
+    assert handler.stream.closed
 
 
 def _no_csv(times: int) -> None:
