@@ -60,8 +60,7 @@ class _SpectralScale(torch.autograd.Function):
 
     @staticmethod
     def forward(c: Tensor, v: Tensor) -> Tensor:
-        scaled: Tensor = torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
-        return scaled
+        return torch.fft.irfft2(torch.fft.rfft2(c) * v, s=c.shape[-2:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

@@ -157,10 +157,10 @@ class PublishedPreConv2d(nn.Module):
         """As for any module, but `.double()` and the like must not make a complex estimate real."""
         running = self.running_preconditioner
         if not running.is_complex():
-            return super()._apply(fn, recurse)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.running_preconditioner = torch.view_as_real(running)
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         except BaseException:  # such as a device that is not there
             self.running_preconditioner = running
             raise
@@ -234,8 +234,7 @@ def _lowest_columns(maps: Tensor, rows: int, columns: int) -> Tensor:
     angle = 2.0 * math.pi / columns * place
     basis = torch.stack([torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), -angle.sin()], dim=1)
     horizontal = torch.view_as_complex((maps @ basis.to(maps.dtype)).unflatten(-1, (COLUMNS, 2)))
-    lowest: Tensor = torch.fft.fft(horizontal, n=rows, dim=-2)
-    return lowest
+    return torch.fft.fft(horizontal, n=rows, dim=-2)
 
 
 def _turn(frequency: Tensor, place: Tensor, length: int) -> Tensor:

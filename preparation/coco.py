@@ -187,7 +187,7 @@ class _Entry:
         return value
 
     def box(self, key: str) -> list[float]:
-        value = self._get(key)
+        value: list[float] = self._get(key)
         numbers = isinstance(value, list) and len(value) == 4 and all(type(side) in (int, float) for side in value)
         if not numbers or not all(abs(side) < 1e9 for side in value):
             self.fail(f"{key!r} is no [left, top, width, height]")

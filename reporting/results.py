@@ -29,7 +29,13 @@ _UNSET = {"protocol": "clean"}  # what it means where an older config lacks the 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
 MOST_HOLES = 10_000
 MOST_SETTINGS = 20  # that are named where runs differ
-_CELL = {"dataset": text, "arm": text, "noise": number(0, 100), "seed": whole(0), "folder": lambda v: type(v) is str}
+_CELL: dict[str, Callable[[Any], bool]] = {
+    "dataset": text,
+    "arm": text,
+    "noise": number(0, 100),
+    "seed": whole(0),
+    "folder": lambda v: type(v) is str,
+}
 
 
 class Key(NamedTuple):

@@ -110,7 +110,7 @@ class Started:
         self,
         arguments: Sequence[object],
         place: Path,
-        prepare: Sequence[Callable[[], None]] = (),
+        prepare: Sequence[Callable[[], object]] = (),
         program: str = "train.py",
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -144,12 +144,12 @@ class Started:
         return Ended(self.process.exitcode, out, err)
 
 
-def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], object]] = ()) -> Ended:
     """train.py from start to end in a process of its own, in which `prepare` is called first."""
     return Started(arguments, place / "process", prepare).end()
 
 
-def evaluate(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+def evaluate(place: Path, *arguments: object, prepare: Sequence[Callable[[], object]] = ()) -> Ended:
     """test.py from start to end in a process of its own."""
     return Started(arguments, place / "process", prepare, "test.py").end()
 
@@ -162,7 +162,7 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
         assert part in ended.err, (part, ended.err)
 
 
-def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], None]]) -> None:
+def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], object]]) -> None:
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream.fileno())
     os.chdir(ROOT)

@@ -236,7 +236,7 @@ def test_64_the_classes_that_a_check_lists() -> None:
     labels = torch.arange(300).repeat_interleave(torch.arange(300))
     parts = {"train": torch.arange(len(labels)), "val": torch.arange(2)}
     dataset = SimpleNamespace(classes=[f"class {n}\x1b" for n in range(300)], labels=labels)
-    lines = _class_counts(SimpleNamespace(dataset=dataset, splits=SimpleNamespace(named=lambda: parts)))  # type: ignore[arg-type]
+    lines = _class_counts(SimpleNamespace(dataset=dataset, splits=SimpleNamespace(named=lambda: parts)))
     assert len(lines) == 31
     assert lines[1].split()[-2:] == ["0", "0"]
     assert lines[-1].split() == ["class", "299\\x1b", "299", "0"]
@@ -279,7 +279,7 @@ class Slow:
             for _ in range(6000):
                 time.sleep(0.02)
 
-        Figure.savefig = slow  # type: ignore[method-assign]
+        Figure.savefig = slow
 
 
 # --- 65 --------------------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ class Broken:
         def broken(*_: object, **options: object) -> None:
             raise getattr(builtins, self.error)("it is broken")
 
-        matplotlib.figure.Figure.__init__ = broken  # type: ignore[method-assign]
+        matplotlib.figure.Figure.__init__ = broken
 
 
 @pytest.mark.pictures

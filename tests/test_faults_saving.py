@@ -287,9 +287,9 @@ def _full_log() -> None:
     append = Folder.append
 
     def full(self: Folder, name: str) -> BinaryIO:
-        return open("/dev/full", "ab", buffering=0) if name == "train.log" else append(self, name)  # type: ignore
+        return open("/dev/full", "ab", buffering=0) if name == "train.log" else append(self, name)
 
-    Folder.append = full  # type: ignore[method-assign]
+    Folder.append = full
 
 
 def test_08_the_log_cannot_be_written(coco_dir: Path, tmp_path: Path, finished: Path) -> None:
@@ -319,7 +319,7 @@ def _no_csv(times: int) -> None:
 
     write, left = utils.files._write_all, [times]
 
-    def failing(file, data) -> None:  # type: ignore[no-untyped-def]
+    def failing(file, data) -> None:
         if ".metrics.csv." in path_of(file.fileno()) and left[0]:
             left[0] -= 1
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -228,9 +228,9 @@ def _stop_after(steps: int) -> None:
 
     def stopping(self: Trainer, *args: Any) -> None:
         original(self, *args)
-        self.train_step = StoppingTrainer(self, steps)  # type: ignore[method-assign]
+        self.train_step = StoppingTrainer(self, steps)
 
-    Trainer.__init__ = stopping  # type: ignore[method-assign]
+    Trainer.__init__ = stopping
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def within(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         _stop_after(7)
         assert run(*coco(coco_dir, folder, "arch.args.norm=gn", "trainer.epochs=2")) == 143
     finally:
-        Trainer.__init__ = original  # type: ignore[method-assign]
+        Trainer.__init__ = original
     return folder
 
 

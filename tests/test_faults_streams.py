@@ -212,9 +212,9 @@ def _closed(*descriptors: int) -> None:
     for number in descriptors:
         os.close(number)
     if 1 in descriptors:
-        sys.stdout = sys.__stdout__ = None  # type: ignore[assignment, misc]
+        sys.stdout = sys.__stdout__ = None
     if 2 in descriptors:
-        sys.stderr = sys.__stderr__ = None  # type: ignore[assignment, misc]
+        sys.stderr = sys.__stderr__ = None
 
 
 def _full(*descriptors: int) -> None:
@@ -431,9 +431,9 @@ def _little_memory() -> None:
         limit = pages * resource.getpagesize() + (1 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         torch.empty(1 << 28)
-        train_step(*arguments, **options)  # type: ignore[arg-type]
+        train_step(*arguments, **options)
 
-    Trainer.train_step = limited  # type: ignore[method-assign, assignment]
+    Trainer.train_step = limited
 
 
 def test_76_too_little_memory_for_a_step(coco_dir: Path, tmp_path: Path) -> None:
@@ -471,14 +471,14 @@ def _less_memory_for_data() -> None:
     load = build.DATASETS["TinyCOCO"]
 
     def limited(*arguments: object) -> object:
-        dataset = load(*arguments)  # type: ignore[arg-type]
+        dataset = load(*arguments)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + (1 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         bytearray(1 << 30)
         return dataset
 
-    build.DATASETS["TinyCOCO"] = limited  # type: ignore[assignment]
+    build.DATASETS["TinyCOCO"] = limited
 
 
 def test_76_too_little_memory_for_the_data(coco_dir: Path, tmp_path: Path) -> None:

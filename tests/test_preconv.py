@@ -1,6 +1,7 @@
 import copy
 import io
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_affine_part_starts_as_the_identity() -> None:
     torch.testing.assert_close(with_affine(x), without(x))
 
 
-def trained(size: tuple[int, int], **options: object) -> PreConv2d:
+def trained(size: tuple[int, int], **options: Any) -> PreConv2d:
     torch.manual_seed(0)
     layer = PreConv2d(2, 3, 3, padding=1, **options)
     for _ in range(3):

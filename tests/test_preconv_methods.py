@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-300)).item()
 
 
-def pair(*arguments: int, **options: object) -> tuple[PreConv2d, PreConv2d]:
+def pair(*arguments: int, **options: Any) -> tuple[PreConv2d, PreConv2d]:
     """The same layer with either method."""
     fast = PreConv2d(*arguments, method="matmul", **options)
     oracle = copy.deepcopy(fast)
@@ -204,7 +205,7 @@ def test_a_vanishing_spectrum_gives_a_bounded_output(method: str) -> None:
         assert torch.isfinite(layer.weight.grad[1]).all()
 
 
-def trained(**options: object) -> PreConv2d:
+def trained(**options: Any) -> PreConv2d:
     torch.manual_seed(0)
     layer = PreConv2d(3, 4, 3, padding=1, method="matmul", **options)
     layer(torch.randn(2, 3, 9, 10))

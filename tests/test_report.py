@@ -562,7 +562,7 @@ def test_a_damaged_config_costs_its_run_alone(
 def test_a_run_with_damaged_metrics_is_left_out_and_said(tmp_path: Path, damage: object, says: str) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
     path = tmp_path / "cifar10_bn_0noise" / "seed12" / "metrics.csv"
-    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    path.write_text(damage(path.read_text()))
     results = read_results([tmp_path])
     assert [run.seed for run in results.finished] == [13]
     (warning,) = (warning for warning in results.warnings if "seed12" in warning)

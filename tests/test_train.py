@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
     step = int(torch.randint(1, 10, (1,), generator=generator(0, f"stop {arm} {amp}")))  # five steps an epoch
     original = Trainer.__init__
 
-    def stopping(self: Trainer, *args: object) -> None:
+    def stopping(self: Trainer, *args: Any) -> None:
         original(self, *args)
         self.train_step = StoppingTrainer(self, step)
 

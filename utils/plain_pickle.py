@@ -60,7 +60,7 @@ class PlainUnpickler(pickle._Unpickler):
                 if not opcode:
                     raise EOFError("it ends in the middle")
                 dispatch[opcode[0]](self)
-        except pickle._Stop as stop:
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
             return stop.value
         malformed(f"it is made of more than {self._most:,} parts")
 
@@ -88,18 +88,18 @@ class PlainUnpickler(pickle._Unpickler):
         self._extend([value])
 
     def load_appends(self) -> None:
-        self._extend(self.pop_mark())
+        self._extend(self.pop_mark())  # type: ignore[attr-defined]
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [(key, value)])
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # type: ignore[attr-defined]
         self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 
     def load_dict(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # type: ignore[attr-defined]
         self.append({})
         self._set(self.stack[-1], list(zip(items[::2], items[1::2], strict=True)))
 

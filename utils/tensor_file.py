@@ -109,7 +109,7 @@ class _TensorUnpickler(PlainUnpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, OrderedDict) or not isinstance(state, dict) or state.keys() != {"_metadata"}:
             malformed("attributes for what has none")
-        target._metadata = state["_metadata"]  # of a model: its modules' versions
+        target._metadata = state["_metadata"]  # type: ignore[attr-defined] # of a model: its modules' versions
 
     def persistent_load(self, pid: Any) -> Tensor:
         """The numbers of a tensor, flat."""
@@ -122,7 +122,7 @@ class _TensorUnpickler(PlainUnpickler):
             entry = self._archive.getinfo(f"{self._folder}data/{key}")
             numbers = bytearray(entry.file_size)  # of its own: torch may write to it, and wants it aligned
             with self._archive.open(entry) as file:
-                if file.readinto(numbers) != len(numbers):
+                if file.readinto(numbers) != len(numbers):  # type: ignore[attr-defined]
                     malformed("fewer numbers than it says")
             self._storages[key] = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
         stored = self._storages[key]
@@ -130,7 +130,7 @@ class _TensorUnpickler(PlainUnpickler):
             malformed(f"{count:,} {dtype} of which {len(stored):,} {stored.dtype} are stored")
         return stored
 
-    dispatch[pickle.BINPERSID[0]] = pickle._Unpickler.load_binpersid
+    dispatch[pickle.BINPERSID[0]] = pickle._Unpickler.load_binpersid  # type: ignore[attr-defined]
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
 
