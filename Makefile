@@ -50,7 +50,7 @@ lint: $(VENV)/dev.stamp  ## ruff check, ruff format --check, mypy
 format: $(VENV)/dev.stamp  ## format the code
 	$(BIN)/ruff format .
 
-schema: $(VENV)/run.stamp  ## write configs/schema.json anew, after a change of parse_config.py
+schema: $(VENV)/run.stamp  ## write configs/schema.json anew, after a change of config_schema.py
 	$(BIN)/python parse_config.py > configs/schema.json
 
 clean:  ## remove .venv and caches; runs in saved/ stay

@@ -20,9 +20,8 @@ same number of each class. Nothing is downloaded; docs/datasets.md says where CO
 NOTES = """\
 OUT ends in .pkl, .pickle or .npz. Rows are sorted by label and name. Images whose pixels are those of an image taken
 before are left out, since training stops where images are shared by training and test set. Beside OUT lies
-OUT.manifest.json: arguments, sources and their SHA-256, each image's name, label and box. A run that is stopped or
-killed goes on where it was when the same command is given again, and ends with the same bytes. Where OUT exists
-already and is what the command makes, nothing is done.
+OUT.manifest.json: arguments, sources and their SHA-256, each image's name, label and box. The same command makes the
+same bytes. OUT is written whole or not at all. Where it exists already and is what the command makes, nothing is done.
 
 exit codes: 0 done, 2 command line, 3 data, 5 files, 130 and 143 stopped by Ctrl-C and SIGTERM"""
 
@@ -115,29 +114,24 @@ def names(text: str) -> list[str]:
 
 
 def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
+    from preparation.coco import plan_coco
+    from preparation.sources import plan_demo, plan_exdark, plan_folder
     from utils.files import user_path
 
-    if args.command == "folder":
-        from preparation.folder import plan_folder
-
-        return plan_folder(user_path(args.source), args.classes, args.split, args.square)
-    if args.command == "coco":
-        from preparation.coco import plan_coco
-
-        return plan_coco(user_path(args.annotations), user_path(args.images), args.min_size)
-    if args.command == "exdark":
-        from preparation.exdark import plan_exdark
-
-        return plan_exdark(user_path(args.source), args.classes, args.square)
-    from preparation.demo import plan_demo
-
-    return plan_demo()
+    match args.command:
+        case "folder":
+            return plan_folder(user_path(args.source), args.classes, args.split, args.square)
+        case "coco":
+            return plan_coco(user_path(args.annotations), user_path(args.images), args.min_size)
+        case "exdark":
+            return plan_exdark(user_path(args.source), args.classes, args.square)
+        case _:
+            return plan_demo()
 
 
 @memory_for_data()
 def prepare(args: argparse.Namespace) -> None:
-    from preparation.build import build
-    from preparation.output import check_suffix
+    from preparation.build import build, check_suffix
     from preparation.plan import Request
     from utils.files import user_path
 

@@ -1,7 +1,7 @@
-"""Where a run does as the published experiments did rather than as is right; no heavy imports.
+"""The departures of a run from the correct experiment, as the published experiments had them; no heavy imports.
 
-docs/as_published.md says how each was found out. `protocol: "as_published"` turns on all those of the data that the
-dataset at hand can have; each is also a switch of its own, and an explicit switch wins over the protocol.
+docs/as_published.md says how each was found. `protocol: "as_published"` turns on all departures in the data that the
+dataset can have. Each also has its own switch, which overrides the protocol.
 """
 
 from parse_config import Config
@@ -16,7 +16,7 @@ _NO_OWN_TEST = "the test set is the whole dataset, its training images included"
 
 
 def departures(config: Config) -> dict[str, str]:
-    """The key of each departure in force, and a sentence that says what it does; empty for a run of the right kind."""
+    """The departures in force: setting -> a sentence that describes it. Empty for the correct experiment."""
     args, noise, norm = config.data_loader.args, config.label_noise, config.arch.args.norm
     all_of_them = config.protocol == "as_published"
 
@@ -42,5 +42,5 @@ def departures(config: Config) -> dict[str, str]:
 
 
 def announcements(found: dict[str, str]) -> list[str]:
-    """A line for each of `departures`, in the words that every program says them in."""
+    """One line for each of `departures`, the same in every program."""
     return [f"as published: {what} ({key})" for key, what in found.items()]

@@ -38,8 +38,8 @@ def report(args: argparse.Namespace) -> None:
     names = [source.stem if source.is_file() else source.name for source in whole] if len(sources) > 1 else [""]
     if args.records and len(set(names)) < len(names):
         raise ConfigError(f"--records keeps each RUNS by its name, and two have the same: {', '.join(names)}")
-    from reporting.records import unfolded, write_records
-    from reporting.writing import read_results, write_report
+    from reporting.render.writing import read_results, write_report
+    from reporting.runs.records import unfolded, write_records
 
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(unfolded(source)) for source in sources]

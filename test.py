@@ -25,23 +25,24 @@ def test(args: argparse.Namespace) -> None:
     from models.metric import METRICS
     from protocol import departures
     from trainer.changes import changes, check_function
+    from trainer.checkpoint import read
     from trainer.evaluation import AMP_TYPES, Evaluator
-    from trainer.form import config_of, read_run
     from trainer.judgement import TestReport, save_report
     from trainer.restore import check_fit, load_model
     from trainer.resume import names_data, saved_config
     from trainer.run_folder import folder_of
+    from trainer.state import config_of
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory
     from utils.output import say
 
     path = user_path(args.resume)
-    folder_of(path)  # which says so where there is no such file
+    folder_of(path)  # raises if there is no such file
     overrides = list(args.overrides)
     if args.data_dir is not None:
         overrides.append(f"data_loader.args.data_dir={json.dumps(args.data_dir)}")
-    state = read_run(path, args.allow_inexact)
+    state = read(path, args.allow_inexact)
     config = saved_config(state, str(path), overrides)
     if config.trainer.keep_freed_memory:
         keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Train a config, or go on with a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
+"""Train a config, or resume a run: python train.py -c configs/demo.json [-r CHECKPOINT|auto] [KEY=VALUE ...]"""
 
 import utils.early  # isort: skip # noqa: F401
 import argparse
@@ -43,7 +43,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from trainer.optim import build_optimizer
     from trainer.preflight import show
     from trainer.restore import check_fit
-    from trainer.resume import find_start
+    from trainer.resume import Request, find_start
     from trainer.run_folder import make_run_folder
     from trainer.session import accept, begin, log_outcome
     from trainer.trainer import Trainer
@@ -52,8 +52,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from utils.seeding import seed_everything
 
     set_up_logging(quiet=not world.first)
-    request = (args.config, args.resume, args.run_dir, args.overrides, None if args.check else lock)
-    start = world.on_first(lambda: find_start(*request, args.allow_inexact))
+    request = Request(args.config, args.resume, args.run_dir, args.overrides, args.allow_inexact)
+    start = world.on_first(lambda: find_start(request, None if args.check else lock))
     config = start.config
     if config.trainer.keep_freed_memory:
         keep_freed_memory()
@@ -80,7 +80,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with the arguments `argv` (sys.argv's by default) and return the exit code."""
+    """Run with the arguments `argv` (by default those of sys.argv) and return the exit code."""
     return run_program(lambda: train(parse_args(argv)), sys.argv[1:] if argv is None else argv)
 
 

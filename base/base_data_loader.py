@@ -1,4 +1,4 @@
-"""What a loader of this framework is."""
+"""The interface of a data loader."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """images: float32 (B, 3, H, W), normalised; given and true labels: int64 (B,). They differ under label noise."""
+    """images: float32 (B, 3, H, W), normalised. `given` and `true` labels: int64 (B,); they differ under noise."""
 
     images: Tensor
     given: Tensor
@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
 
 class BaseDataLoader(ABC):
-    """Serves one split in batches, on the device that it trains on."""
+    """Serves one split in batches on the training device."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -29,10 +29,10 @@ class BaseDataLoader(ABC):
 
     @abstractmethod
     def batches(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from the `first`-th on: a function of the loader and `epoch` alone, so that a run
-        resumed within an epoch sees just the batches it has not seen."""
+        """The batches of `epoch`, starting with number `first`. They depend on the loader and `epoch` alone, so that a
+        run resumed within an epoch sees exactly the batches that it has not seen."""
 
     def weight(self, batch: int) -> float:
-        """What this process's mean loss over its share of batch number `batch` counts in the mean over all processes:
-        1, unless one process has more of its images than another."""
+        """The weight of this process's mean loss over its share of batch number `batch` in the mean over all processes:
+        1 if all processes have equally many of its images."""
         return 1.0

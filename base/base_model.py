@@ -1,4 +1,4 @@
-"""What a model of this framework is."""
+"""The interface of a model."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -17,7 +17,7 @@ class BaseModel(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: parameters that their module lists in `no_weight_decay` get none, all others do."""
+        """Optimizer groups. Parameters that their module names in `no_weight_decay` get no weight decay."""
         exempt = {
             id(parameter)
             for module in self.modules()

@@ -1,15 +1,15 @@
-"""The loop around the epochs: monitor, early stop, checkpoints, resume. What an epoch is, a subclass says."""
+"""The loop over epochs: monitor, early stop, checkpoints, resume. A subclass defines an epoch."""
 
 import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from typing import Any, NoReturn, Protocol
+from typing import Generic, NoReturn, Protocol, TypeVar
 
+from config_schema import TrainerConfig
 from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
 from logger.tensorboard import TensorBoard
-from parse_config import TrainerConfig
 from utils.columns import SPLITS
 from utils.errors import FileSystemError, NonFiniteLossError, Stopped
 from utils.folder import Folder
@@ -17,24 +17,28 @@ from utils.monitor import Monitor
 from utils.stopping import StopRequest, exit_code
 from utils.world import World
 
-SAVE, STOP = 1, 2  # what a process wishes to do between two batches; to STOP the signal's number is added
+SAVE, STOP = 1, 2  # a process's request between two batches; STOP is sent with the signal's number added
 
 
-class Store(Protocol):
+State = TypeVar("State")  # all that a run needs to resume
+_State = TypeVar("_State", contravariant=True)
+
+
+class Store(Protocol[_State]):
     """Where a trainer keeps its state."""
 
-    def save(self, state: Any, *, newest: bool, best: bool) -> object:
-        """Keep what `state_dict` returned as the newest, as the best or as both. Raises FileSystemError."""
+    def save(self, state: _State, *, newest: bool, best: bool) -> object:
+        """Save `state`, from `state_dict`, as the newest, as the best, or as both. Raises FileSystemError."""
 
 
-class BaseTrainer(ABC):
-    """Trains from wherever it stands to `loop.epochs` and keeps all that a resumed run needs.
+class BaseTrainer(ABC, Generic[State]):
+    """Trains up to epoch `loop.epochs` and saves all that a resumed run needs.
 
-    Where it stands is `epoch`, the whole epochs done, and `batch`, the batches done of the one in progress. Where
-    several processes train together, the first of them writes the files.
+    The position is `epoch`, the number of whole epochs done, and `batch`, the number of batches done of the epoch in
+    progress. If several processes train together, only the first writes files.
     """
 
-    def __init__(self, loop: TrainerConfig, store: Store, folder: Folder, world: World) -> None:
+    def __init__(self, loop: TrainerConfig, store: Store[State], folder: Folder, world: World) -> None:
         self.loop, self.store, self.folder, self.world = loop, store, folder, world
         self.log = get_logger()
         self.epoch = 0
@@ -42,10 +46,10 @@ class BaseTrainer(ABC):
         self.global_step = 0
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0  # spent on the epoch in progress before the last resume
-        self.remarks: list[str] = []  # on what has changed since the checkpoint, to be told once the log is open
-        self.best_may_be_another = False  # by another monitor than the checkpoint's
+        self.remarks: list[str] = []  # changes since the checkpoint, logged once the log is open
+        self.best_may_be_another = False  # whether the monitor differs from the checkpoint's
         self._started = 0.0
-        self._saved = (-1, time.monotonic())  # the step of the newest save, and when it was
+        self._saved = (-1, time.monotonic())  # step and time of the newest save
         self._csv_is_whole = True
         self.stop = StopRequest()
         self.board: TensorBoard | None = None
@@ -53,33 +57,34 @@ class BaseTrainer(ABC):
 
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Train and evaluate epoch number `epoch` (from 1) on from `self.batch`; return its row of metrics.csv but for
-        `epoch` and `seconds`. Calls `self.between_batches` after each batch. Raises NonFiniteLossError."""
+        """Train and evaluate epoch number `epoch` (from 1), starting at batch `self.batch`. Returns its row of
+        metrics.csv without `epoch` and `seconds`. Calls `self.between_batches` after each batch. Raises
+        NonFiniteLossError."""
 
     @abstractmethod
     def check_finite(self) -> None:
-        """Raise NonFiniteLossError if a step so far had a loss that is NaN or infinite; nothing is saved then."""
+        """Raise NonFiniteLossError if the loss of any step so far was NaN or infinite; such a state is not saved."""
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on as if there had been no stop: tensors and plain values."""
+    def state_dict(self) -> State:
+        """All that `load_state_dict` needs for an exact resume: tensors and plain values."""
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        """Go to where `state` was saved. Raises CheckpointError if it does not fit, and then nothing has changed."""
+    def load_state_dict(self, state: State, source: str) -> None:
+        """Restore `state`, read from `source`. Raises CheckpointError if it does not fit."""
 
     def write_tables(self) -> None:
-        """Write what people read of all epochs so far, whole. Raises FileSystemError."""
+        """Write the tables of all epochs so far, whole. Raises FileSystemError."""
         write_csv(self.folder, self.history)
 
     def note_save(self) -> None:
-        """What is to be written once a checkpoint is."""
+        """Write what follows a checkpoint; called after each save."""
 
     def finish(self) -> None:
-        """What a run does once, after its last epoch."""
+        """Called once, after the last epoch."""
 
     def new_monitor(self) -> Monitor:
-        """One that has not seen an epoch yet."""
+        """A monitor that has seen no epoch."""
         return Monitor(self.loop.monitor, self.loop.early_stop)
 
     @property
@@ -91,16 +96,16 @@ class BaseTrainer(ABC):
         return self.monitor.has_had_enough
 
     def train(self) -> None:
-        """Train to the end; of a finished run only make sure that its tables are there.
+        """Train to the end. For a finished run, only write its tables.
 
         Raises:
-            Stopped: a signal asked for it; the state at that step is saved.
-            NonFiniteLossError: the loss is NaN or infinite; nothing of that epoch is saved, and diverged.json says it.
-            FileSystemError: a checkpoint cannot be written.
+            Stopped: a signal came; the state at that step is saved.
+            NonFiniteLossError: the loss is NaN or infinite; that state is not saved, and diverged.json is written.
+            FileSystemError: a checkpoint, or in the end a table, cannot be written.
         """
         if self.finished:
             if self.world.first:
-                self.write_tables()  # which the run may have ended for want of
+                self.write_tables()  # the run may have ended because it could not write them
             self.log.info("nothing to do: the run has %s", self._how_it_ended())
             return
         self._write_csv()
@@ -121,11 +126,11 @@ class BaseTrainer(ABC):
                 raise
             finally:
                 self.board.close()
-        if not self._csv_is_whole:  # nothing will mend it after this
+        if not self._csv_is_whole:  # the last chance: now a failure is an error
             self.write_tables()
 
     def between_batches(self) -> None:
-        """Save if `save_every_minutes` says so; save and raise Stopped if a signal has come, to any process."""
+        """Save if `save_every_minutes` have passed. Save and raise Stopped if any process got a signal."""
         wish = self.world.largest(STOP + self.stop.signal if self.stop.signal else SAVE * self._save_is_due())
         if wish:
             self.check_finite()
@@ -151,7 +156,7 @@ class BaseTrainer(ABC):
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         self.history.append(row)
         improved = self.monitor.add(row.get(self.monitor.column or ""))
-        # Events first: a run killed between the two resumes from the older checkpoint, which purges them.
+        # Events before the checkpoint: a run killed between the two resumes from the older checkpoint and purges them.
         assert self.board is not None
         self.board.epoch(row)
         newest = self.epoch % self.loop.save_period == 0 or self.finished
@@ -179,7 +184,7 @@ class BaseTrainer(ABC):
         )
 
     def _write_csv(self) -> None:
-        """A failure is no reason to stop: the history is in the checkpoints, and the next epoch tries again."""
+        """Write the tables. A failure is a warning: checkpoints hold the history, and the next epoch tries again."""
         if not self.world.first:
             return
         try:

@@ -1,4 +1,4 @@
-"""TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, with no test set of its own."""
+"""Reads TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, without its own test set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from utils.plain_pickle import malformed
 from utils.reading import told_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
 
-_OLD_TORCH = 0x1950A86A20F9469CFC6C  # the number that torch.save began a file with before it wrote zips
-SLACK = 1e-3  # how far resizing in floating point may overshoot [0, 1]
+_OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
+SLACK = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
 
 
 @dataclass(frozen=True)
 class ArrayFormat:
-    """What the file of one dataset looks like."""
+    """The format of a dataset's file."""
 
     name: str
-    stem: str  # of the file, when a folder is given
+    stem: str  # the file's name without suffix, if a folder is given
     layout: Literal["NHWC", "NCHW"]
     classes: tuple[str, ...]
 
@@ -39,12 +39,12 @@ Reading = Callable[[np.ndarray, ArrayFormat, Path], np.ndarray]
 
 
 def load_array_file(path: Path, form: ArrayFormat, reading: Reading | None = None) -> ImageDataset:
-    """The images of `path`, a file, or a folder that holds `<stem>.pkl`, `.pickle` or `.npz`.
+    """The images in `path`, a file, or a folder with `<stem>.pkl`, `.pickle` or `.npz`.
 
-    `reading` is how numbers become pixels: the sensible way, unless another is named.
+    `reading` turns the array into pixels; `_pixels` by default.
 
     Raises:
-        DataError: the file is missing, malformed or hostile, or does not hold what `form` says.
+        DataError: the file is missing, malformed or hostile, or does not have the format `form`.
     """
     file = _find(path, form)
     data = read_bytes(file)
@@ -73,7 +73,7 @@ def _find(path: Path, form: ArrayFormat) -> Path:
 
 
 def _values(data: bytes, file: Path) -> dict[Any, Any]:
-    """What a pickle, an .npz or a file of torch.save's holds under 'images' and 'labels', and perhaps more."""
+    """The dict in a pickle, an .npz or a file of torch.save, with at least the keys 'images' and 'labels'."""
     if is_tensor_file(data):
         with told_as(DataError, str(file), "no file of plain tensors", "; save a dict of two, or use np.savez"):
             values = read_tensors(data)
@@ -100,7 +100,7 @@ def _of_tensor(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _array(value: Any, what: str, file: Path, size: int) -> np.ndarray:
-    """An array of numbers; lists of plain ones are made one, from a file of `size` bytes."""
+    """`value` as an array of numbers; it may be lists of plain numbers, from a file of `size` bytes."""
     value = as_array(value, size)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "uif":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
@@ -109,7 +109,7 @@ def _array(value: Any, what: str, file: Path, size: int) -> np.ndarray:
 
 
 def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
-    """uint8 (N, 3, 32, 32) of an array in the file's own layout and range, [0, 1] or [0, 255]."""
+    """uint8 (N, 3, 32, 32) from an array in the file's own layout and range, [0, 1] or [0, 255]."""
     if array.ndim != 4 or array.shape[1:] != form.shape():
         raise DataError(f"{file}: images must be (N, {', '.join(map(str, form.shape()))}), found {array.shape}")
     if len(array) == 0:
@@ -140,16 +140,16 @@ def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
 
 
 def float_bytes(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
-    """What the published experiments took for images: the bytes of the floats, read as if each were a pixel's channel.
+    """The images of the published experiments: each byte of the floats is read as a pixel's channel.
 
-    Their code made a picture of x * 255 with Pillow's `fromarray(..., mode="RGB")`, which does not convert numbers but
-    takes the first 32 * 32 * 3 bytes of the buffer for pixels: those of the first eight rows of a float32 image, of the
-    first four of a float64 one.
+    Their code made a picture of x * 255 with Pillow's `fromarray(..., mode="RGB")`. That does not convert numbers, but
+    takes the first 32 * 32 * 3 bytes of the buffer for pixels: the first eight rows of a float32 image, or the first
+    four of a float64 one. Returns uint8 (N, 3, 32, 32).
 
     Raises:
-        DataError: as ever; also if the file holds no floats, whose bytes were read rightly.
+        DataError: as `load_array_file`; also if the array is not float32 or float64, since integers are not misread.
     """
-    _pixels(array, form, file)  # refuses what is no image
+    _pixels(array, form, file)  # only for its checks
     if array.dtype not in (np.float32, np.float64):
         raise DataError(
             f"{file}: its images are {array.dtype}, and only the bytes of float32 or float64 can be misread as pixels; "

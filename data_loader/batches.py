@@ -1,6 +1,6 @@
-"""Batches from images in memory: drawn, cropped, mirrored and normalised on the training device, a batch at a time.
+"""Batches from images in memory: shuffled, cropped, mirrored and normalised on the training device, batch by batch.
 
-Written by hand: a torch DataLoader, which handles images one by one in Python, is many times slower at this size.
+A torch DataLoader handles images one by one in Python, and is many times slower at this size.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader, Batch
-from parse_config import Augment
+from config_schema import Augment
 from utils.errors import ConfigError
 from utils.seeding import generator
 from utils.world import World
@@ -24,7 +24,7 @@ class PixelStats(NamedTuple):
 
 
 def pixel_stats(images: Tensor) -> PixelStats:
-    """Of uint8 (N, 3, H, W): over all pixels of all images, exact, from the histogram of each channel."""
+    """The exact statistics of uint8 images (N, 3, H, W), over all pixels, from the histogram of each channel."""
     levels = torch.arange(256, dtype=torch.float64) / 255.0
     histogram = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)]).double()
     share = histogram / histogram.sum(1, keepdim=True)
@@ -39,10 +39,13 @@ class ImageBatches(BaseDataLoader):
     Args:
         images: uint8 (N, 3, H, W); given, true: int64 (N,).
         stats: the training split's channel statistics.
-        augment: shuffle each epoch and change images so; None serves them in order and as they are.
-        seed: of the run; order, crops and flips of an epoch each derive a generator from it.
-        world: each process is served its share of every batch, so that a batch is the same images however many there
-            are. A share of a last batch may be empty, though not in training.
+        augment: shuffle each epoch and augment the images so; None serves them in order and unchanged.
+        seed: the run's seed; order, crops and flips of an epoch each derive a generator from it.
+        world: each process gets its share of every batch, so a batch has the same images with any number of processes.
+            A share of the last batch may be empty, but not in training.
+
+    Raises:
+        ConfigError: a training batch is smaller than the number of processes.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class ImageBatches(BaseDataLoader):
 def _packed(images: Tensor, padding: int) -> Tensor:
     """uint8 (N, 3, H, W) -> int32 (N, H + 2p, W + 2p), padded with black, a pixel's channels in one number.
 
-    A crop then moves one number for each pixel. The fourth byte is not used.
+    A crop then moves one number for each pixel. The fourth byte is unused.
     """
     n, _, height, width = images.shape
     pixels = images.new_zeros(n, height + 2 * padding, width + 2 * padding, 4)
@@ -133,8 +136,8 @@ def _packed(images: Tensor, padding: int) -> Tensor:
 
 
 def batch_bounds(count: int, batch_size: int, processes: int | None) -> list[tuple[int, int]]:
-    """(start, stop) of each batch. In training, where `processes` is given, a last batch of less than two images for
-    each of them joins the one before: BatchNorm of 1x1 maps needs two, in every process."""
+    """(start, stop) of each batch. In training `processes` is given, and a last batch of fewer than two images for each
+    process joins the one before: BatchNorm on 1x1 maps needs two images in every process."""
     fewest = 1 if processes is None else 2 * processes
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < fewest:

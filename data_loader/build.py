@@ -1,4 +1,4 @@
-"""From a config to the data of a run: dataset, splits, noisy labels and loaders."""
+"""Builds the data of a run from a config: dataset, splits, noisy labels and loaders."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from utils.world import World
 
 @dataclass(frozen=True)
 class RunData:
-    """All that a run sees. `given` are the labels after noise, by split."""
+    """All data of a run. `given` are the labels after noise, by split."""
 
     dataset: ImageDataset
     sha256: str
@@ -48,16 +48,18 @@ class RunData:
 def build_data(
     config: Config, device: torch.device, world: World | None = None, access: Access | None = None
 ) -> RunData:
-    """Load, split, add noise and serve. Without `access` what a new run may do may be done.
+    """Load and split the dataset, add noise, and make the loaders. Without `access`, a new run's permissions hold.
 
-    Raises DataError or ConfigError; see the parts.
+    Raises:
+        DataError: the data are missing, damaged or unsuitable.
+        ConfigError: the settings do not fit the data.
     """
     with told_as(DataError, f"the data in {config.data_loader.args.data_dir}", "they cannot be read"):
         return _build(config, device, world, access or Access())
 
 
 def _place(data_dir: str) -> Path:
-    """The folder or file that a dataset is in; what is neither is not opened, for a FIFO is waited for."""
+    """The folder or file of a dataset. Anything else is refused unopened, since opening a FIFO would block."""
     path = user_path(data_dir)
     if path.exists() and not (path.is_dir() or path.is_file()):
         raise DataError(f"{path} is neither a folder nor a regular file; name the data with data_loader.args.data_dir")
@@ -68,7 +70,7 @@ def _build(config: Config, device: torch.device, world: World | None, access: Ac
     args = config.data_loader.args
     switches = departures(config)
     load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
-    if args.skip_broken:  # which goes with ImageFolder alone
+    if args.skip_broken:  # the config allows it for ImageFolder only
         load = partial(load_image_folder, skip_broken=True)
     place = _place(args.data_dir)
     dataset = load(place, access)
@@ -76,7 +78,7 @@ def _build(config: Config, device: torch.device, world: World | None, access: Ac
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
     if not (args.allow_duplicates or overlapping):
-        # Misread, an image is a quarter of its rows, and two that differ below may be the same.
+        # Compare true images: misread pixels cover a quarter of an image, and different images may look the same.
         rightly = DATASETS[config.data_loader.type]
         pixels = rightly(place, access) if FLOAT_BYTES in switches else dataset
         check_nothing_is_shared(pixels, splits)

@@ -16,17 +16,16 @@ from utils.limits import out_of_memory
 from utils.progress import Bar
 from utils.reading import reason_of
 
-_LARGEST = 256 << 20  # bytes of the archive, which has 171 million
-_SECONDS = 60.0  # without an answer
+_LARGEST = 256 << 20  # limit in bytes for the archive, which has 171 million
+_SECONDS = 60.0  # timeout
 
 
 def load_cifar10(data_dir: Path, access: Access | None = None) -> ImageDataset:
-    """The 50,000 training and 10,000 test images under `data_dir`, downloaded if they are not there.
-
-    Without `access` they may be, and unpacked there; with it only if it says so.
+    """The 50,000 training and 10,000 test images under `data_dir`. Missing ones are downloaded and unpacked there,
+    unless `access` forbids it.
 
     Raises:
-        DataError: no intact copy is there and none can be downloaded; says which file to put where.
+        DataError: there is no intact copy and none can be downloaded; says which file to put where.
     """
     from torchvision.datasets import CIFAR10
 
@@ -57,13 +56,13 @@ def load_cifar10(data_dir: Path, access: Access | None = None) -> ImageDataset:
 
 
 def _read(data_dir: Path, fetch: bool) -> list[Any]:
-    """Training and test part. torchvision checks each file's MD5 before it unpickles it."""
+    """The training and the test part. torchvision checks each file's MD5 before it unpickles the file."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
     try:
         return [CIFAR10(str(data_dir), train=train) for train in (True, False)]
-    except RuntimeError:  # not there, or damaged
+    except RuntimeError:  # missing or damaged
         if not fetch:
             raise
         archive = data_dir / CIFAR10.filename
@@ -74,7 +73,7 @@ def _read(data_dir: Path, fetch: bool) -> list[Any]:
 
 
 def _damaged(data_dir: Path) -> str:
-    """The files that are there and are not what they should be."""
+    """Part of a message that names the damaged files, or ""."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -85,10 +84,10 @@ def _damaged(data_dir: Path) -> str:
 
 
 def _download(url: str, md5: str) -> bytes:
-    """What is at `url`, over HTTPS and nothing else: torchvision's own download turns to HTTP where HTTPS fails.
+    """The contents of `url`, over HTTPS only: torchvision's own download falls back to HTTP.
 
     Raises:
-        OSError, RuntimeError: it cannot be had, or is not what it should be.
+        OSError, RuntimeError: the download fails, or has another size or MD5 than expected.
     """
     _check_https(url)
     data = bytearray()

@@ -1,4 +1,4 @@
-"""The one in-memory type that every dataset becomes."""
+"""The in-memory form of every dataset."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,9 +13,12 @@ from utils.errors import DataError
 class ImageDataset:
     """Every image of a dataset, with its true label.
 
-    images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` says where they came from.
-    `own_test`, if the dataset brings a test set, holds the positions of its images: int64 (M,); `own_val` those of its
-    validation set. `notes` are lines that a user should see, such as what was left out.
+    images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` describes their origin.
+    `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
+    its own validation images. `notes` are lines for the user, such as what was left out.
+
+    Raises:
+        DataError: there are no images, or a label is out of range.
     """
 
     images: Tensor

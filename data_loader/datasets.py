@@ -1,5 +1,5 @@
-"""The datasets, by name. A dataset is one function from `data_loader.args.data_dir`, and what may be done there besides
-reading, to an ImageDataset."""
+"""The datasets by name. A dataset is one function from `data_loader.args.data_dir` and an `Access` to an
+ImageDataset."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,5 +22,5 @@ DATASETS: dict[str, Loader] = {
     "Digits": load_digits,
 }
 
-#: Those that the published experiments read otherwise (data_loader.args.float_bytes_as_pixels).
+#: The datasets that the published experiments misread (data_loader.args.float_bytes_as_pixels).
 AS_PUBLISHED: dict[str, Loader] = {"TinyCOCO": load_tiny_coco_as_published}

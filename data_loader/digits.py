@@ -1,4 +1,4 @@
-"""The demo's data: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), which need no download."""
+"""The demo's data: scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), without a download."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from data_loader.dataset import ImageDataset
 
 
 def load_digits(data_dir: Path, access: Access | None = None) -> ImageDataset:
-    """The 8x8 scans of 17 grey levels, brought to 3x32x32; `data_dir` and `access` are not used."""
+    """The 8x8 scans of 17 grey levels, scaled to 3x32x32. It ignores `data_dir` and `access`."""
     from sklearn.datasets import load_digits as load
 
     bunch = load()

@@ -1,4 +1,4 @@
-"""Any images: a folder or .zip of train/<class>/ and, if you like, val/<class>/ and test/<class>/, brought to 32x32."""
+"""Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, scaled to 32x32."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ _ORDER = ("train", "val", "test")
 def load_image_folder(data_dir: Path, access: Access | None = None, skip_broken: bool = False) -> ImageDataset:
     """The images of a folder or .zip, decoded once and then read from a cache (data_loader/picture_cache.py).
 
-    The short side is scaled to 32 and the long side cropped at the centre; images of 32x32 stay as they are. What is
-    left out of the source, and with `skip_broken` what cannot be decoded, is told in the dataset's notes. Without
-    `access` the cache may be written.
+    The short side is scaled to 32 and the long side cropped at the centre; images of 32x32 do not change. The dataset's
+    notes report files that were left out, and with `skip_broken` images that cannot be decoded. Without `access` the
+    cache may be written.
 
     Raises:
-        DataError: no such folder or zip, no train/<class>/ images in it, a class without images, or images that cannot
-            be decoded.
+        DataError: there is no such folder or zip, it has no train/<class>/ images, a class has no images, or images
+            cannot be decoded.
     """
     source = data_dir
     if not source.exists():
@@ -64,7 +64,7 @@ def _find(files: Files, source: Path) -> list[Labelled]:
 
 
 def _key(files: Files, found: Sequence[Labelled]) -> str:
-    """Hex SHA-256 of what the decoded images depend on: their bytes, names, classes and splits, and nothing else."""
+    """Hex SHA-256 of all that the decoded images depend on: their bytes, names, classes and splits."""
     digest = hashlib.sha256()
     for picture in found:
         try:
@@ -106,7 +106,7 @@ def _broken(decoded: Decoded, found: Sequence[Labelled]) -> list[tuple[str, str]
 def _dataset(source: Path, found: Sequence[Labelled], decoded: Decoded, notes: tuple[str, ...]) -> ImageDataset:
     rows = [row for row in range(len(found)) if row not in decoded.broken]
     kept = [found[row] for row in rows]
-    classes = tuple(dict.fromkeys(picture.label for picture in found))  # of the training images, which come first
+    classes = tuple(dict.fromkeys(picture.label for picture in found))  # training images come first
     folders, whole = ({f"{picture.split}/{picture.label}" for picture in pictures} for pictures in (found, kept))
     lost = sorted(folders - whole)
     if lost:

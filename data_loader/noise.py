@@ -1,11 +1,10 @@
-"""Label noise: wrong labels put in on purpose, the same for every arm at one seed.
+"""Label noise: deliberately wrong labels, the same for every arm at one seed.
 
-A kind of noise is one function in `NOISES`: it takes a `NoiseRequest` and returns the labels that training is given.
+A kind of noise is one function: it takes a `NoiseRequest` and its settings and returns the labels that training gets.
 """
 
 import csv
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config_schema import AsymmetricNoise, LabelNoise, NoiseFile, SymmetricNoise
 from data_loader.dataset import ImageDataset
 from data_loader.npz import load_npz, read_bytes
 from data_loader.splits import Splits
-from parse_config import LabelNoise
 from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.seeding import generator
@@ -34,53 +33,61 @@ CIFAR10_CONFUSIONS = {
 
 @dataclass(frozen=True)
 class NoiseRequest:
-    """One split whose labels are to be made noisy; `true_labels` (n,) belong to the images at `positions` (n,)."""
+    """A request for noise on one split. `true_labels` (n,) belong to the images at `positions` (n,)."""
 
     split: str
     dataset: ImageDataset
     positions: Tensor
     true_labels: Tensor
-    config: LabelNoise
     generator: torch.Generator
 
 
-#: By split, the labels that a run is given for the images there, int64 (n,), in the order of the split's positions.
+#: Split -> the given labels of its images, int64 (n,), in the order of the split's positions.
 GivenLabels = dict[str, Tensor]
 
 
 def given_labels(
-    dataset: ImageDataset, splits: Splits, config: LabelNoise, seed: int, include_true_class: bool = False
+    dataset: ImageDataset, splits: Splits, noise: LabelNoise, seed: int, include_true_class: bool = False
 ) -> GivenLabels:
-    """The true labels but for noise on train and, if asked, validation. Test labels stay true.
+    """The labels with noise on train and, if `noise` says so, on validation. Test labels stay true.
 
-    Each split draws from a stream of its own, so that noise on one does not depend on the other, and an image in both
-    may well have two labels. `include_true_class` is for the noise that leaves it open (None in `config`).
+    Each split draws from its own stream, so that its noise does not depend on the other split; an image in both may get
+    two labels. `include_true_class` applies if `noise` leaves it open (None).
 
     Raises:
-        ConfigError: this kind of noise does not go with this dataset.
-        DataError: a noise file is missing, malformed or of another dataset.
+        ConfigError: this kind of noise does not fit this dataset.
+        DataError: a noise file is missing, malformed or made for another dataset.
     """
-    if config.include_true_class is None:
-        config = config.model_copy(update={"include_true_class": include_true_class})
     given = {name: dataset.labels[positions] for name, positions in splits.named().items()}
-    for name in ("train", "val") if config.on_validation else ("train",):
+    for name in ("train", "val") if noise.on_validation else ("train",):
         stream = generator(seed, f"label noise {name}")
-        request = NoiseRequest(name, dataset, splits.named()[name], given[name], config, stream)
-        given[name] = NOISES[config.type](request)
+        request = NoiseRequest(name, dataset, splits.named()[name], given[name], stream)
+        given[name] = _noisy(request, noise, include_true_class)
     return given
 
 
-def symmetric(request: NoiseRequest) -> Tensor:
-    """Exactly round(rate * n) labels redrawn, uniformly over the other classes of the dataset.
+def _noisy(request: NoiseRequest, noise: LabelNoise, include_true_class: bool) -> Tensor:
+    match noise:
+        case SymmetricNoise():
+            asked = noise.include_true_class
+            return symmetric(request, noise.rate, include_true_class if asked is None else asked)
+        case AsymmetricNoise():
+            return asymmetric(request, noise.rate)
+        case NoiseFile():
+            return from_file(request, noise.path)
 
-    With `include_true_class` over all of them, so that about rate * (1 - 1 / classes) of the labels change.
+
+def symmetric(request: NoiseRequest, rate: float, include_true_class: bool) -> Tensor:
+    """Redraw exactly round(rate * n) labels, uniformly from the other classes of the dataset.
+
+    With `include_true_class` it draws from all classes, so that about rate * (1 - 1 / classes) of the labels change.
     """
     labels = request.true_labels.clone()
-    present = request.dataset.labels.unique()  # some files name classes that they hold no image of
-    count = round(request.config.rate * len(labels))
+    present = request.dataset.labels.unique()  # some files name classes without images
+    count = round(rate * len(labels))
     chosen = torch.randperm(len(labels), generator=request.generator)[:count]
     rank = torch.searchsorted(present, labels[chosen])
-    first = 0 if request.config.include_true_class else 1
+    first = 0 if include_true_class else 1
     if first == len(present):
         raise ConfigError("label_noise: a dataset of one class has no other label to give")
     shift = torch.randint(first, len(present), (count,), generator=request.generator)
@@ -88,10 +95,10 @@ def symmetric(request: NoiseRequest) -> Tensor:
     return labels
 
 
-def asymmetric(request: NoiseRequest) -> Tensor:
-    """Of each class of CIFAR10_CONFUSIONS exactly round(rate * its images) labels become the class it is taken for.
+def asymmetric(request: NoiseRequest, rate: float) -> Tensor:
+    """Relabel exactly round(rate * its images) images of each class in CIFAR10_CONFUSIONS as its confused class.
 
-    Computed from the true labels: a cat relabelled as a dog is not then relabelled back.
+    It starts from the true labels: a cat that is relabelled as a dog is not relabelled back.
     """
     classes = request.dataset.classes
     missing = sorted({*CIFAR10_CONFUSIONS, *CIFAR10_CONFUSIONS.values()} - set(classes))
@@ -104,17 +111,17 @@ def asymmetric(request: NoiseRequest) -> Tensor:
     for true, wrong in CIFAR10_CONFUSIONS.items():
         members = (request.true_labels == classes.index(true)).nonzero().flatten()
         order = torch.randperm(len(members), generator=request.generator)
-        labels[members[order[: round(request.config.rate * len(members))]]] = classes.index(wrong)
+        labels[members[order[: round(rate * len(members))]]] = classes.index(wrong)
     return labels
 
 
-def from_file(request: NoiseRequest) -> Tensor:
-    """The labels of an .npz with `index` and `given_label` (m,), such as a run's noise.npz; others stay as they are.
+def from_file(request: NoiseRequest, file: str) -> Tensor:
+    """The labels of an .npz with `index` and `given_label` (m,), such as a run's noise.npz; other labels stay true.
 
-    With `true_label` in it, they must be this dataset's, or the file belongs to another. Where an image has two labels,
-    the one that `split` says is the request's split's counts.
+    If the file has `true_label`, those must be this dataset's labels. If an image has two labels, the one whose `split`
+    is the requested split counts.
     """
-    path = user_path(str(request.config.path))
+    path = user_path(file)
     index, given, true, split = _read_noise(path)
     dataset = request.dataset
     for name, values, top in (("index", index, len(dataset)), ("given_label", given, len(dataset.classes))):
@@ -135,15 +142,8 @@ def from_file(request: NoiseRequest) -> Tensor:
     return labels[request.positions]
 
 
-NOISES: dict[str, Callable[[NoiseRequest], Tensor]] = {
-    "symmetric": symmetric,
-    "asymmetric": asymmetric,
-    "file": from_file,
-}
-
-
 def transition_matrix(true: Tensor, given: Tensor, classes: int) -> Tensor:
-    """Share of each true class (row) given each label (column): float64 (classes, classes); absent classes are 0."""
+    """The share of each true class (row) with each given label (column): float64 (classes, classes), 0 if absent."""
     counts = torch.bincount(true * classes + given, minlength=classes * classes).view(classes, classes).double()
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
@@ -161,8 +161,8 @@ def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) 
 
 
 def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> bytes:
-    """The bytes of noise.npz: index, given_label, true_label of the training and validation images, in that order,
-    `split` ("train" or "val") of each, the class names and the realised transition matrix of the training split."""
+    """The bytes of noise.npz: `index`, `given_label`, `true_label` and `split` ("train" or "val") of the training and
+    then the validation images, the class names, and the realised transition matrix of the training split."""
     index = torch.cat([splits.train, splits.val])
     matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(dataset.classes))
     buffer = io.BytesIO()
@@ -179,7 +179,7 @@ def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> b
 
 
 def _read_noise(path: Path) -> tuple[Tensor, Tensor, Tensor | None, np.ndarray]:
-    """index, given_label, true_label or None, and split ("" where the file names none)."""
+    """index, given_label, true_label or None, and split ("" if the file has none)."""
     if not path.exists():
         raise DataError(f"there is no noise file {path}; name one with label_noise.path")
     arrays = load_npz(read_bytes(path), ("index", "given_label"), str(path), optional=("true_label", "split"))

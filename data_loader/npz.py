@@ -1,4 +1,4 @@
-"""Reading an .npz from a stranger."""
+"""Reads a stranger's .npz."""
 
 import io
 import math
@@ -15,15 +15,15 @@ from utils.plain_pickle import malformed
 from utils.reading import told_as
 from utils.text import visible
 
-#: Bytes of a dataset file, and of the arrays that come out of it; CIFAR10 in float64 takes 1.4 GiB.
+#: Limit in bytes for a dataset file and for its unfolded arrays; CIFAR10 in float64 takes 1.4 GiB.
 LARGEST = 4 << 30
 
 
-_LONGEST_HEADER = 1024  # bytes of the Python text that says what an array is; numpy writes 118
+_LONGEST_HEADER = 1024  # limit in bytes for an array's header, a Python literal; numpy writes 118
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes. Raises DataError if it cannot be read or is larger than any dataset file."""
+    """A file's bytes. Raises DataError if it cannot be read or is larger than LARGEST."""
     try:
         return read_file(path, LARGEST)
     except OSError as error:
@@ -31,7 +31,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays `names` of an .npz, and those of `optional` that are there; nothing is unpickled.
+    """The arrays `names` of an .npz, and those of `optional` that it has. Nothing is unpickled.
 
     Raises:
         DataError: it is malformed, lacks one of `names`, holds objects, or would unfold to more than LARGEST bytes.
@@ -53,13 +53,14 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
 
 
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """numpy reads a header of any length, and allocates what it says; it is held against the entry's size first."""
+    """Read an array, after a check of its header against the entry's size: numpy reads a header of any length, and
+    allocates the size in it."""
     name = visible(entry.filename, 60)
     with archive.open(entry) as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
             malformed(f"{name} is no array")
-        end = 10 if start[6] == 1 else 12  # of the field that holds the header's length
+        end = 10 if start[6] == 1 else 12  # the end of the field with the header's length
         length = end + int.from_bytes(start[8:end], "little")
         if length > _LONGEST_HEADER:
             malformed(f"{name} has a header of {length:,} bytes")

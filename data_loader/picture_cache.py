@@ -1,4 +1,4 @@
-"""The decoded images of an ImageFolder, in a file that only its own user's programs are believed to have written."""
+"""The cache of an ImageFolder's decoded images. Only a file that the user's own programs signed is trusted."""
 
 import contextlib
 import hashlib
@@ -27,8 +27,7 @@ _KEY_BYTES = 32
 
 @dataclass
 class Decoded:
-    """pixels: uint8 (N, 3, 32, 32). `broken` has the reason by row, where the pixels are 0; `dim` the rows of images
-    that come out nearly black."""
+    """pixels: uint8 (N, 3, 32, 32), 0 in broken rows. `broken`: row -> reason. `dim`: rows of nearly black images."""
 
     pixels: np.ndarray
     broken: dict[int, str]
@@ -36,21 +35,21 @@ class Decoded:
 
 
 def read(source: Path, key: str) -> Decoded | None:
-    """What was decoded of the images that `key` is a hash of; None where no file has it that this user's own programs
-    wrote for them: a file that came with the source proves nothing."""
+    """The decoded images for `key`, a hash of their sources; None if there is no cache that this user's own programs
+    signed. A cache that came with the source proves nothing."""
     try:
         for path in _paths(source, key):
             found = _read(path, _secret())
             if found is not None and found[0]["key"] == key:
                 return found[1]
-    except OSError:  # there is no key yet, or no place for one
+    except OSError:  # there is no signing key yet, or no place for one
         pass
     return None
 
 
 def write(source: Path, key: str, decoded: Decoded) -> None:
-    """Keep `decoded`: beside the source as `<name>.<hash>.32x32.v2.npz`, or in the user's cache folder where the
-    source's own folder is read-only. Caches of what the source held before are removed. A failure is a warning."""
+    """Write `decoded` beside the source as `<name>.<hash>.32x32.v2.npz`, or into the user's cache folder if the
+    source's own folder is read-only. Caches of earlier contents of the source are removed. A failure is a warning."""
     try:
         secret = _secret(make=True)
         path = _paths(source, key)[0]
@@ -63,7 +62,7 @@ def write(source: Path, key: str, decoded: Decoded) -> None:
 
 
 def _home() -> Path:
-    """The user's cache folder of ours. Raises OSError where there is none."""
+    """Our folder in the user's cache folder. Raises OSError if there is none."""
     home = cache_home()
     if home is None:
         raise OSError("there is no home folder; name a folder with XDG_CACHE_HOME")
@@ -71,9 +70,9 @@ def _home() -> Path:
 
 
 def _places(source: Path) -> list[Path]:
-    """The folders in which a cache may lie, the one to write it to first."""
+    """The folders for a cache; the first is the one to write to."""
     beside = source.resolve().parent
-    # The mode as well as access(): root may write anywhere, but a folder marked read-only is meant to stay as it is.
+    # access() alone is not enough: root may write anywhere, but a folder that is marked read-only must not change.
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return [beside, _home()] if writable else [_home(), beside]
 
@@ -83,7 +82,7 @@ def _paths(source: Path, key: str) -> list[Path]:
 
 
 def _secret(make: bool = False) -> bytes:
-    """The user's own key, by which a cache is known for one of theirs. Raises OSError where there is none."""
+    """The user's own key, which signs their caches. Raises OSError if there is none."""
     path = _home() / "cache.key"
     if make and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ def _pack(about: dict[str, str], decoded: Decoded, secret: bytes) -> memoryview:
 
 
 def _read(path: Path, secret: bytes) -> tuple[dict[str, str], Decoded] | None:
-    """The source and key that a cache is of, and what it holds; None if there is none that `secret` has signed."""
+    """A cache's source and key, and its contents; None if it is missing or not signed with `secret`."""
     try:
         if not path.is_file():
             return None
@@ -138,7 +137,7 @@ def _older(source: Path, newest: Path) -> Iterator[Path]:
 
 
 def _remove_older(source: Path, newest: Path, secret: bytes) -> None:
-    """Remove the caches of what `source` held before, known by what is in them."""
+    """Remove the caches of earlier contents of `source`; their signed contents name the source."""
     for path in _older(source, newest):
         found = _read(path, secret)
         if found is not None and found[0]["source"] == str(source.resolve()):

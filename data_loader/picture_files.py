@@ -1,4 +1,4 @@
-"""Pictures in folders and .zip files: which there are, by class and split, and what else there is."""
+"""Finds the pictures in folders and .zip files by class and split, and counts all other files."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ from utils.files import read_file
 from utils.text import visible
 from utils.zips import name_of, open_zip, read_entry
 
-#: The folders of the splits, in lower case, and the splits. Images of the first come first.
+#: Folder name in lower case -> split, in the order of the images.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SYSTEM = frozenset({"__macosx", "lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle"})
-_SHOWN = 20  # of many names
+_SHOWN = 20  # names in a message
 
 HIDDEN = "hidden or of the system"
 OUTSIDE = "outside train/, val/ and test/"
@@ -30,7 +30,7 @@ EMPTY = "class folder with nothing in it"
 CIRCLE = "link to a folder that it lies in"
 UNREADABLE = "that cannot be looked into"
 
-#: A yes or no to a folder, by the parts of its path in the source.
+#: A predicate on a folder, by the parts of its path in the source.
 Parts = Callable[[Sequence[str]], bool]
 
 
@@ -39,7 +39,7 @@ def everything(parts: Sequence[str]) -> bool:
 
 
 class LeftOut:
-    """What lies in a source and is not used, by reason."""
+    """The unused entries of a source, by reason."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
@@ -48,12 +48,12 @@ class LeftOut:
         self._names.setdefault(reason, []).append(name)
 
     def lines(self) -> tuple[str, ...]:
-        """One line, or none if nothing was left out."""
+        """One line, or no line if nothing was left out."""
         parts = [f"{len(names):,} {reason} (such as {visible(names[0], 60)})" for reason, names in self._names.items()]
         return ("left out: " + ", ".join(parts),) if parts else ()
 
 
-#: A yes or no to the folder of a class, by its split and its class.
+#: A predicate on a class folder, by its split and its class.
 Wanted = Callable[[str, str], bool]
 
 
@@ -63,7 +63,7 @@ def any_class(split: str, label: str) -> bool:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture of a class: `split` is one of SPLITS' values, or empty; `name` is its own in the source."""
+    """A picture of the class `label`. `split` is one of SPLITS' values, or empty; `name` is its path in the source."""
 
     split: str
     label: str
@@ -71,7 +71,7 @@ class Labelled:
 
 
 def hidden(part: str) -> bool:
-    """Whether a file or folder of this name is nobody's picture."""
+    """Whether a file or folder of this name is hidden or belongs to the system."""
     return part.startswith(".") or part.casefold() in _SYSTEM or part.casefold() in ("thumbs.db", "desktop.ini")
 
 
@@ -80,13 +80,13 @@ def is_picture(name: str) -> bool:
 
 
 def class_name(folder: str) -> str:
-    """One name for what looks alike: é may be one character or two."""
+    """A normalised name, the same for names that look alike: é may be one character or two."""
     return unicodedata.normalize("NFC", folder)
 
 
 @dataclass
 class Tree:
-    """What a walk found, in order: relative names with forward slashes, and what was not looked into or is no file."""
+    """The result of a walk, in order: relative names with forward slashes, and the entries that were left out."""
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -94,12 +94,12 @@ class Tree:
 
 
 def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -> Tree:
-    """All files below `folder` in those folders of whose parts `wanted` says so; hidden ones are never looked into.
+    """All files below `folder`, in the subfolders that are `wanted`; hidden folders are never opened.
 
-    Links to folders are followed, but not round in circles; links that lead nowhere are listed like files.
+    Links to folders are followed, except in circles; broken links are listed like files.
 
     Raises:
-        UnreadableFileError: a folder cannot be looked into of which `needed` says so.
+        UnreadableFileError: a `needed` folder cannot be opened.
     """
     tree = Tree()
 
@@ -110,7 +110,7 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
             raise UnreadableFileError(reason) from error
         tree.left_out.add(UNREADABLE, f"{inside.as_posix()}/")
 
-    chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # of a folder, what it and those above it are
+    chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # folder -> its real path and those above it
     for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         chain = chains.pop(here)
@@ -137,10 +137,10 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
 def _is_file(path: Path, refuse: Callable[[OSError], None]) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except PermissionError as error:  # of the folder, which lists its files but gives none out
+    except PermissionError as error:  # the folder lists its files but does not allow access to them
         refuse(error)
         return False
-    except OSError:  # a link to nothing: reading it will say so
+    except OSError:  # a broken link: reading it will raise the error
         pass
     return True
 
@@ -148,9 +148,9 @@ def _is_file(path: Path, refuse: Callable[[OSError], None]) -> bool:
 class Files:
     """The files below a folder or inside a zip, by their relative POSIX names; hidden ones are left out.
 
-    `base` is how many folders lie around train/, val/ and test/, None where there are none with folders in them, or
-    where `splits` are not looked for. Where there are, nothing else of a folder is looked into. A folder that cannot be
-    looked into is an error if it is `needed`.
+    `base` is the number of folders around train/, val/ and test/. It is None if there are no such folders with
+    subfolders, or if `splits` is false. If there are, no other folders are opened. A `needed` folder that cannot be
+    opened is an error.
     """
 
     def __init__(self, source: Path, splits: bool = True, needed: Parts = everything) -> None:
@@ -165,14 +165,14 @@ class Files:
             tree = self._list_zip()
             if splits:
                 self.base = _base(PurePosixPath(name).parts for name in tree.folders)
-        self.notes: list[str] = []  # what else there is to tell
+        self.notes: list[str] = []  # other lines for the user
         self.names, self.folders, self.left_out = tree.files, tree.folders, tree.left_out
 
     def _wanted(self, parts: Sequence[str]) -> bool:
         return self.base is None or len(parts) <= self.base or self._within(parts)
 
     def _within(self, parts: Sequence[str]) -> bool:
-        """Whether a folder is that of a split, or lies in one."""
+        """Whether a folder is a split's folder, or lies in one."""
         assert self.base is not None
         return len(parts) > self.base and parts[self.base].casefold() in SPLITS
 
@@ -197,22 +197,11 @@ class Files:
         tree.folders = list(folders)
         return tree
 
-    def stamp(self, name: str) -> str:
-        """What changes when the file does: size and time of a file in a folder, size and checksum in a zip."""
-        if self._zip:
-            info = self._entries[name]
-            return f"{info.file_size} {info.CRC}"
-        try:
-            status = (self._source / name).stat()
-        except OSError:
-            return "missing"
-        return f"{status.st_size} {status.st_mtime_ns}"
-
     def read(self, name: str) -> bytes:
         """The bytes of one of `names`.
 
         Raises:
-            UnreadableFileError: the machine does not give them out.
+            UnreadableFileError: the machine cannot read them.
             BrokenImageError: they are damaged, or too many for an image.
         """
         where = f"{self._source}: {name}"
@@ -239,7 +228,7 @@ class Files:
 
 
 def _upper_folders(source: Path) -> list[tuple[str, ...]]:
-    """The parts of the folders in the first three levels, as far as they can be looked into and matter to `_base`."""
+    """The path parts of the folders in the first three levels that can be opened and matter to `_base`."""
     found: list[tuple[str, ...]] = []
 
     def look(parts: tuple[str, ...]) -> None:
@@ -258,25 +247,25 @@ def _upper_folders(source: Path) -> list[tuple[str, ...]]:
 
 
 def _base(folders: Iterable[Sequence[str]]) -> int | None:
-    """How many folders lie around those of the splits, which have folders in them."""
+    """The number of folders around the splits' folders that have subfolders; None if there are none."""
     around = {len(parts) - 2 for parts in folders if len(parts) in (2, 3) and parts[-2].casefold() in SPLITS}
     return min(around, default=None)
 
 
 def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
-    """The pictures of <split>/<class>/, at any depth below, where `files.base` is not None.
+    """The pictures of <split>/<class>/, at any depth below. `files.base` must not be None.
 
-    What else there is goes to `files.left_out`.
+    It adds all other files to `files.left_out`.
 
     Raises:
-        DataError: a class folder that is `wanted` has no picture at all, or a name that is no text.
+        DataError: a `wanted` class folder has no picture, or its name is not UTF-8.
     """
     assert files.base is not None
     return _collect(files, source, files.base, files.base + 2, wanted)
 
 
 def by_class(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
-    """As `by_split`, of <class>/ with no splits; one folder around all of it is looked through."""
+    """As `by_split`, for <class>/ without splits; there may be one folder around all of it."""
     pictures = [PurePosixPath(name).parts for name in files.names if is_picture(name)]
     around = {parts[0] for parts in pictures if len(parts) > 1}
     wrapped = len(around) == 1 and any(len(parts) > 2 for parts in pictures)
@@ -286,7 +275,7 @@ def by_class(files: Files, source: Path, wanted: Wanted = any_class) -> list[Lab
 def _collect(
     files: Files, source: Path, at: int | None, depth: int, wanted: Wanted, advice: str = ""
 ) -> list[Labelled]:
-    """`at`: which part of a path names the split, if one does. `depth`: how many there are of a class folder's."""
+    """`at`: the index of the path part that names the split, or None. `depth`: the number of a class folder's parts."""
     found: list[Labelled] = []
     full: dict[tuple[str, ...], None] = {}  # class folders with a picture
     others: dict[tuple[str, ...], Counter[str]] = {}  # suffixes of the other files in each
@@ -327,7 +316,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def _check_names(found: Iterable[Labelled], folders: Iterable[Sequence[str]], files: Files, source: Path) -> None:
-    """Raise DataError where a class folder's name is no text, and note where two of one split look alike."""
+    """Raise DataError if a class folder's name is not UTF-8, and note names of one split that look alike."""
     for label in dict.fromkeys(picture.label for picture in found):
         try:
             label.encode()
@@ -340,20 +329,20 @@ def _check_names(found: Iterable[Labelled], folders: Iterable[Sequence[str]], fi
 
 
 def first_of(texts: Sequence[str]) -> str:
-    """The first 20, each cut to a length at which they fit into a message, and how many more there are."""
+    """The first 20 texts, each cut to fit into a message, and the number of the others."""
     more = f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else ""
     return ", ".join(visible(text, 80) for text in texts[:_SHOWN]) + more
 
 
 def told_broken(images: Sequence[tuple[str, str]]) -> str:
-    """Names and reasons of images that cannot be read."""
+    """A message with names and reasons of broken images."""
     if len(images) == 1:
         return f"{visible(images[0][0], 200)} is not an image that can be read ({images[0][1]})"
     return f"{len(images):,} images cannot be read: " + first_of([f"{name} ({reason})" for name, reason in images])
 
 
 def told_dim(names: Sequence[str]) -> str:
-    """Of images whose values fill no more than the lowest sixteenth of their depth."""
+    """A message about images whose values use at most the lowest sixteenth of their depth."""
     return (
         f"{len(names):,} images of more than 8 bits come out nearly black (such as {visible(names[0], 60)}): they use "
         "the lowest sixteenth of their depth, as 12-bit data in 16 bits do; scale them up if that is not meant"

@@ -1,4 +1,4 @@
-"""Encoded images from strangers, decoded within limits."""
+"""Decodes strangers' images within limits."""
 
 import contextlib
 import io
@@ -15,29 +15,29 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 from utils.errors import DataError
 from utils.text import visible
 
-SIZE = 32  # what every image becomes, in height and width
+SIZE = 32  # height and width of every decoded image
 LARGEST_IMAGE = 256 << 20  # bytes of an encoded image
-LARGEST_PIXELS = 64 << 20  # of an image; Pillow takes 1 to 4 bytes for each
-LARGEST_SIDE = 1 << 16  # of an image: the weights of a scaled row or column grow with it
-LARGEST_IN_PYTHON = 1 << 20  # pixels where the decoder is written in Python: a few seconds
+LARGEST_PIXELS = 64 << 20  # pixels of an image; Pillow takes 1 to 4 bytes for each
+LARGEST_SIDE = 1 << 16  # pixels of a side; the resampling weights grow with it
+LARGEST_IN_PYTHON = 1 << 20  # pixels for a decoder in Python, which takes a few seconds for them
 _LARGEST_JPEG_2000 = 16 << 20  # pixels; larger ones are decoded at half the size or less
-_MOST_WORK = 6 * LARGEST_PIXELS  # pixels decoded for one image, padding and separate channels counted
+_MOST_WORK = 6 * LARGEST_PIXELS  # pixels decoded for one image, with padding and separate channels
 _MOST_SCANS = 16 * LARGEST_PIXELS  # pixels of a JPEG times its scans
 _MOST_STRIPS = 1 << 18  # strips or tiles of a TIFF
 
 Image.init()
 Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS  # also for an image within an image, as in an icon
 
-#: What Pillow opens and we do not. EPS runs Ghostscript and WMF draws by Windows; MPEG, BUFR, GRIB and HDF5 are only
-#: recognised; IPTC opens what is inside of it as any format; FITS unfolds gzip without bound.
+#: Formats that Pillow opens and we refuse. EPS runs Ghostscript, and WMF uses Windows to draw. Pillow only recognises
+#: MPEG, BUFR, GRIB and HDF5. IPTC opens its contents as any format. FITS unfolds gzip without bound.
 _NOT_OPENED = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "FITS"})
-#: The format by the suffix, in lower case, of all that are opened. MPO is a JPEG with more pictures behind it.
+#: Suffix in lower case -> format, for all accepted formats. MPO is a JPEG with more pictures behind it.
 SUFFIXES = {
     suffix: name
     for suffix, name in Image.registered_extensions().items()
     if (name in Image.OPEN or name == "MPO") and name not in _NOT_OPENED
 }
-#: Known by their first bytes, and so looked for whatever the suffix; the others have little that tells them.
+#: Formats with a signature, which are accepted under any suffix; the other formats are hard to recognise.
 _BY_CONTENT = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI")
 
 _ORIENTATION = 0x0112  # EXIF's
@@ -53,11 +53,11 @@ _TURNS = {
 
 
 class UnreadableFileError(DataError):
-    """The machine did not give a file out, or has no memory for it. Another time it may: nothing to remember."""
+    """The machine could not read a file, or has no memory for it. It may succeed later, so this is not cached."""
 
 
 class BrokenImageError(DataError):
-    """A file that is no image that can be read; `reason` is why, in a few words."""
+    """A file is not a readable image; `reason` says why in a few words."""
 
     def __init__(self, where: str, reason: str) -> None:
         self.reason = visible(reason, 100)
@@ -66,27 +66,27 @@ class BrokenImageError(DataError):
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 (3, 32, 32). `dim`: of its more than 8 bits it uses no more than the lowest sixteenth."""
+    """pixels: uint8 (3, 32, 32). `dim`: it has more than 8 bits and uses at most the lowest sixteenth of its range."""
 
     pixels: np.ndarray
     dim: bool = False
 
 
 def crop_to_size(image: Image.Image) -> Image.Image:
-    """32x32: the short side scaled to 32, the long side cropped at the centre."""
+    """The image at 32x32: the short side scaled to 32, the long side cropped at the centre."""
     return ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 def decode(
     data: bytes, where: str, to_size: Callable[[Image.Image], Image.Image] = crop_to_size, upright: bool = True
 ) -> Picture:
-    """One encoded image, the first of several; `where` ends with its name, whose suffix may tell the format.
+    """Decode an image, the first one in `data`. `where` ends with its name, whose suffix may tell the format.
 
-    `to_size` brings an image, grey or RGB, to 32x32. With `upright` it comes turned as its EXIF says, and only if it is
-    not 32x32 already.
+    `to_size` scales an image, grey or RGB, to 32x32. With `upright` the image is first rotated by its EXIF, and
+    `to_size` is skipped if it is 32x32 already.
 
     Raises:
-        BrokenImageError: it cannot be decoded, or would take too much time or memory; begins with `where`.
+        BrokenImageError: it cannot be decoded, or would take too much time or memory. The message begins with `where`.
         UnreadableFileError: there is not enough memory now.
     """
     try:
@@ -110,7 +110,7 @@ def decode(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep off stderr what libtiff writes there itself of a damaged file: an error of ours is one line."""
+    """Suppress libtiff's own messages on stderr over a damaged file, since our error is one line."""
     try:
         kept = os.dup(2)
     except OSError:  # it is closed
@@ -140,7 +140,7 @@ def _open(data: bytes, where: str) -> ImageFile.ImageFile:
 
 
 def _without_text(data: bytes) -> bytes:
-    """A PNG without its colour profile and texts, which may unfold to any size, but for those that tell how to turn."""
+    """A PNG without its colour profile and texts, which may unfold to any size; texts with the rotation stay."""
     kept, start, at, turning = [], 0, 8, {b"Raw profile type exif", b"XML:com.adobe.xmp"}
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -173,7 +173,7 @@ def _check_strips(data: bytes) -> None:
 
 
 def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise ValueError if decoding would take too much time or memory, by what the opened image says of itself."""
+    """Raise ValueError if decoding would take too much time or memory, by the opened image's own declarations."""
     width, height = image.size
     pixels = width * height
     size = f"{width:,}x{height:,} pixels"
@@ -187,11 +187,11 @@ def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
     if work > _MOST_WORK or (image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") * pixels > _MOST_SCANS):
         raise ValueError(f"{size}, decoded many times over")
     if image.format == "JPEG2000" and pixels > _LARGEST_JPEG_2000:
-        image.reduce = 1  # type: ignore[method-assign, assignment]  # which is how Pillow is asked for half the size
+        image.reduce = 1  # type: ignore[method-assign, assignment]  # Pillow then decodes at half the size
 
 
 def _padded(image: Image.Image) -> int:
-    """How many pixels the tiles of a TIFF hold, which may reach beyond it."""
+    """The number of pixels in the tiles of a TIFF, which may extend beyond the image."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     width, height = (int(tags.get(tag, 0)) for tag in (322, 323))
     if width <= 0 or height <= 0:
@@ -200,7 +200,7 @@ def _padded(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """`image` as its EXIF says it is to be seen. What else is there, and whether it can be read, does not matter."""
+    """`image` rotated by its EXIF orientation. Other EXIF data do not matter, and unreadable EXIF is ignored."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except MemoryError:
@@ -212,7 +212,7 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(image: Image.Image) -> tuple[Image.Image, bool]:
-    """An image of any mode in 8-bit grey or RGB, and whether it is `dim`; what is transparent keeps its colour."""
+    """An image of any mode in 8-bit grey or RGB, and whether it is `dim`. Transparent pixels keep their colour."""
     if image.mode.startswith(("I", "F")):  # more than 8 bits: convert() would clip instead of scale
         return _scaled(image)
     if image.mode in ("1", "L"):
@@ -223,9 +223,9 @@ def to_8_bits(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _scaled(image: Image.Image) -> tuple[Image.Image, bool]:
-    """A deep grey image in 8 bits: white is the largest value that its format can hold, and 1 for floats.
+    """A grey image of more than 8 bits in 8 bits. White is the largest value of its format, and 1 for floats.
 
-    It is done by bands of rows, since numbers in float64 take eight times the memory.
+    It works on bands of rows, since float64 takes eight times the memory.
     """
     white, inverted = _white(image)
     grey = Image.new("L", image.size)
@@ -234,7 +234,7 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, bool]:
     for top in range(0, image.height, rows):
         values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
         if white == 2**32 - 1:
-            values = values.view(np.uint32)  # Pillow has no such mode, and keeps the bits in an int32
+            values = values.view(np.uint32)  # Pillow has no uint32 mode, and keeps the bits in an int32
         low, most = float(values.min()), float(values.max())
         if not (low >= 0.0 and most <= white):  # also NaN
             raise ValueError(f"values of {image.mode} must lie between 0 and {white}, found {low:g} to {most:g}")
@@ -245,12 +245,12 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _white(image: Image.Image) -> tuple[int, bool]:
-    """The value that stands for white by the format's own depth, and whether 0 does instead."""
+    """The largest value by the format's own depth, and whether 0 is white instead."""
     if image.mode == "F":
         return 1, image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         signed = tags.get(339, (1,))[0] == 2
         return 2 ** (tags[258][0] - signed) - 1, tags.get(262) == 0
-    # PPM's values are brought to 16 bits by Pillow, which keeps them in 32.
+    # Pillow scales PPM's values to 16 bits and keeps them in 32.
     return (2**31 - 1 if image.mode == "I" and image.format != "PPM" else 65535), False

@@ -1,4 +1,4 @@
-"""Reading a pickle of numpy arrays from a stranger: data comes out, and nothing runs."""
+"""Reads a stranger's pickle of numpy arrays. It returns data and runs nothing."""
 
 import math
 import pickle
@@ -18,8 +18,8 @@ _PLAIN = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def load_arrays(data: bytes, source: str) -> Any:
-    """Unpickle `data`: plain values, lists, tuples, dicts, and numpy arrays as the values of the outermost dict, whose
-    keys come as text where Python 2 wrote bytes.
+    """Unpickle `data`: plain values, lists, tuples, dicts, and numpy arrays as values of the outermost dict. Keys of
+    that dict that Python 2 wrote as bytes become text.
 
     Raises:
         DataError: it names any other global (which is neither imported nor called), or is malformed.
@@ -39,10 +39,9 @@ def _text(key: Any) -> Any:
 
 
 def as_array(value: Any, size: int) -> Any:
-    """An array of lists and tuples of plain numbers, or of arrays of one shape, from a pickle of `size` bytes; anything
-    else as it is.
+    """Turn lists and tuples of plain numbers, or of arrays of one shape, into an array; return anything else unchanged.
 
-    A pickle may name one list again and again; there may be no more numbers than it has bytes.
+    A pickle of `size` bytes may refer to one list many times, so the array may have at most `size` numbers.
     """
     shape: list[int] = []
     level: list[Any] = [value]
@@ -68,17 +67,17 @@ def as_array(value: Any, size: int) -> Any:
     return value if array.dtype.hasobject else array.reshape(shape)
 
 
-# What numpy's pickles build arrays from. numpy's own functions trust the stream: they allocate what a few bytes claim,
-# and read past the end of a state that is too short. These check first.
+# Replacements for the functions that numpy's pickles call. numpy's own trust the stream: they allocate sizes that a few
+# bytes declare, and read past the end of a state that is too short. These check first.
 
 
 class _DataType:
-    """numpy.dtype, of numbers or objects only, whose byte order may be set once more."""
+    """Replaces numpy.dtype, for numbers and objects only. `set_state` sets the byte order."""
 
     def __init__(self, spec: Any, align: Any = False, copy: Any = False) -> None:
         spec = _text(spec)
         if not isinstance(spec, str) or len(spec) > 16:
-            malformed("a data type that is no name")
+            malformed("a data type that is not a name")
         self.dtype = np.dtype(spec)
         if self.dtype.fields or self.dtype.subdtype:
             malformed(f"images and labels must be arrays of numbers, found {self.dtype}")
@@ -91,7 +90,7 @@ class _DataType:
 
 
 class _Array:
-    """numpy.ndarray, which is made empty and then given its state."""
+    """Replaces numpy.ndarray, which is made empty and then gets its state."""
 
     def __init__(self) -> None:
         self.value = np.empty(0, dtype=np.uint8)
@@ -107,7 +106,7 @@ class _Array:
 
 
 class _ArrayType:
-    """Stands for the class numpy.ndarray, which a pickle only ever passes on to `_reconstruct`."""
+    """Replaces the class numpy.ndarray, which a pickle only passes to `_reconstruct`."""
 
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
@@ -117,7 +116,7 @@ def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
 
 
 def _of_objects(items: Any, shape: Any) -> np.ndarray:
-    """The objects of an array (in C order, whatever the array's was) if they are plain numbers or arrays alike."""
+    """An array from the objects of an object array, in C order. They must be plain numbers, or arrays of one shape."""
     _check_shape(shape)
     if not isinstance(items, list) or math.prod(shape) != len(items):
         malformed(f"an array of shape {shape} with other objects than that")
@@ -136,7 +135,7 @@ def _frombuffer(data: Any, data_type: Any, shape: Any, order: Any) -> np.ndarray
     _check_shape(shape)
     if math.prod(shape) * data_type.dtype.itemsize != len(data):
         malformed(f"an array of shape {shape} with {len(data)} bytes")
-    # A view: however many arrays a stream makes of its bytes, they take no more memory than it does.
+    # A view, so that many arrays from the same bytes take no more memory than the stream.
     return np.frombuffer(data, dtype=data_type.dtype).reshape(shape, order="F" if order in ("F", b"F") else "C")
 
 
@@ -150,7 +149,7 @@ def _scalar(data_type: Any, data: Any) -> Any:
 
 
 class _Encode:
-    """_codecs.encode, which protocol 2 makes bytes with, for no more bytes in all than the stream can mean."""
+    """Replaces _codecs.encode, which makes bytes in protocol 2, with a limit on the bytes in all."""
 
     def __init__(self, size: int) -> None:
         self._left = 2 * size
@@ -164,11 +163,14 @@ class _Encode:
         return text.encode("latin1")
 
 
-#: The exact globals that a pickle of arrays names, across numpy 1 and 2, and what each stands for here.
+#: The exact globals in pickles of arrays from numpy 1 and 2, with their replacements.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    **{(f"{core}.multiarray", "_reconstruct"): _reconstruct for core in ("numpy.core", "numpy._core")},
-    **{(f"{core}.multiarray", "scalar"): _scalar for core in ("numpy.core", "numpy._core")},
-    **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in ("numpy.core", "numpy._core")},
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): _DataType,
 }
@@ -203,7 +205,7 @@ class _ArrayUnpickler(PlainUnpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, _Array | _DataType):
-            malformed("a state for what has none")
+            malformed("a state for an object without one")
         target.set_state(state)
 
     dispatch[pickle.BUILD[0]] = load_build

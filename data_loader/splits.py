@@ -1,4 +1,4 @@
-"""Which images train, validate and test: stratified by class, disjoint, and the same for every arm at one seed."""
+"""Splits a dataset: stratified by class, disjoint, and the same for every arm at one seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from utils.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Splits:
-    """Positions in a dataset, int64, increasing; no position in two of them, unless they were asked to overlap."""
+    """Positions in a dataset, int64 (n,) each, increasing. No position is in two splits, unless they may overlap."""
 
     train: Tensor
     val: Tensor
@@ -33,20 +33,20 @@ def make_splits(
     test_subset: float | None = None,
     overlapping: bool = False,
 ) -> Splits:
-    """Split `dataset`; shares are of all its images, or of those outside its own test set if it has one.
+    """Split `dataset`. Shares are of all its images, or of those outside its own test set if it has one.
 
-    `subset` limits training and validation together, to a number of images (above 1) or a share; the test set stays
+    `subset` limits training and validation together, to a number of images (above 1) or a share. The test set stays
     whole, so that figures of different subsets compare, unless `test_subset` limits it in the same way.
 
-    A validation set of the dataset's own is taken as it is: the other shares are of the images outside of it, and
-    `validation_split` is not used.
+    If the dataset has its own validation set, that is used: the other shares are of the images outside it, and
+    `validation_split` is ignored.
 
-    With `overlapping` they are what the published experiments took: the validation images of a dataset with a test set
-    of its own are training images as well, and of any other the test set is the whole of it.
+    `overlapping` makes the splits of the published experiments: if the dataset has its own test set, the validation
+    images are training images as well; otherwise the test set is the whole dataset.
 
     Raises:
         ConfigError: the shares leave nothing to train on, or the subset is larger than the dataset.
-        DataError: a class of the dataset is missing from a split.
+        DataError: a class of the dataset is missing from a split, or the images are too few to split.
     """
     own_val = None if dataset.own_val is None else dataset.own_val.numpy()
     everything = np.arange(len(dataset))
@@ -93,7 +93,7 @@ def make_splits(
 
 
 def _subset_size(key: str, asked: float, available: int, where: str) -> int:
-    """Of a number of images (above 1) or a share of those there are."""
+    """The size of a subset, given as a number of images (above 1) or as a share of the `available` ones."""
     count = round(asked * available) if asked <= 1.0 else int(asked)
     if count > available:
         raise ConfigError(f"data_loader.args.{key}: {count} images of only {available} {where}")
@@ -101,12 +101,12 @@ def _subset_size(key: str, asked: float, available: int, where: str) -> int:
 
 
 def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
-    """Raise DataError if two splits hold the same image, pixel for pixel, naming the positions of each.
+    """Raise DataError, with the positions, if two splits hold the same image, pixel for pixel.
 
-    A model would be tested on what it was trained on. Copies within one split are the dataset's own affair.
+    A model would be tested on its training images. Copies within one split are allowed.
     """
     pixels = dataset.images.contiguous().numpy()
-    seen: dict[bytes, tuple[str, int]] = {}  # a strong hash: 60,000 images take 0.3 s, and a sort of them several
+    seen: dict[bytes, tuple[str, int]] = {}  # hashing 60,000 images takes 0.3 s, sorting them several
     shared: list[str] = []
     for name, positions in splits.named().items():
         for position in positions.tolist():

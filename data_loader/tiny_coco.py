@@ -20,5 +20,5 @@ def load_tiny_coco(data_dir: Path, access: Access | None = None) -> ImageDataset
 
 
 def load_tiny_coco_as_published(data_dir: Path, access: Access | None = None) -> ImageDataset:
-    """The same labels on what the published experiments saw for images; see `float_bytes`."""
+    """The same labels with the misread images of the published experiments; see `float_bytes`."""
     return load_array_file(data_dir, FORMAT, float_bytes)

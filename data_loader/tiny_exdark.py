@@ -11,8 +11,18 @@ FORMAT = ArrayFormat(
     stem="tinyexdark",
     layout="NCHW",
     classes=(
-        *("Bicycle", "Boat", "Bottle", "Bus", "Car", "Cat"),
-        *("Chair", "Cup", "Dog", "Motorbike", "People", "Table"),
+        "Bicycle",
+        "Boat",
+        "Bottle",
+        "Bus",
+        "Car",
+        "Cat",
+        "Chair",
+        "Cup",
+        "Dog",
+        "Motorbike",
+        "People",
+        "Table",
     ),
 )
 
@@ -20,6 +30,6 @@ FORMAT = ArrayFormat(
 def load_tiny_exdark(data_dir: Path, access: Access | None = None) -> ImageDataset:
     """`tinyexdark.pkl` or `.npz` with images (N, 3, 32, 32); see `load_array_file`.
 
-    Some copies hold only ten of the classes; labels keep their meaning, and the absent classes have no images.
+    Some copies have only ten of the classes. Labels keep their meaning, and the missing classes have no images.
     """
     return load_array_file(data_dir, FORMAT)

@@ -4,15 +4,20 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_config import MOST_PROBLEMS, Config, NormName, PathText, did_you_mean, load_config
+from config_messages import MOST_PROBLEMS, did_you_mean
+from config_schema import NormName, PathText
+from parse_config import LARGEST_CONFIG, Config, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path
+from utils.keys import flat
 from utils.text import one_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
@@ -104,7 +109,7 @@ def load_grid(path: Path) -> Grid:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
     for arm, settings in (*((None, each) for each in (file.settings, *file.by_dataset.values())), *file.by_arm.items()):
         allowed = NORM if arm is not None and arm not in get_args(NormName) else None
-        keys = _keys(settings)
+        keys = {*settings, *(key for key, _ in flat(settings))}
         no_key = next((key for key in keys if "=" in key), None)
         if no_key is not None:
             raise ConfigError(f"{path}: {no_key!r} is no key of a setting")
@@ -123,41 +128,44 @@ def load_grid(path: Path) -> Grid:
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
     """All of a seed before the next, and of a noise level before the next: an unfinished grid compares arms."""
-    for seed in file.seeds:
-        for noise in file.noise:
-            for dataset in file.datasets:
-                for arm in file.arms_for(dataset):
-                    yield _cell(file, path, folder, dataset, arm, noise, seed)
+    whole = cache(partial(read_file, limit=LARGEST_CONFIG))
+
+    def read(base: Path, limit: int) -> bytes:
+        data = whole(base)
+        return data if len(data) <= limit else read_file(base, limit)  # which says that it is too large
+
+    @cache
+    def planned(dataset: str, arm: str, noise: int) -> tuple[Path, Settings, Config]:
+        base, changes = _changes(file, path, dataset, arm, noise)
+        try:
+            return base, changes, load_config(base, _overrides(changes), read)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {changes['name']}: {error}") from error
+
+    for seed, noise, dataset in product(file.seeds, file.noise, file.datasets):
+        for arm in file.arms_for(dataset):
+            base, changes, config = planned(dataset, arm, noise)
+            own, place = config.model_copy(update={"seed": seed}), folder / config.name / f"seed{seed}"
+            yield Cell(dataset, arm, noise, seed, base, _overrides({**changes, "seed": seed}), own, place)
 
 
-def _cell(file: GridFile, path: Path, folder: Path, dataset: str, arm: str, noise: int, seed: int) -> Cell:
+def _changes(file: GridFile, path: Path, dataset: str, arm: str, noise: int) -> tuple[Path, Settings]:
+    """The config that the cells of an arm start from, and what they change there."""
     stands_for = {"{dataset}": dataset, "{arm}": arm, "{noise}": str(noise), "{{": "{", "}}": "}"}
     parts = _BRACES.split(file.config)  # what lies between braces, and every second what is in them
     if not stands_for.keys() >= set(parts[1::2]):
         raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces")
     config_path = "".join(stands_for[part] if place % 2 else part for place, part in enumerate(parts))
-    base = path.parent / config_path
-    name = f"{dataset}_{arm}_{noise}noise"
-    changes = {
+    return path.parent / config_path, {
         **file.settings,
         **file.by_dataset.get(dataset, {}),
         **{NORM: arm, **file.by_arm.get(arm, {})},
-        **{"name": name, "seed": seed, "label_noise.rate": noise / 100},
+        **{"name": f"{dataset}_{arm}_{noise}noise", "seed": file.seeds[0], "label_noise.rate": noise / 100},
     }
-    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
-    try:
-        config = load_config(base, overrides)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {name}: {error}") from error
-    return Cell(dataset, arm, noise, seed, base, overrides, config, folder / name / f"seed{seed}")
 
 
-def _keys(settings: Settings) -> set[str]:
-    """All that they set, by dotted key, however deep."""
-    keys = set()
-    for key, value in settings.items():
-        keys |= {key} | ({f"{key}.{below}" for below in _keys(value)} if isinstance(value, dict) else set())
-    return keys
+def _overrides(changes: Settings) -> tuple[str, ...]:
+    return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
 
 
 def _read(path: Path) -> GridFile:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from config_messages import did_you_mean
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path, standing
 from grids.running import ROOT, GridRun, Show, command, start
-from parse_config import did_you_mean
 from utils import strict_json
 from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
 from utils.files import read_file

@@ -1,4 +1,4 @@
-"""How often images of one class are taken for another: the numbers, and a picture of them of bounded size."""
+"""The confusion matrix: its counts, and a picture of bounded size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from utils.drawing import draw
 from utils.text import visible
 
 MOST_NAMED = 30  # classes whose names and counts can be read in one picture
-MOST_CELLS = 400  # of a side of the picture; of more classes several share a cell
-LISTED = 20  # of the worst confusions, beside a picture without names
+MOST_CELLS = 400  # cells along a side of the picture; with more classes, several share a cell
+LISTED = 20  # mistakes listed beside a picture without names
 LONGEST = 24  # characters of a class's name in the picture
 
 
 class Mistake(NamedTuple):
-    """`images` of class `true`, a `share` of them all, were taken for `predicted`."""
+    """`images` images of class `true`, a `share` of that class, were classified as `predicted`."""
 
     true: str
     predicted: str
@@ -31,9 +31,9 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """The pairs of a true and a predicted class that occur, and how often: int64 (K,) each.
+    """The pairs of a true and a predicted class that occur, and their counts: int64 (K,) each.
 
-    There are no more of them than images, where a matrix of 20,000 classes has 400 million cells.
+    There are at most as many pairs as images, while a matrix of 20,000 classes has 400 million cells.
     """
 
     classes: Sequence[str]
@@ -43,24 +43,24 @@ class Confusion:
 
     @classmethod
     def of(cls, predicted: Tensor, true: Tensor, classes: Sequence[str]) -> "Confusion":
-        """Of the classes int64 (N,) of images on the CPU; a network may have outputs for more than there are."""
+        """From the classes int64 (N,) of images, on the CPU. A network may have more outputs than there are classes."""
         outputs = max(len(classes), int(predicted.max()) + 1)
         pairs, counts = torch.unique(true * outputs + predicted, return_counts=True)
         return cls(classes, pairs // outputs, pairs % outputs, counts)
 
     @property
     def images(self) -> Tensor:
-        """Of each class: int64 (C,)."""
+        """The number of each class's images: int64 (C,)."""
         return torch.zeros(len(self.classes), dtype=torch.int64).index_add_(0, self.true, self.counts)
 
     @property
     def right(self) -> Tensor:
-        """How many of each class's images are recognised: int64 (C,)."""
+        """The number of each class's images that are classified correctly: int64 (C,)."""
         hit = self.true == self.predicted
         return torch.zeros(len(self.classes), dtype=torch.int64).index_add_(0, self.true[hit], self.counts[hit])
 
     def matrix(self, side: int | None = None) -> Tensor:
-        """Counts int64 (C, C), true class by row; or (side, side), in which neighbouring classes share a cell."""
+        """Counts int64 (C, C), a row for each true class; or (side, side), where neighbouring classes share a cell."""
         side = len(self.classes) if side is None else side
         known = self.predicted < len(self.classes)
         rows, columns = (labels[known] * side // len(self.classes) for labels in (self.true, self.predicted))
@@ -68,7 +68,7 @@ class Confusion:
         return cells.reshape(side, side)
 
     def worst(self, limit: int) -> list[Mistake]:
-        """The mistakes that the most images suffer, in the order of the classes where as many do."""
+        """The `limit` most frequent mistakes; equally frequent ones are in the order of the classes."""
         wrong = (self.true != self.predicted).nonzero()[:, 0]
         order = wrong[self.counts[wrong].sort(descending=True, stable=True).indices[:limit]]
         totals, names = self.images, dict(enumerate(self.classes))
@@ -79,9 +79,9 @@ class Confusion:
 
 
 def confusion_picture(confusion: Confusion, title: str) -> bytes:
-    """A PNG: by colour the share of each class (row) that is taken for another (column).
+    """A PNG whose colours show the share of each true class (row) that is classified as each class (column).
 
-    Up to MOST_NAMED classes stand with their names and counts; of more the worst mistakes are listed beside the matrix.
+    Up to MOST_NAMED classes have names and counts in it. With more, the worst mistakes are listed beside the matrix.
     """
     few = len(confusion.classes) <= MOST_NAMED
     side = 2.5 + 0.55 * len(confusion.classes)

@@ -1,4 +1,4 @@
-"""Plain log lines: progress on stdout, warnings and errors on stderr, both in the run folder's train.log."""
+"""Plain log lines: progress on stdout, warnings and errors on stderr, and both in the run folder's train.log."""
 
 import contextlib
 import io
@@ -17,14 +17,14 @@ def get_logger() -> logging.Logger:
 
 
 class _OneLine(logging.Formatter):
-    """What a message quotes, such as the name of a class, changes neither the log's lines nor the terminal."""
+    """Escapes control characters in quoted text, such as the name of a class, so that a message stays one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         return shown(super().format(record), 2000)
 
 
 class _LogFile(logging.StreamHandler[io.TextIOWrapper]):
-    """The log in a file, for as long as it can be written: a full disk is no reason to stop a run."""
+    """The log in a file, as long as the file can be written: a full disk must not stop a run."""
 
     def __init__(self, folder: Folder) -> None:
         self._place = folder.path / LOG_NAME
@@ -43,12 +43,12 @@ class _LogFile(logging.StreamHandler[io.TextIOWrapper]):
 
 
 def set_up_logging(folder: Folder | None = None, quiet: bool = False) -> None:
-    """Log to the terminal and, given a folder, to its train.log as well; replaces what an earlier call set up.
+    """Log to the terminal and, given a folder, to its train.log as well. It replaces the handlers of an earlier call.
 
-    `quiet` logs nothing: of several processes one speaks for all.
+    `quiet` logs critical messages only, for all but the first of several processes.
 
     Raises:
-        FileSystemError: a link lies where the file should be.
+        FileSystemError: train.log is a link.
     """
     logger = get_logger()
     for handler in list(logger.handlers):

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: metrics.csv, diagnostics.csv, diverged.json."""
+"""The tables of a run: metrics.csv, diagnostics.csv, diverged.json."""
 
 import contextlib
 import csv
@@ -14,18 +14,18 @@ from utils.run_files import DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
 from utils.text import csv_cell
 
 Row = Mapping[str, float]
-DiagnosticRow = dict[str, Any]  # by DIAGNOSTIC_COLUMNS: a whole number, a module's path and floats
+DiagnosticRow = dict[str, Any]  # keys DIAGNOSTIC_COLUMNS; an integer, a module's path and floats
 
 
 def write_csv(folder: Folder, history: Sequence[Row]) -> None:
-    """metrics.csv of all epochs so far, whole and in one piece, the time last.
+    """Write metrics.csv of all epochs so far, atomically. Raises FileSystemError.
 
-    It is made from the history each time rather than appended to, so that after any crash it agrees with the
-    checkpoint that the run resumes from.
+    It is written from the history each time, not appended to, so that after any crash it agrees with the checkpoint
+    that the run resumes from.
     """
     if not history:
         return
-    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have been given more metrics
+    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have more metrics than before
     others = [key for key in keys if key not in FIRST_COLUMNS and key != LAST_COLUMN]
     text = io.StringIO()
     columns = [*FIRST_COLUMNS, *others, LAST_COLUMN]
@@ -37,13 +37,13 @@ def write_csv(folder: Folder, history: Sequence[Row]) -> None:
 
 
 def write_divergence(folder: Folder, epoch: int, step: int) -> None:
-    """diverged.json: where the loss became NaN or infinite. That is graver news than a disk that does not take it."""
+    """Write diverged.json: where the loss became NaN or infinite. A failure is ignored: the divergence is the error."""
     with contextlib.suppress(FileSystemError):
         folder.write(DIVERGED_NAME, (json.dumps({"epoch": epoch, "step": step}) + "\n").encode())
 
 
 def write_diagnostics(folder: Folder, rows: Sequence[DiagnosticRow]) -> None:
-    """diagnostics.csv of all epochs so far, whole, as metrics.csv is."""
+    """Write diagnostics.csv of all epochs so far, as `write_csv` does. Raises FileSystemError."""
     if not rows:
         return
     text = io.StringIO()

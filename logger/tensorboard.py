@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run."""
+"""Writes TensorBoard's events of a run."""
 
 import contextlib
 import io
@@ -23,26 +23,26 @@ from utils.keys import flat
 
 
 class TensorBoard:
-    """Scalars, images and hyper-parameters of one run folder; does nothing when switched off.
+    """Writes scalars, images and hyper-parameters into a run folder; does nothing when switched off.
 
-    Curves are for looking at: what goes wrong with writing them is said once, and then they end while the run goes on.
-    They are written here, and not by TensorBoard's own writer: that one writes by path, wherever it leads by then, and
-    from a thread, which may not be had.
+    The first failure is one warning and ends the events, but not the run. TensorBoard's own writer is not used: it
+    writes by path, which may lead elsewhere by then, and from a thread, which the system may refuse.
 
     Args:
-        first_epoch: the first epoch still to be written. Events from it on that an interrupted run left are purged.
+        first_epoch: the first epoch still to be written. Events of this and later epochs that an interrupted run left
+            are purged.
     """
 
     def __init__(self, folder: Path | Folder, enabled: bool, first_epoch: int) -> None:
         self._folder = Folder.of(folder)
-        self._name: str | None = None  # of the file, while there is something to write to it
+        self._name: str | None = None  # the file's name, as long as it can be written
         self._waiting = io.BytesIO()  # records that are not in the file yet
         if enabled:
             with self._one_warning():
                 self._name = self._begin(first_epoch)
 
     def epoch(self, row: Row) -> None:
-        """One epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
+        """Write one epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
         epoch = int(row["epoch"])
         for key, value in row.items():
             if key not in ("epoch", LAST_COLUMN):
@@ -50,13 +50,13 @@ class TensorBoard:
         self._flush()
 
     def diagnostics(self, rows: Sequence[DiagnosticRow]) -> None:
-        """One epoch's rows of diagnostics.csv, as diagnostics/<layer>/gradient_norm and so on."""
+        """Write one epoch's rows of diagnostics.csv, as diagnostics/<layer>/gradient_norm and so on."""
         for row in rows:
             for column in DIAGNOSTIC_COLUMNS[2:]:
                 self._scalar(f"diagnostics/{row['layer']}/{column}", row[column], row["epoch"])
 
     def images(self, name: str, images: Tensor) -> None:
-        """A grid of images, float (N, 3, H, W) in [0, 1]."""
+        """Write a grid of images, float (N, 3, H, W) in [0, 1]."""
         from torch.utils.tensorboard.summary import image
         from torchvision.utils import make_grid
 
@@ -65,17 +65,17 @@ class TensorBoard:
             self._flush()
 
     def picture(self, name: str, png: bytes, epoch: int) -> None:
-        """The bytes of a PNG as they are: SummaryWriter.add_figure would draw with the user's own backend."""
+        """Write the bytes of a PNG. SummaryWriter.add_figure would draw with the user's own backend."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        width, height = struct.unpack(">II", png[16:24])  # of the header that every PNG starts with
+        width, height = struct.unpack(">II", png[16:24])  # from the header of a PNG
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._add(step=epoch, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
-        """The config and the last epoch's figures, in the HParams tab of this very run.
+        """Write the config and the last epoch's figures into the HParams tab of this run.
 
-        SummaryWriter.add_hparams would open a second run in a folder below.
+        SummaryWriter.add_hparams would make a second run in a subfolder.
         """
         from torch.utils.tensorboard.summary import hparams
 
@@ -91,8 +91,8 @@ class TensorBoard:
         self._name = None
 
     def _begin(self, first_epoch: int) -> str:
-        """Make the file, under a name that sorts after all that there are: TensorBoard reads a run's files in the order
-        of their names, which start with the second they were made in, and a purge read too early would hide what a
+        """Create the file, with a name that sorts after all existing ones. TensorBoard reads a run's files in the order
+        of their names, which start with the second of creation. A purge that it reads too early would hide what a
         resumed run wrote."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
@@ -133,6 +133,6 @@ class TensorBoard:
 
 
 def displayable(images: Tensor) -> Tensor:
-    """Normalised images (N, 3, H, W) brought to [0, 1] for looking at, all by the same map."""
+    """Normalised images (N, 3, H, W) rescaled to [0, 1] for display, all by the same map."""
     low, high = images.amin(), images.amax()
     return ((images - low) / torch.clamp(high - low, min=1e-6)).float().cpu()

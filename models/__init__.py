@@ -1,7 +1,7 @@
-"""The networks, their norms and losses; and, alone and installed, ConvNorm.
+"""The networks, their norms and losses; as the installed package `convnorm`, ConvNorm alone.
 
-`pip install .` installs the layer as a package of its own, `convnorm`: this file and those that pyproject.toml lists.
-They import one another relatively and nothing else but torch, and nothing else of this folder may be imported here.
+`pip install .` installs `convnorm`: this file and the files that pyproject.toml lists. These import only each other,
+relatively, and torch. This file must import nothing else of this folder.
 """
 
 from .preconv import PreConv2d

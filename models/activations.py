@@ -1,4 +1,4 @@
-"""Activations, by name: each is built from the number of channels it acts on."""
+"""Activations by name; each is built for a number of channels."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SReLU(nn.Module):
     """Shifted ReLU max(x, b) with a learned threshold b per channel, starting at -1: (N, C, H, W) -> the same.
 
-    The activation of the paper's codebase. `b` takes no weight decay (it has a pull of its own, towards -infinity
-    or not at all, and decay would drag it to plain ReLU); `no_weight_decay` tells the optimizer so.
+    The paper's codebase uses it. `no_weight_decay` exempts `b` from weight decay, which would pull it towards 0,
+    that is towards ReLU.
     """
 
     no_weight_decay = ("threshold",)

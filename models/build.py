@@ -1,4 +1,4 @@
-"""From a config to a freshly initialised model."""
+"""Builds a freshly initialised model from a config."""
 
 import torch
 
@@ -9,30 +9,30 @@ from utils.errors import ConfigError
 from utils.memory import machine_memory
 from utils.seeds import derive_seed
 
-ALWAYS_FITS = 512  # of width, and of outputs
+ALWAYS_FITS = 512  # largest width and number of outputs that need no check of memory
 
 
 def build_model(config: Config, classes: int) -> BaseModel:
-    """The network of `config` on the CPU, its weights a function of (seed, architecture) alone.
+    """The network of `config` on the CPU. Its weights depend on seed and architecture alone.
 
     Raises:
-        ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes, or the network is larger
-            than this machine's memory.
+        ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes, or the network
+            does not fit into this machine's memory.
     """
     outputs = _outputs(config, classes)
     if config.arch.args.width > ALWAYS_FITS or outputs > ALWAYS_FITS:
         check_memory(outline_model(config, classes))
-    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator, whose state must not change
         torch.manual_seed(derive_seed(config.seed, "init"))
         return _make(config, outputs)
 
 
 def outline_model(config: Config, classes: int) -> BaseModel:
-    """The network of `config` without numbers (on torch's meta device), however large: names, shapes and types.
+    """The network of `config`, of any size, on torch's meta device: names, shapes and dtypes without values.
 
     Raises:
-        ConfigError: as `build_model`.
-        Exception: whatever torch raises over sizes that no tensor can have.
+        ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes.
+        Exception: torch raises any type over sizes that no tensor can have.
     """
     outputs = _outputs(config, classes)
     with torch.device("meta"):
@@ -53,8 +53,8 @@ def _outputs(config: Config, classes: int) -> int:
 
 
 def check_memory(model: BaseModel) -> None:
-    """Raise ConfigError if weights and gradients alone take more than this machine has. Where they do, the system may
-    kill the process, or others, instead of refusing them."""
+    """Raise ConfigError if weights and gradients alone exceed this machine's memory. The system might not refuse them
+    but kill this process or others."""
     needed = 2 * sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if needed > (there := machine_memory()):
         raise ConfigError(

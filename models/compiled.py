@@ -9,20 +9,21 @@ from torch import nn
 
 from utils.errors import ConfigError
 
-MOST_GRAPHS = 64  # of whole, last and evaluated batches; beyond the limit torch.compile gives up, and compiles no more
+MOST_GRAPHS = 64  # one for each batch shape; beyond the limit torch.compile stops compiling
 
 
 def compiled(model: nn.Module, wanted: bool, device: torch.device) -> nn.Module:
-    """`model` itself, or if `wanted` what torch.compile makes of it; both share parameters and buffers.
+    """`model` itself, or, if `wanted`, its torch.compile form, which shares parameters and buffers with it.
 
     Raises:
-        ConfigError: on a CPU, where compiling needs a C++ compiler, and there is none.
+        ConfigError: `device` is a CPU and there is no C++ compiler.
     """
     if not wanted:
         return model
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise ConfigError("trainer.compile: there is no C++ compiler here; install g++ or set trainer.compile=false")
-    # Each shape has a graph of its own. Graphs for any shape are made when a second one comes along, and sum in another
-    # order; a run resumed elsewhere in its epoch would meet the shapes, and so round, in another order too.
+    # Each shape has its own graph. With dynamic shapes torch would make one graph for all shapes when it meets a second
+    # shape, and that graph sums in another order. A resumed run meets the shapes in another order, so it would round
+    # differently.
     torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
     return cast(nn.Module, torch.compile(model, dynamic=False))

@@ -1,23 +1,28 @@
-"""Training losses, by name: (N, C) logits and int64 (N,) targets -> the mean over the batch."""
+"""Training losses: (N, C) logits and int64 (N,) targets -> the mean over the batch, a scalar."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
 
-SMOOTHING = 0.1
+from config_schema import CrossEntropy, Loss, SmoothedCrossEntropy
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567), a common answer to label noise."""
-    return F.cross_entropy(logits, targets, label_smoothing=SMOOTHING)
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "smoothed_cross_entropy": smoothed_cross_entropy,
-}
+def build_loss(loss: Loss) -> Criterion:
+    match loss:
+        case CrossEntropy():
+            return cross_entropy
+        case SmoothedCrossEntropy():
+            return partial(smoothed_cross_entropy, smoothing=loss.args.smoothing)

@@ -1,6 +1,6 @@
-"""Figures of merit, by name: (N, C) logits and int64 (N,) targets -> how many of the N count as right, on the device.
+"""Metrics by name: (N, C) logits and int64 (N,) targets -> the number of correct images, a scalar on the device.
 
-Written by hand: the usual library takes three seconds to import for these few lines.
+The usual library would take three seconds to import for these few lines.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Top-1: the largest logit is the target's."""
+    """Top-1: the largest logit belongs to the target."""
     return (logits.argmax(1) == targets).sum()
 
 
 def top5_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The target is among the five largest logits (among all, if there are fewer)."""
+    """The target is among the five largest logits (all, if there are fewer)."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     return (best == targets.unsqueeze(1)).any(1).sum()
 

@@ -1,4 +1,4 @@
-"""What marks a convolution and its norm as belonging together."""
+"""Marks a convolution and its norm as one layer."""
 
 from torch import nn
 
@@ -6,6 +6,6 @@ from torch import nn
 class Normed(nn.Sequential):
     """A convolution, then its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
-    A Sequential of that name and no more. What looks at a network layer by layer (models/singular_values.py) takes
-    the two for one layer, whatever the norm is.
+    It only names a Sequential. Code that examines a network layer by layer (models/singular_values.py) treats the two
+    as one layer, whatever the norm is.
     """

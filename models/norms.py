@@ -1,9 +1,9 @@
 """The arms of the experiment: a convolution and its normalisation, built together.
 
-An arm is one function in `NORMS`. It takes the geometry of a convolution and returns the module that stands in its
-place, normalisation included: ConvNorm needs the kernel, so the seam between a network and its norm is the pair.
-A pair of a convolution and a norm is returned as `Normed`, so that figures by layer take it for one layer.
-To add an arm, write such a function and give it a name in the dict.
+An arm is one function in `NORMS`. It takes the geometry of a convolution and returns a module that replaces the
+convolution and its norm: ConvNorm needs the kernel, so a network cannot build the two apart. A convolution with a norm
+behind it is returned as `Normed`, so that diagnostics measure the two as one layer. To add an arm, write such a
+function and give it a name in the dict.
 """
 
 import math
@@ -39,25 +39,25 @@ def conv_norm_batch_norm(in_channels: int, out_channels: int, kernel: int, strid
 
 
 def conv_norm_published(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
-    """What the published experiments ran as "conv" (models/preconv_published.py): broken, with a BatchNorm behind."""
+    """The broken layer that the published experiments ran as "conv" (models/preconv_published.py), with a BatchNorm."""
     return PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding)
 
 
 def conv_norm_batch_norm_published(
     in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
 ) -> nn.Module:
-    """What they ran as "bncn": the same with a second BatchNorm behind it."""
+    """The layer that they ran as "bncn": the same with a second BatchNorm behind it."""
     return Normed(PublishedPreConv2d(in_channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels))
 
 
 def group_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
-    """Wu & He 2018, https://arxiv.org/abs/1803.08494, with 16 channels a group where the width divides so."""
+    """Wu & He 2018, https://arxiv.org/abs/1803.08494, with 16 channels in each group if the width allows it."""
     groups = out_channels // math.gcd(out_channels, 16)
     return Normed(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(groups, out_channels))
 
 
 def layer_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
-    """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over (C, H, W): GroupNorm of a single group."""
+    """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over (C, H, W): GroupNorm with a single group."""
     return Normed(_conv(in_channels, out_channels, kernel, stride, padding), nn.GroupNorm(1, out_channels))
 
 
@@ -69,7 +69,7 @@ def instance_norm(in_channels: int, out_channels: int, kernel: int, stride: int,
 
 
 def no_norm(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Module:
-    """A convolution with bias and nothing else, He-initialised: the default would shrink the signal 6-fold a layer."""
+    """A convolution with bias, He-initialised: the default would shrink the signal 6-fold in each layer."""
     conv = Conv2d(in_channels, out_channels, kernel, stride, padding)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     assert conv.bias is not None

@@ -3,19 +3,20 @@
 S. Liu et al., "Convolutional Normalization: Improving Deep Convolutional Network Robustness and Training",
 NeurIPS 2021, https://arxiv.org/abs/2103.00673. In that paper's words a layer is conv, then P_k, then an affine part:
 
-    c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
-    V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
-    y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
-    crop k-1-p on each side, keep every s-th row and column, then a learned depthwise k x k convolution
+    1. c = a (*) x              full cross-correlation, padding k-1, on a (P1, P2) = (H+k-1, W+k-1) grid
+    2. V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2)      P_k of section 3, one real number per channel o and frequency f
+    3. y = IDFT(DFT(c) * V)     every output channel's transfer matrix becomes a unit row at every frequency
+    4. crop k-1-p on each side, keep every s-th row and column
+    5. a learned depthwise k x k convolution, the affine part
 
-On the (P1, P2) grid the linear convolution is the circular one, which is why the DFT diagonalises it. V is a
-constant of the step: it is computed without a gradient from the current weights while training, and its running
-estimate is used in evaluation.
+On the (P1, P2) grid the linear convolution equals the circular one, so the DFT diagonalises it. V is a constant of the
+step: training computes it without a gradient from the current weights, and evaluation uses its running estimate.
 
-This file is the layer: its parameters, its running estimate, and which of two ways computes the steps above. An image
-goes through `PreConv2d.forward`: `split`, `_filter`, there a method's `filtered_conv`, and `_finish`. Method "fft",
-preconv_fft.py, is the straightforward one and the oracle; "matmul", preconv_matmul.py, is the fast one, all of it in
-its `forward`. These files import one another and torch, nothing else, so that they can be installed or copied alone.
+This file has the layer's parameters and chooses the method that computes the steps above. An image passes through
+`PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `_finish`. preconv_running.py has
+the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests; "matmul"
+(preconv_matmul.py) is the fast form. These files import only each other and torch, so that they can be installed or
+copied alone.
 """
 
 import math
@@ -29,11 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import preconv_fft, preconv_matmul, preconv_operators
-from .preconv_kept import KeptSpectra, under_a_mode
-
-RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
-RAMP_FLOOR = 0.01
-
+from .preconv_kept import KeptSpectra
+from .preconv_running import RunningPreconditioner
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -43,8 +41,8 @@ class Method(NamedTuple):
 
     preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
     filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
-    prepare: the same arguments, for many evaluations: returns x -> y, or None where that would keep too much memory.
-    narrow: under bfloat16 autocast the products run in bfloat16.
+    prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
+    narrow: the products run in bfloat16 under bfloat16 autocast.
     """
 
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
@@ -62,49 +60,45 @@ METHODS = {
 LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
 
 
-class PreConv2d(nn.Module):
+class PreConv2d(RunningPreconditioner):
     """ConvNorm, a drop-in for a Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
-    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. Any input size that Conv2d
-    takes. float32 and float64 compute in their own precision, narrower types in float32; under bfloat16 autocast the
-    products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
+    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. It takes every input size that
+    Conv2d takes. It computes float32 and float64 in their own precision, and narrower types in float32. Under bfloat16
+    autocast the products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
 
     Args:
         kernel_size: one number (or two equal ones); odd, unless `affine` is off.
         stride: one number (or two equal ones).
-        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0, or for an odd kernel_size and a
-            stride of 1 "same", for the input's size.
-        bias: accepted as False, as a norm behind it wants of a Conv2d. The affine part has the bias.
+        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0; or "same" for an output of the
+            input's size, if kernel_size is odd and stride is 1.
+        bias: must be False, as for a Conv2d with a norm behind it. The affine part has the bias.
         affine: end with a depthwise kernel_size x kernel_size convolution with bias, starting as the identity.
-        momentum: share of the newest preconditioner in the running estimate; None for the reference's schedule,
-            `cosine_momentum`.
+        momentum: share of the newest preconditioner in the running estimate, in (0, 1]; None for the reference's
+            schedule, `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
-        method: "fft", "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
-            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load where no operator of ours is.
-        input_size: (H, W), to make the running estimate at once with its final shape, as zeros and no batch counted.
+        method: "fft" or "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
+            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load without our operators.
+        input_size: (H, W), to give the running estimate its final shape at once, as zeros with no batch counted.
             It changes nothing else.
         device, dtype: of parameters and buffers, as for Conv2d.
 
     State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
-    `running_preconditioner` (C_out, P1, P2 // 2 + 1), without `input_size` empty until the first training batch, and
-    `num_batches_tracked`. P2 is recorded in the state dict's metadata, since the half spectrum does not tell an even
-    width from an odd one; without metadata the estimate goes with the first size that its shape allows.
+    `running_preconditioner` (C_out, P1, P2 // 2 + 1), which is empty until the first training batch unless `input_size`
+    is given, and `num_batches_tracked`. The state dict's metadata records the grid, since the half spectrum does not
+    tell an even width from an odd one. Without metadata the estimate takes the first input size that its shape allows.
 
     Evaluation without gradients keeps the preconditioned spectra of "matmul" from batch to batch, until a weight or the
-    running estimate changes or `train()` or `eval()` is called. On a GPU a change is known by torch's version counters,
-    which writes through `.data` evade: call `eval()` after those.
+    running estimate changes or `train()` or `eval()` is called. On a GPU torch's version counters show a change, but
+    not a write through `.data`: call `eval()` after such a write.
 
     The running estimate belongs to one input size. At another size evaluation uses the preconditioner of the weights,
-    and training starts the estimate anew from the preconditioner of that batch.
+    and training restarts the estimate from the preconditioner of that batch.
 
     Raises:
-        ValueError: an argument out of the ranges above, an input that is not (N, C_in, H, W), or one smaller than
-            the kernel.
+        ValueError: an argument is out of its range, or an input is not (N, C_in, H, W) or smaller than the kernel.
     """
-
-    running_preconditioner: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -147,23 +141,15 @@ class PreConv2d(nn.Module):
             c = self.out_channels
             self.affine = nn.Conv2d(c, c, k, padding=(k - 1) // 2, groups=c, device=device, dtype=dtype)
         self._kept: KeptSpectra | None = None
-        self._grid: tuple[int, int] | None = None  # (P1, P2) of the running estimate, where that is known
-        self._counted = False  # whether the running estimate has seen a batch
-        if track_running_stats:
-            shape = (0, 0) if input_size is None else self._shape_of_estimate(input_size)
-            empty = torch.zeros(self.out_channels, *shape, device=device, dtype=_wide(self.weight.dtype))
-            self.register_buffer("running_preconditioner", empty)
-            self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
-        else:
-            self.register_buffer("running_preconditioner", None)
-            self.register_buffer("num_batches_tracked", None)
+        shape = (0, 0) if input_size is None else self.estimate_shape(self._grid_of(input_size))
+        self._make_estimate(shape if track_running_stats else None, _wide(self.weight.dtype), device)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Conv2d's own initialisation for the kernels; the affine part starts as the identity.
+        """Initialise the kernels as Conv2d does, and the affine part as the identity.
 
         The reference leaves the affine part at Conv2d's random default, which scales each channel by about 0.33 and
-        blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper is about
+        blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper describes
         (docs/design.md has the comparison).
         """
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -177,7 +163,7 @@ class PreConv2d(nn.Module):
         return finish(y)
 
     def split(self, x: Tensor) -> tuple[Tensor, Filter]:
-        """Steps 1 to 4, and the function that makes the output of them: the affine part, which is cheap to repeat."""
+        """The result y of steps 1 to 4, and the affine part as a function from y to the output, cheap to repeat."""
         self._check_input(x)
         method = METHODS[self._pick_method(x)]
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
@@ -195,11 +181,11 @@ class PreConv2d(nn.Module):
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
         grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-        if k == 1:  # V is one number per channel, so V and the affine part are but a scale of the kernel
+        if k == 1:  # V is one number per channel, so V and the affine part only scale the kernel
             weight = weight * self._current_preconditioner(method, weight, (1, 1)).unsqueeze(1)
             scale, bias = self._affine_like(x)
-            # A strided 1x1 convolution reads these pixels alone. Slicing is cheaper, and safe: torch 2.14.1's backward
-            # pass of the strided one writes outside its memory for few channels in channels_last.
+            # A strided 1x1 convolution reads only these pixels. Slicing is cheaper, and safe: with a stride, torch
+            # 2.14.1's backward pass writes outside its memory for few channels in channels_last.
             x = x[:, :, :: self.stride, :: self.stride]
             return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
@@ -213,7 +199,7 @@ class PreConv2d(nn.Module):
         if scale is not None and k > 1:
             with torch.autocast(y.device.type, enabled=False):
                 y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
-        # As Conv2d's would, the output lies as the input does; the products are made, and fastest, on channels_last.
+        # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
         return (y.contiguous() if dense else y).to(dtype)
 
     def _affine_like(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -231,7 +217,7 @@ class PreConv2d(nn.Module):
         return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
-        """V for this batch: of the weights while training (and then averaged), the running estimate in evaluation."""
+        """V for this batch: training computes it from the weights and averages it, evaluation takes the estimate."""
         if self.training or not self._is_estimated_at(grid):
             v = method.preconditioner(weight, grid)
             if self.training and self.track_running_stats:
@@ -242,15 +228,14 @@ class PreConv2d(nn.Module):
 
     @torch.no_grad()
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
-        """V (C_out, P1, P2 // 2 + 1) that evaluation multiplies the kernels' spectrum with on `grid`; for k = 1 give
-        the grid (1, 1). Nothing is updated, training or not."""
+        """The V (C_out, P1, P2 // 2 + 1) of evaluation on `grid`; give (1, 1) for k = 1. It updates nothing."""
         if not self._is_estimated_at(grid):
             return preconv_fft.preconditioner(self.weight, grid)
         assert self.running_preconditioner is not None
         return self.running_preconditioner
 
     def _can_keep(self, method: Method, x: Tensor) -> bool:
-        """Whether spectra may be kept: an evaluation that nothing differentiates, traces or transforms."""
+        """Whether spectra may be kept: in an evaluation that is not differentiated, traced or transformed."""
         return (
             method.prepare is not None
             and not self.training
@@ -259,14 +244,14 @@ class PreConv2d(nn.Module):
         )
 
     def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
-        """The filtered convolution with spectra kept from an earlier batch, or None where they would be too large."""
+        """The filtered convolution with spectra kept from an earlier batch, or None if they would be too large."""
         assert method.prepare is not None
         sources: list[Tensor] = [self.weight]
         if self._is_estimated_at(grid):
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
         key = (x.shape[2:], x.dtype, x.device, method)
-        kept = self._kept  # another thread may put another in its place
+        kept = self._kept  # read once: another thread may replace it
         if kept is None or not kept.is_of(sources, key):
             v = self._current_preconditioner(method, weight, grid)
             run = method.prepare(x, weight, v, self.stride, self.padding)
@@ -282,45 +267,19 @@ class PreConv2d(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and pickles make their own
+        return {**self.__dict__, "_kept": None}  # a copy makes its own
 
-    def _shape_of_estimate(self, input_size: tuple[int, int]) -> tuple[int, int]:
+    def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(P1, P2 // 2 + 1), the half spectrum of rfft2."""
+        return (1, 1) if self.kernel_size == 1 else (grid[0], grid[1] // 2 + 1)
+
+    def _grid_of(self, input_size: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(input_size, tuple | list | torch.Size) or len(input_size) != 2:
             raise ValueError(f"input_size must be two whole numbers (H, W), got {input_size!r}")
         k, (height, width) = self.kernel_size, (_positive("input_size", side) for side in input_size)
         if min(height, width) + 2 * self.padding < k:
             raise ValueError(f"input_size {input_size} is smaller than the {k}-wide kernel")
-        return (1, 1) if k == 1 else (height + k - 1, (width + k - 1) // 2 + 1)
-
-    def _is_estimated_at(self, grid: tuple[int, int]) -> bool:
-        """Whether there is a running estimate that belongs to `grid`."""
-        running = self.running_preconditioner
-        if running is None or not self._counted or running.shape[1:] != (grid[0], grid[1] // 2 + 1):
-            return False
-        if self._grid is None:
-            self._grid = grid  # from a state dict without metadata: the first size that its shape allows
-        return self._grid == grid
-
-    @torch.no_grad()
-    def _update_running(self, v: Tensor, grid: tuple[int, int]) -> None:
-        running, count = self.running_preconditioner, self.num_batches_tracked
-        assert running is not None
-        assert count is not None
-        count += 1
-        if not self._is_estimated_at(grid):
-            # The definition starts from 0 at the first batch. Later, at a new size, an average from 0 with a small
-            # momentum would be far too small, so the estimate starts from this batch's own preconditioner.
-            if self._counted and running.numel() > 0:
-                running = v
-            elif running.shape != v.shape:
-                running = torch.zeros_like(v)
-            self._grid, self._counted = grid, True
-        momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
-        newest = momentum * v + (1 - momentum) * running.to(v)
-        if running is self.running_preconditioner and running.dtype == newest.dtype:
-            running.copy_(newest)
-        else:
-            self.running_preconditioner = _ordinary(newest)
+        return height + k - 1, width + k - 1
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -328,32 +287,11 @@ class PreConv2d(nn.Module):
         if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
             raise ValueError(f"input {tuple(x.shape)} is smaller than the {self.kernel_size}-wide kernel")
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None and self._grid is not None:
-            metadata[prefix[:-1]]["grid"] = self._grid
-
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
-        # Buffers are sized by the data seen, so this module takes the incoming estimate's shape, whatever it is.
         self._kept = None
-        incoming = state_dict.get(prefix + "running_preconditioner")
-        running = self.running_preconditioner
-        if incoming is not None and running is not None and self._accepts(incoming):
-            if running.shape != incoming.shape:
-                self.running_preconditioner = incoming.new_zeros(
-                    incoming.shape, dtype=running.dtype, device=running.device
-                )
-            self._grid = local_metadata.get("grid")
-            self._counted = incoming.numel() > 0 and not _is_zero(state_dict.get(prefix + "num_batches_tracked"))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
-
-    def _accepts(self, running: Tensor) -> bool:
-        if running.dim() != 3 or running.shape[0] != self.out_channels:
-            return False  # the generic loader reports the mismatch
-        return self.kernel_size > 1 or running.numel() in (0, self.out_channels)
 
     def extra_repr(self) -> str:
         return (
@@ -364,29 +302,6 @@ class PreConv2d(nn.Module):
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _is_zero(count: Any) -> bool:
-    """Whether a state dict's count of batches is known to be 0; a tensor without values is not."""
-    return type(count) is Tensor and not count.is_meta and not under_a_mode() and not bool(count)
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """`tensor`, or outside of inference mode a copy of it: a buffer made in that mode could not be used by autograd."""
-    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-        return tensor
-    with torch.inference_mode(mode=False):
-        return tensor.clone()
-
-
-def cosine_momentum(batches: Tensor) -> Tensor:
-    """Share of the newest preconditioner in the running estimate at the `batches`-th training batch (from 1).
-
-    max(0.5 * (1 + cos(pi * min(n, 40000) / 40000)), 0.01), the reference's schedule: it starts at 1 and falls to 0.01.
-    `batches` and the share are of a floating type, float64 being unknown to some devices.
-    """
-    ramp = batches.clamp(max=RAMP_BATCHES) * (math.pi / RAMP_BATCHES)
-    return (0.5 * (1.0 + ramp.cos())).clamp(min=RAMP_FLOOR)
 
 
 def _single(name: str, value: int | str | tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""ConvNorm followed by BatchNorm, in less memory than one after the other."""
+"""ConvNorm followed by BatchNorm, in less memory than a Sequential of the two."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from .preconv_kept import under_a_transform
 class ConvNormBatchNorm(Normed):
     """A PreConv2d, then a BatchNorm2d: (N, C_in, H, W) -> (N, C_out, H', W').
 
-    ConvNorm's affine part keeps its input for the backward pass, and BatchNorm keeps its own, which is that part's
-    output. The second is made anew from the first when the backward pass asks for it: a depthwise convolution more, a
-    third less memory.
+    For the backward pass the affine part keeps its input, and BatchNorm keeps its input, the affine part's output. Here
+    the backward pass recomputes the output from the input instead: one depthwise convolution more, a third less memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,15 +24,15 @@ class ConvNormBatchNorm(Normed):
             conv.kernel_size == 1
             or conv.affine is None
             or not torch.is_grad_enabled()
-            or torch.compiler.is_compiling()  # the compiler decides itself what to make anew
-            or under_a_transform()  # which refuses hooks on saved tensors
+            or torch.compiler.is_compiling()  # the compiler decides itself what to recompute
+            or under_a_transform()  # torch.func refuses hooks on saved tensors
         ):
             return norm(z)
         source, affine = y.detach(), list(conv.affine.parameters())
         versions = [parameter._version for parameter in affine]
 
         def pack(saved: Tensor) -> Tensor | None:
-            return None if saved.dim() == z_dim else saved  # of all that BatchNorm saves, only its input is an image
+            return None if saved.dim() == z_dim else saved  # BatchNorm's input is the only image that it saves
 
         def unpack(packed: Tensor | None) -> Tensor:
             if packed is not None:

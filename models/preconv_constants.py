@@ -1,18 +1,18 @@
-"""The constant matrices that make ConvNorm a handful of matrix products, one set for each geometry.
+"""The constant matrices of ConvNorm's matrix products, one set for each geometry.
 
 On the (P1, P2) grid the real 2-D DFT has P1 * P2 independent real coefficients. They are computed in two stages, along
 H and then along W, each a product with a constant real matrix:
 
-    along H   a real signal of length H has P1 coefficients, in R + 2 * Q rows: R rows of the real frequencies (0, and
+    along H   a real signal of length H has P1 coefficients, in R + 2 * Q rows: R rows for the real frequencies (0, and
               P1 / 2 if P1 is even), then a row of real and a row of imaginary parts for each of the Q others
-    along W   the R real rows together are again real signals, whose spectrum has R * P2 coefficients;
-              each (re, im) pair of rows is a complex signal, whose spectrum has P2 complex coefficients
+    along W   the R real rows are real signals again, and their spectra have R * P2 real coefficients in all;
+              each (re, im) pair of rows is a complex signal, and its spectrum has P2 complex coefficients
 
-So no coefficient is computed twice: the half spectrum of rfft2 has 6 % more of them at 34 x 34, 33 % more at 6 x 6.
-What is computed together is a `Block`: the real rows, and each pair of rows (on a GPU all pairs). Where a grid is tiny,
-one dense matrix does both stages, and all is one block of a single row of H * W pixels.
+So no coefficient is computed twice. The half spectrum of rfft2 has 6 % more of them at 34 x 34, and 33 % more at 6 x 6.
+A `Block` is a set of coefficients that are computed together: the real rows, or one pair of rows (on a GPU all pairs).
+On a tiny grid one dense matrix does both stages, and one block has all coefficients and a single row of H * W pixels.
 
-The way back is the transpose of such matrices, made for the kept rows and columns alone: crop and stride are free.
+The inverse is the transpose of such matrices, made for the kept rows and columns only: crop and stride are free.
 """
 
 import math
@@ -28,7 +28,7 @@ DENSE_PIXELS = 121  # up to 11 x 11, one dense matrix is faster than two stages 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the constants depend on: the input's size and how the kernel moves over it."""
+    """The input's size and the kernel's size, stride and padding, which determine the constants."""
 
     height: int
     width: int
@@ -38,7 +38,7 @@ class Geometry:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(P1, P2), on which the full correlation is circular."""
+        """(P1, P2), the grid on which the full correlation is circular."""
         return self.height + self.kernel - 1, self.width + self.kernel - 1
 
     @property
@@ -58,10 +58,12 @@ class Geometry:
 class Block:
     """Coefficients that are computed together: `real` real ones, then the real and the imaginary parts of `pairs`.
 
-    rows: where among the rows of the stage along H those lie that it is made of: `items` times as many as an item has.
+    An item is the rows that one matrix transforms: all real rows, or one pair of rows.
+
+    rows: the block's slice of the rows of the stage along H, the rows of all its `items`.
     source: (coefs / items, rows / items * W), the stage along W of one item of the input.
-    target: the same for the kept columns of the output; transposed, it is the way back.
-    coefs: where among all coefficients the block's are.
+    target: the same for the kept columns of the output; its transpose is the inverse.
+    coefs: the block's slice of all coefficients.
     """
 
     rows: slice
@@ -75,12 +77,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Constants:
-    """The stages along H, (P1, H) of the input and (P1, H') of the output, and all that happens between them.
+    """All constant matrices of a geometry.
 
-    Both are None where the blocks' matrices are dense, of all pixels.
-
+    source, target: (P1, H) and (P1, H'), the stages along H of the input and of the output; None if dense matrices of
+        all pixels do both stages.
     kernels: (P1 * P2, k * k), the DFT of a kernel's taps at each coefficient's frequency.
-    half_spectrum: (P1 * P2,), where in a flattened half spectrum (P1, P2 // 2 + 1) each coefficient's V is.
+    half_spectrum: (P1 * P2,), the index of each coefficient's V in a flattened half spectrum (P1, P2 // 2 + 1).
     """
 
     source: Tensor | None
@@ -96,7 +98,7 @@ class Constants:
 
 @kept
 def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Constants:
-    """Built in float64 and rounded once to `dtype`; shared by every layer of that geometry."""
+    """The constants, built in float64 and rounded once to `dtype`; all layers of a geometry share them."""
     p1, p2 = geometry.grid
     (real1, pairs1), (real2, pairs2) = _frequencies(p1), _frequencies(p2)
     all2 = torch.arange(p2, device="cpu")
@@ -149,22 +151,22 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
 
 
 def _together(pairs: int, device: torch.device) -> int:
-    """How many pairs of rows make a block: on a CPU one, whose operands fit a core's cache, and on a GPU all."""
+    """The number of pairs of rows in a block: one on a CPU, so that operands fit a core's cache, and all on a GPU."""
     return 1 if device.type == "cpu" else max(1, pairs)
 
 
 @kept
 def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two float64 matrices that take a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
+    """Two float64 matrices whose product maps a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
 
-    (k^4, lags) sums the Gram matrix over the pairs of taps that lie equally far apart, a lag and its negative being
-    one; (lags, frequencies) is the cosine of each lag at each frequency.
+    The first, (k^4, lags), sums the Gram matrix over the pairs of taps at each lag; a lag and its negative are one. The
+    second, (lags, frequencies), is the cosine of each lag at each frequency.
     """
     (p1, p2), span = grid, 2 * kernel - 1
     place = torch.arange(kernel, device="cpu")
     taps = _every(place, place)
     apart = (taps[:, None] - taps[None]).reshape(-1, 2)
-    # rows and columns apart as one number, whose sign tells a lag from its negative: 0 to 2 k (k - 1)
+    # one number for a lag's rows and columns; abs() maps a lag and its negative to one number, 0 to 2 k (k - 1)
     which = (apart[:, 0] * span + apart[:, 1]).abs()
     number = torch.arange(2 * kernel * (kernel - 1) + 1, device="cpu")
     rows = (number + kernel - 1).div(span, rounding_mode="floor")
@@ -176,17 +178,17 @@ def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) ->
 
 
 def _frequencies(n: int) -> tuple[Tensor, Tensor]:
-    """The frequencies at which a real signal's spectrum is real, and one of each conjugate pair of the others."""
+    """The frequencies at which a real signal's spectrum is real, and one frequency of each other conjugate pair."""
     return torch.tensor([0, n // 2] if n % 2 == 0 else [0], device="cpu"), torch.arange(1, (n + 1) // 2, device="cpu")
 
 
 def _every(first: Tensor, second: Tensor) -> Tensor:
-    """(len(first) * len(second), 2): every pair of a frequency along H and one along W."""
+    """(len(first) * len(second), 2): all pairs of an element of `first` and one of `second`."""
     return torch.stack(torch.meshgrid(first, second, indexing="ij"), dim=-1).reshape(-1, 2)
 
 
 def _for_conjugates(real: Tensor, pairs: Tensor) -> Tensor:
-    """(len(real) + 2 * len(pairs), 1): in the inverse, a pair stands for its conjugate too."""
+    """(len(real) + 2 * len(pairs), 1): weights of the inverse, 2 where a coefficient also stands for its conjugate."""
     counts = [1.0] * len(real) + [2.0] * (2 * len(pairs))
     return torch.tensor(counts, dtype=torch.float64, device="cpu").unsqueeze(1)
 
@@ -206,8 +208,8 @@ def _along_h(n: int, positions: range, real: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _real_of(first: Tensor, second: Tensor, real: Tensor, pairs: Tensor) -> Tensor:
-    """(len(real) + 2 * len(pairs), n * m): what the outer products of `first` (P1, n) and `second` (P2, m) make of a
-    real signal at the frequencies `real`, then the real parts, then the imaginary parts at `pairs`."""
+    """(len(real) + 2 * len(pairs), n * m): the outer products of `first` (P1, n) and `second` (P2, m) as a real matrix:
+    the real parts at the frequencies `real`, then the real and then the imaginary parts at `pairs`."""
     at_real, at_pairs = (_outer(first, second, frequencies) for frequencies in (real, pairs))
     return torch.cat([at_real.real, at_pairs.real, at_pairs.imag])
 
@@ -218,19 +220,19 @@ def _outer(first: Tensor, second: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _as_real(matrix: Tensor) -> Tensor:
-    """(n, m) complex -> (2 n, 2 m) real: the same map of (re, im)."""
+    """(n, m) complex -> (2 n, 2 m) real, the same map on (re, im)."""
     re, im = matrix.real, matrix.imag
     return torch.cat([torch.cat([re, -im], dim=1), torch.cat([im, re], dim=1)])
 
 
 def _kernel_dft(geometry: Geometry, frequencies: Tensor) -> Tensor:
-    """(F, k * k): the DFT of a kernel's taps, mirrored, since the layer correlates."""
+    """(F, k * k): the DFT of a kernel's mirrored taps, since the layer correlates."""
     (p1, p2), taps = geometry.grid, range(geometry.kernel - 1, -1, -1)
     return _outer(_dft(p1, taps), _dft(p2, taps), frequencies)
 
 
 def _in_half_spectrum(geometry: Geometry, frequencies: Tensor) -> Tensor:
-    """Where in a flattened (P1, P2 // 2 + 1) half spectrum each frequency, or the conjugate one, is."""
+    """The index of each frequency, or of its conjugate, in a flattened (P1, P2 // 2 + 1) half spectrum."""
     p1, p2 = geometry.grid
     f1, f2 = frequencies.T
     upper = f2 > p2 // 2

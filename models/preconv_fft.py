@@ -1,6 +1,6 @@
-"""The straightforward torch.fft form of ConvNorm's filtered convolution: the oracle of every faster one.
+"""ConvNorm's filtered convolution by torch.fft: the direct form, and the reference for faster ones.
 
-Its cost grows as n^2 log n with the image size, so it is also the better choice for large images.
+Its cost is O(n^2 log n) for n x n images, so it is also the better choice for large images.
 """
 
 from typing import Any
@@ -28,9 +28,9 @@ def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
 def inverse_root(power: Tensor, dtype: torch.dtype) -> Tensor:
     """power^(-1/2) in `dtype`, bounded where a channel's spectrum vanishes; `power` is (C_out, P1, P2 // 2 + 1).
 
-    There, what is left of a spectrum is rounding, and V would blow that up without bound. So the magnitude is taken to
-    be at least the dtype's epsilon times the channel's largest, which keeps the output at such a frequency below the
-    rounding of a unit gain; an all-zero kernel gives a large, finite V and an output of exactly 0.
+    Where a spectrum vanishes only rounding is left, and V would amplify it without bound. So a magnitude counts as at
+    least the dtype's epsilon times the channel's largest, which keeps the output at such a frequency below the
+    rounding of a unit gain. An all-zero kernel gives a large, finite V and an output of exactly 0.
     """
     limits = torch.finfo(dtype)
     floor = power.amax((-2, -1), keepdim=True) * limits.eps**2
@@ -52,8 +52,8 @@ def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: in
 class _SpectralScale(torch.autograd.Function):
     """IDFT(DFT(c) * V): (N, C, P1, P2) -> the same, for a real, constant V (C, P1, P2 // 2 + 1).
 
-    A real V makes this a self-adjoint map of c, so the gradient with respect to c is the same map of the incoming
-    gradient. That needs no saved spectra, and spares autograd's backward of rfft2, which transforms the full plane.
+    A real V makes this map self-adjoint, so the gradient with respect to c is the same map of the incoming gradient.
+    That needs no saved spectra, and avoids autograd's backward of rfft2, which transforms the full plane.
     """
 
     generate_vmap_rule = True

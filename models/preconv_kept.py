@@ -1,8 +1,8 @@
-"""What ConvNorm keeps from call to call, and when nothing may be kept.
+"""Caches of ConvNorm, and the conditions under which they may be used.
 
-Two things are made once and used many times: the constant matrices of a geometry, and in evaluation a layer's
-preconditioned spectra. Neither may outlive what it was made of, and neither may be made of tensors that are none: those
-of a mode such as FakeTensorMode, of torch.func, or of a compiler.
+Two results are cached: the constant matrices of a geometry, and in evaluation a layer's preconditioned spectra. A
+cached result must not outlive its sources, and must not be computed from tensors without values: those of a mode such
+as FakeTensorMode, of torch.func, or of a compiler.
 """
 
 import functools
@@ -17,17 +17,17 @@ T = TypeVar("T")
 
 
 def under_a_mode() -> bool:
-    """Whether something like FakeTensorMode stands between this code and torch's operators."""
+    """Whether a dispatch mode such as FakeTensorMode is active."""
     return _get_current_dispatch_mode() is not None
 
 
 def under_a_transform() -> bool:
-    """Whether torch.func is at work (`vmap`, `grad` and the like), for which torch has no public question."""
+    """Whether a transform of torch.func (`vmap`, `grad`, ...) is active; torch has no public function for this."""
     return torch._C._are_functorch_transforms_active()
 
 
 def kept(build: Callable[..., T]) -> Callable[..., T]:
-    """`build`, its newest results kept for all layers, but none that were made under a mode."""
+    """`build` with a cache of its newest results, for all layers; results made under a dispatch mode are not cached."""
     remembered = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
 
     @functools.wraps(build)
@@ -39,9 +39,9 @@ def kept(build: Callable[..., T]) -> Callable[..., T]:
 
 
 class KeptSpectra(NamedTuple):
-    """A filter made for evaluation, and what tells whether it still is that of the weights.
+    """A filter made for evaluation, with the tensors and the key that it was made from.
 
-    run: x -> the filtered convolution; None where its spectra would take too much memory.
+    run: x -> the filtered convolution; None if its spectra would take too much memory.
     """
 
     key: tuple[Any, ...]
@@ -52,18 +52,19 @@ class KeptSpectra(NamedTuple):
     def of(
         cls, sources: Sequence[Tensor], key: tuple[Any, ...], run: Callable[[Tensor], Tensor] | None
     ) -> "KeptSpectra":
-        """`run`, made of the tensors `sources` and whatever else `key` tells apart."""
-        # On a CPU a copy to compare with, since a write through `.data` leaves no trace in the version counter; on a
-        # device, where comparing would wait for it, the storage (kept alive, so that its address is not used again).
+        """`run`, made from the tensors `sources`; `key` holds everything else that it depends on."""
+        # A CPU source is copied and compared later, since a write through `.data` does not change the version counter.
+        # On other devices comparing would wait, so the storage is kept alive, and its address is not used again.
         held = [source.detach().clone() if source.is_cpu else source.detach() for source in sources]
         return cls(key, [(h, _version(s)) for h, s in zip(held, sources, strict=True)], run)
 
     @staticmethod
     def allowed() -> bool:
-        """Whether the tensors at hand are those that the next call will see too."""
+        """Whether tensors have values now: not under a compiler, a transform or a dispatch mode."""
         return not (torch.compiler.is_compiling() or under_a_transform() or under_a_mode())
 
     def is_of(self, sources: Sequence[Tensor], key: tuple[Any, ...]) -> bool:
+        """Whether the filter was made from these sources, as they are now, and this key."""
         if self.key != key or len(sources) != len(self.sources):
             return False
         return all(

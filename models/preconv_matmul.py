@@ -1,23 +1,23 @@
 """ConvNorm's filtered convolution as matrix products: no spatial convolution, no FFT.
 
-The same function as preconv_fft.py. `forward` below is all of it: with activations in channels_last, (N, H, W, C),
+It is the same function as preconv_fft.py. `forward` below computes, with activations in channels_last, (N, H, W, C),
 
     rows   = D x                      along H, for all frequencies: one product for each image
-    X(f)   = F rows                   along W, for one block of frequencies at a time, from here
+    X(f)   = F rows                   along W, block by block from this line on
     A(f)   = K w                      the kernels' spectra, from their k * k taps
     Y(f)   = V(f) X(f) A(f)^T         one complex product (N x C_in) (C_in x C_out) for each frequency
-    y_rows = F'^T Y                   back along W, the kept columns alone, to here
-    y      = D'^T y_rows              back along H, the kept rows alone
+    y_rows = F'^T Y                   back along W, the kept columns only; block by block up to this line
+    y      = D'^T y_rows              back along H, the kept rows only
 
-with the constant real matrices D, F, K, F', D' of preconv_constants.py, which also says what a block is. Between the
-two stages along H it goes block by block: the operands then fit a core's cache, and no spectrum is ever written out
-whole. The backward pass is the same products transposed. It makes X anew rather than keep it, for a tenth of the
-layer's time, because kept spectra would take more memory than the activations.
+with the constant real matrices D, F, K, F', D' of preconv_constants.py, which also defines a block of frequencies.
+Block by block, the operands fit a core's cache, and no whole spectrum is ever written out. The backward pass is the
+same products transposed. It recomputes X, for a tenth of the layer's time, because kept spectra would take more memory
+than the activations.
 
-A complex number is two real ones: coefficients lie as some real ones, then real parts, then imaginary parts. On
-channels_last strides every product reads and writes in place; other strides cost a copy on the way in.
+Complex numbers are stored as real ones: first the real coefficients, then real parts, then imaginary parts. On
+channels_last strides every product reads and writes in place; other strides cost a copy of the input.
 
-preconv_operators.py is the way in: it makes `forward` and `backward` known to autograd, torch.func and torch.compile.
+preconv_operators.py registers `forward` and `backward` with autograd, torch.func and torch.compile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,15 +28,18 @@ from torch import Tensor
 from . import preconv_fft
 from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants
 
-PIECE = 2**22  # elements of the kernels' spectra that are made at a time, on a CPU
-KEPT_BYTES = 2**26  # of one layer's spectra; a whole ResNet18 of width 64 keeps 0.5 GB
+PIECE = 2**22  # elements of the kernels' spectra that a CPU makes at a time
+KEPT_BYTES = 2**26  # largest kept spectra of one layer; a ResNet18 of width 64 keeps 0.5 GB
 
 
 def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kept: Tensor | None = None) -> Tensor:
-    """The products of the module's docstring; `kept` is V(f) A(f) of all coefficients, (P1 * P2, C_out, C_in)."""
+    """The filtered convolution (N, C_in, H, W) -> (N, C_out, H', W') by the products in the module's docstring.
+
+    `kept`, if given, is V(f) A(f) of all coefficients, (P1 * P2, C_out, C_in), made from `weight` and `v`.
+    """
     geometry, const = _constants(x, weight, stride, padding)
     c_out, c_in = weight.shape[:2]
-    taps = _taps(weight, const.dtype) if kept is None else weight  # not asked for where spectra are kept
+    taps = _taps(weight, const.dtype) if kept is None else weight  # not used if spectra are kept
     spectra = _few_spectra(const, taps, weight, x.dtype) if kept is None else kept
     scale = _scale(v, const) if kept is None else None
     rows = _along_height(const.source, x, const.dtype)
@@ -60,9 +63,9 @@ def forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, kep
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `forward` with respect to x (empty unless `need_x`) and to weight, V held constant.
+    """Gradients of `forward` with respect to x (empty unless `need_x`) and to weight, with V constant.
 
-    The images are those of `samples` samples, one after another, and the gradient to weight is each sample's own:
+    The images belong to `samples` samples, one after another. Each sample has its own gradient to weight:
     (samples * C_out, C_in, k, k).
     """
     geometry, const = _constants(x, weight, stride, padding)
@@ -102,7 +105,7 @@ def backward(
 
 
 def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
-    """`forward` for many inputs like x, with the preconditioned spectra made once; None if beyond KEPT_BYTES."""
+    """`forward` for many inputs like x, with the preconditioned spectra made once; None if they exceed KEPT_BYTES."""
     _, const = _constants(x, weight, stride, padding)
     if len(const.kernels) * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
         return None
@@ -116,13 +119,13 @@ def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> 
 
 
 def _constants(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Geometry, Constants]:
-    """For products in bfloat16 the transforms stay in float32: they take little of the time and all of the range."""
+    """The geometry and its constants, at least float32: the transforms of bfloat16 products stay in float32."""
     geometry = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding)
     return geometry, constants(geometry, torch.promote_types(x.dtype, torch.float32), x.device)
 
 
 def _along_height(down: Tensor | None, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, C, H, W) -> rows (N, P1, W, C), or where there is no such stage, one row of all pixels, (N, 1, H * W, C)."""
+    """(N, C, H, W) -> rows (N, P1, W, C), or one row of all pixels, (N, 1, H * W, C), if `down` is None."""
     images = images.permute(0, 2, 3, 1).contiguous().to(dtype)  # no copy of float32 on channels_last strides
     n, height, width, channels = images.shape
     if down is None:
@@ -142,12 +145,12 @@ def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
 
 
 def _new_rows(down: Tensor | None, like: Tensor, size: tuple[int, int], channels: int) -> Tensor:
-    """Rows to be written: a plane for each (P1, N, W, C), since bmm is fastest into contiguous memory."""
+    """Empty rows (P1, N, W, C): a plane for each, since bmm is fastest into contiguous memory."""
     return like.new_empty(like.shape[1], len(like), size[1] if down is not None else size[0] * size[1], channels)
 
 
 def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tensor) -> None:
-    """The transpose of `_along_width`, into the block's `rows` (P1, N, W, C)."""
+    """The transpose of `_along_width`, written into the block's rows of `rows` (P1, N, W, C)."""
     rows = rows[block.rows]
     if block.items == 1:
         for row, back in zip(rows, across.T.view(len(rows), rows.shape[2], -1), strict=True):
@@ -176,7 +179,7 @@ def _spectra(dft: Tensor, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> T
 
 
 def _few_spectra(const: Constants, taps: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The kernels' spectra at all coefficients in one product, or None where they are too many for a CPU at a time."""
+    """The kernels' spectra at all coefficients in one product, or None if they exceed PIECE on a CPU."""
     few = not taps.is_cpu or len(const.kernels) * taps.shape[1] <= PIECE
     return _spectra(const.kernels, taps, weight, dtype) if few else None
 
@@ -187,7 +190,7 @@ def _scale(v: Tensor, const: Constants) -> Tensor:
 
 
 def _pieces(block: Block, kernels: int, device: torch.device) -> Iterator[tuple[slice, ...]]:
-    """The real coefficients, then (real parts, imaginary parts) of as many pairs as have spectra that fit the cache."""
+    """Slices of a block: the real coefficients, then (real parts, imaginary parts) of as many pairs as fit PIECE."""
     real, pairs = block.real, block.pairs
     if real:
         yield (slice(0, real),)
@@ -202,7 +205,7 @@ def _at(spectrum: Tensor, piece: tuple[slice, ...]) -> list[Tensor]:
 
 
 def _product(a: Sequence[Tensor], b: Sequence[Tensor], out: Sequence[Tensor], *, conjugate: bool = False) -> None:
-    """a b, or a conj(b), for every frequency, into `out`: each a real tensor, or the parts of a complex one."""
+    """Write a b, or a conj(b), into `out` for every frequency; each is [real], or [re, im] of a complex tensor."""
     torch.bmm(a[0], b[0], out=out[0])
     if len(a) == 2:
         sign = -1 if conjugate else 1
@@ -214,8 +217,8 @@ def _product(a: Sequence[Tensor], b: Sequence[Tensor], out: Sequence[Tensor], *,
 def _taps_gradient_by_sample(dft: Sequence[Tensor], y: Sequence[Tensor], x: Sequence[Tensor], samples: int) -> Tensor:
     """(k * k, samples * C_out * C_in): the sum over a piece's frequencies and a sample's images of conj(K) Y conj(X).
 
-    A sample has few images, often one, so products over these for each frequency would be tiny. Here K meets Y first,
-    for each tap, and one product for each sample sums over frequencies and images.
+    A sample has few images, often one, so a product over its images for each frequency would be tiny. Instead, K
+    multiplies Y first, for each tap, and then one product for each sample sums over frequencies and images.
     """
     k_hat = [part.T[:, :, None, None] for part in dft]  # (k * k, coefs, 1, 1)
     both = [k_hat[0] * y[0]]  # (k * k, coefs, N, C_out)
@@ -227,12 +230,12 @@ def _taps_gradient_by_sample(dft: Sequence[Tensor], y: Sequence[Tensor], x: Sequ
 
 
 def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
-    """The operand of a product, in its dtype: a float32 one as it lies, a narrower one copied to be contiguous."""
+    """The operand of a product in `dtype`: unchanged if it has that dtype, otherwise a contiguous copy."""
     return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix (m, k) @ batch (N, k, n) for every one of the batch."""
+    """matrix (m, k) @ batch (N, k, n) -> (N, m, n)."""
     return torch.bmm(matrix.expand(batch.shape[0], -1, -1), batch, out=out)
 
 
@@ -240,12 +243,12 @@ def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def inverse_root_of_gram(weight: Tensor, p1: int, p2: int) -> Tensor:
-    """V (C_out, P1, P2 // 2 + 1) of kernels that are not float64, without transforming them.
+    """V (C_out, P1, P2 // 2 + 1) of kernels narrower than float64, without transforming them.
 
-    sum_j |A_oj(f)|^2 is the DFT of the summed autocorrelation of channel o's kernels, that is of the diagonals of the
-    Gram matrix G_o = sum_j vec(a_oj) vec(a_oj)^T, (k * k) x (k * k). The sum cancels near a spectral null, so it is
-    done in float64, where its error is 1e-16 of the channel's largest power: for float32 kernels that is below the
-    floor of `inverse_root`.
+    sum_j |A_oj(f)|^2 is the DFT of the summed autocorrelation of channel o's kernels. The Gram matrix
+    G_o = sum_j vec(a_oj) vec(a_oj)^T, (k * k) x (k * k), contains that autocorrelation as sums over its entries at
+    each lag. Near a spectral null the terms cancel, so the sum is in float64. There its error is 1e-16 of the channel's
+    largest power, which is below the floor of `inverse_root` for float32 kernels.
     """
     taps = weight.flatten(2).double()  # (C_out, C_in, k * k)
     gram = torch.bmm(taps.transpose(1, 2), taps).flatten(1)  # (C_out, k^4)

@@ -1,8 +1,8 @@
-"""The matrix products of preconv_matmul.py as torch knows them: operators, their shapes, and their gradients.
+"""The matrix products of preconv_matmul.py as operators of torch, with their shapes and gradients.
 
-They are operators (`torch.library.custom_op`) because torch.compile would unroll thousands of products, and for
-FakeTensorMode. Gradients are two `torch.autograd.Function`s around these, since torch.func knows no operator's own. The
-map is linear in x and in the kernels, so a gradient's gradient is made of the same two.
+They are operators (`torch.library.custom_op`) for FakeTensorMode, and because torch.compile would unroll thousands of
+products. Gradients are two `torch.autograd.Function`s around the operators, since torch.func ignores an operator's own
+gradient. The map is linear in x and in the kernels, so the same two Functions give the second-order gradients.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another p
 
 
 def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
-    """V of `preconv_fft.preconditioner`; kernels in float64, and devices without float64, take the oracle's way."""
+    """V as in `preconv_fft.preconditioner`, which computes it for float64 kernels and for devices without float64."""
     if weight.shape[-1] == 1 or weight.dtype == torch.float64 or weight.device.type == "mps":
         return preconv_fft.preconditioner(weight, grid)
     return preconditioner_operator(weight.detach(), *grid)
@@ -34,7 +34,7 @@ def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: in
 
 
 class _FilteredConv(torch.autograd.Function):
-    """(x, weight, v, stride, padding) -> y, of which no gradient flows to v."""
+    """(x, weight, v, stride, padding) -> y; no gradient flows to v."""
 
     generate_vmap_rule = True
 
@@ -122,7 +122,7 @@ def _(
 
 
 def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """torch.func.vmap of an operator: the samples one after the other, where each has kernels of its own."""
+    """The rule of torch.func.vmap where each sample has its own kernels: one call of the operator for each sample."""
     each = [
         operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
         for i in range(info.batch_size)
@@ -133,7 +133,7 @@ def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | No
 
 
 def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """As `_one_by_one`, but samples that share their kernels are one batch."""
+    """The same for the forward operator; samples that share their kernels are one batch."""
     x, *others = args
     if any(dim is not None for dim in in_dims[1:]):
         return _one_by_one(forward_operator, info, in_dims, *args)
@@ -141,7 +141,7 @@ def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -
 
 
 def _backward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """The same, with gradients of each sample's own to the kernels."""
+    """The same for the backward operator; each sample has its own gradient to the kernels."""
     grad, x, *others, need_x, samples = args
     if any(dim is not None for dim in in_dims[2:]):
         return _one_by_one(backward_operator, info, in_dims, *args)

@@ -1,54 +1,51 @@
 """The layer that the published experiments ran under the name of ConvNorm, kept so that they can be repeated.
 
-Batra and Chatterjee's code carried ConvNorm (models/preconv.py) from torch.rfft, which returned a real tensor with a
-trailing axis (re, im), to torch.fft.rfft2, which returns a complex tensor without one, and left the functions that read
-that axis as they were. They now read the last axis there is, that of the horizontal frequencies:
+Batra and Chatterjee's code ported ConvNorm (models/preconv.py) from torch.rfft to torch.fft.rfft2. torch.rfft returned
+a real tensor with a trailing axis (re, im); rfft2 returns a complex tensor without that axis. The port left the
+functions that read the last axis unchanged, and now that axis is the horizontal frequencies:
 
 - |A|^2, "the squares summed over (re, im)", became the *complex* squares summed over the horizontal frequencies, so
-  that V_o(f1) = (sum_j sum_f2 A_oj(f1, f2)^2)^(-1/2) is complex and does not depend on f2 at all: (C_out, P1);
-- the product with V takes columns 0 and 1 for re and im, so it keeps the two lowest horizontal frequencies and drops
-  all others, and irfft2 pads what is left with zeros.
+  that V_o(f1) = (sum_j sum_f2 A_oj(f1, f2)^2)^(-1/2) is complex and independent of f2: (C_out, P1);
+- the product with V takes columns 0 and 1 for re and im. So it keeps the two lowest horizontal frequencies and drops
+  all others, and irfft2 pads them with zeros.
 
-So behind every such layer an image varies along its width as a constant and one cosine do, whatever came in. The layer
-also ends in a BatchNorm of its own, so that the arm "conv" is this layer with one BatchNorm and "bncn" with two. For
-k = 1 the code was right: V is the real (sum_j a_oj^2)^(-1/2).
+So the output of every such layer varies along its width as a constant plus one cosine, whatever the input. The layer
+also ends in its own BatchNorm, so the arm "conv" is this layer with one BatchNorm and "bncn" with two. For k = 1 the
+code was right: V is the real (sum_j a_oj^2)^(-1/2).
 
-Since both columns pass through a linear map, the convolution is computed at their 2 * P1 frequencies only: a small part
-of the work of the published code, for the same numbers (tests/test_preconv_published.py).
+The map is linear, so it is computed only at the 2 * P1 frequencies of these two columns. That gives the same numbers
+with a fraction of the published code's work (tests/test_preconv_published.py).
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.preconv import cosine_momentum
+from models.preconv_running import RunningPreconditioner
 
 COLUMNS = 2  # horizontal frequencies that survive
 
 
-class PublishedPreConv2d(nn.Module):
-    """The published layer: (N, C_in, H, W) -> (N, C_out, H', W'), of the size that Conv2d gives.
+class PublishedPreConv2d(RunningPreconditioner):
+    """The published layer: (N, C_in, H, W) -> (N, C_out, H', W'), with the output size of Conv2d.
 
     Args:
         kernel_size, stride, padding: one number each, as for PreConv2d; padding is at most kernel_size - 1.
-        affine: then a depthwise kernel_size x kernel_size convolution with bias, at Conv2d's own random start.
-        batch_norm: end with a BatchNorm, as the published layer does unless told otherwise.
+        affine: add a depthwise kernel_size x kernel_size convolution with bias, with Conv2d's random initialisation.
+        batch_norm: end with a BatchNorm, the published default.
         momentum: share of the newest preconditioner in the running estimate; None for `cosine_momentum`.
 
-    State: `weight`, `affine.weight`, `affine.bias`, `batch_norm.*`, and the buffers `running_preconditioner`, complex
-    (C_out, P1) or for k = 1 real (C_out, 1, 1), empty until the first training batch, and `num_batches_tracked`.
-    Evaluation at a height other than the estimate's uses the preconditioner of the weights.
+    State: `weight`, `affine.weight`, `affine.bias`, `batch_norm.*`, and the buffers `running_preconditioner`, which is
+    empty until the first training batch, and `num_batches_tracked`. The estimate is real: (C_out, P1, 2), the real and
+    imaginary parts of V, or (C_out, 1, 1) for k = 1. A complex estimate (C_out, P1) is read too. Evaluation at another
+    size than the estimate's uses the preconditioner of the weights.
 
     Raises:
-        ValueError: an argument out of range, or an input that is not (N, C_in, H, W) or smaller than the kernel.
+        ValueError: an argument is out of range, or an input is not (N, C_in, H, W) or smaller than the kernel.
     """
-
-    running_preconditioner: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -81,11 +78,11 @@ class PublishedPreConv2d(nn.Module):
                 out_channels, out_channels, kernel_size, padding=(kernel_size - 1) // 2, groups=out_channels
             )
         self.batch_norm = nn.BatchNorm2d(out_channels) if batch_norm else None
-        empty = (
-            torch.zeros(out_channels, 0, 0) if kernel_size == 1 else torch.zeros(out_channels, 0, dtype=torch.cfloat)
-        )
-        self.register_buffer("running_preconditioner", empty)
-        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        self._make_estimate((0, 0), torch.float32, None)
+
+    def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(P1, 2), the real and imaginary parts of V at each vertical frequency."""
+        return (1, 1) if self.kernel_size == 1 else (grid[0], 2)
 
     def forward(self, x: Tensor) -> Tensor:
         k = self.kernel_size
@@ -104,33 +101,36 @@ class PublishedPreConv2d(nn.Module):
 
     def _filter(self, x: Tensor, weight: Tensor) -> Tensor:
         k = self.kernel_size
-        grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
+        grid = (1, 1) if k == 1 else (x.shape[2] + k - 1, x.shape[3] + k - 1)
         v = self._current_preconditioner(weight, grid)
         if k == 1:
-            x = x[:, :, :: self.stride, :: self.stride]  # cheaper than a stride, and safe: models/pointwise.py
+            x = x[:, :, :: self.stride, :: self.stride]  # cheaper than a stride, and safe (models/pointwise.py)
             return F.conv2d(x, weight * v.unsqueeze(1))
         return two_columns(x, weight, v, self.stride, self.padding)
 
     def _current_preconditioner(self, weight: Tensor, grid: tuple[int, int]) -> Tensor:
-        running = self.running_preconditioner
-        known = running.shape[1] == (1 if self.kernel_size == 1 else grid[0])
-        if not self.training and known:
-            return running.to(weight.device, torch.promote_types(running.dtype, weight.dtype))
+        if not self.training and self._is_estimated_at(grid):
+            return self._estimate(weight.dtype)
         v = published_preconditioner(weight, grid)
         if self.training:
-            self._update_running(v, known)
+            self._update_running(torch.view_as_real(v) if v.is_complex() else v, grid)
         return v
+
+    def _estimate(self, dtype: torch.dtype) -> Tensor:
+        """The running estimate in the form of `published_preconditioner`: complex (C_out, P1), or real for k = 1."""
+        assert self.running_preconditioner is not None
+        running = self.running_preconditioner.to(torch.promote_types(dtype, torch.float32))
+        return running if self.kernel_size == 1 else torch.view_as_complex(running)
 
     @torch.no_grad()
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
-        """|V| (C_out, P1, P2 // 2 + 1) that evaluation multiplies the kernels' spectrum with on `grid`, 0 at columns
-        that it drops; for k = 1 give the grid (1, 1). Nothing is updated, training or not.
+        """The |V| (C_out, P1, P2 // 2 + 1) of evaluation on `grid`, 0 at dropped columns; give (1, 1) for k = 1.
 
-        Its phase only turns each channel. But images are real: where a column is its own mirror image, what is left of
-        V is the part that keeps them so, the mean of V(f1) and the conjugate of V(-f1).
+        It updates nothing. The phase of V does not change singular values. But images are real, so in a column that
+        is its own mirror image only a part of V has an effect: the mean of V(f1) and the conjugate of V(-f1).
         """
-        running = self.running_preconditioner
-        v = running if running.shape[1] == grid[0] else published_preconditioner(self.weight, grid)
+        known = self._is_estimated_at(grid)
+        v = self._estimate(self.weight.dtype) if known else published_preconditioner(self.weight, grid)
         if self.kernel_size == 1:
             return v
         own = (v + v.roll(-1, 1).flip(1).conj()) / 2
@@ -139,43 +139,12 @@ class PublishedPreConv2d(nn.Module):
         gain[:, :, 1] = (own if grid[1] == 2 else v).abs()
         return gain
 
-    @torch.no_grad()
-    def _update_running(self, v: Tensor, known: bool) -> None:
-        self.num_batches_tracked += 1
-        running = self.running_preconditioner
-        if not known:  # from 0 at the first batch; at a new height from this batch's own, as PreConv2d does
-            running = torch.zeros_like(v) if running.numel() == 0 else v
-        real = torch.float64 if v.dtype in (torch.float64, torch.complex128) else torch.float32
-        momentum = self.momentum if self.momentum is not None else cosine_momentum(self.num_batches_tracked.to(real))
-        newest = momentum * v + (1 - momentum) * running.to(v.dtype)
-        if known and self.running_preconditioner.dtype == newest.dtype:
-            self.running_preconditioner.copy_(newest)
-        else:
-            self.running_preconditioner = newest
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PublishedPreConv2d":
-        """As for any module, but `.double()` and the like must not make a complex estimate real."""
-        running = self.running_preconditioner
-        if not running.is_complex():
-            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.running_preconditioner = torch.view_as_real(running)
-        try:
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        except BaseException:  # such as a device that is not there
-            self.running_preconditioner = running
-            raise
-        moved = self.running_preconditioner
-        wide = moved if moved.dtype in (torch.float32, torch.float64) else moved.float()
-        self.running_preconditioner = torch.view_as_complex(wide.contiguous())
-        return self
-
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
     ) -> None:
-        # The estimate is sized by the data seen: this module takes the incoming one's size.
-        incoming, running = state_dict.get(prefix + "running_preconditioner"), self.running_preconditioner
-        if isinstance(incoming, Tensor) and incoming.dim() == running.dim() and len(incoming) == self.out_channels:
-            self.running_preconditioner = running.new_zeros(incoming.shape)
+        key = prefix + "running_preconditioner"
+        if isinstance(incoming := state_dict.get(key), Tensor) and incoming.is_complex():
+            state_dict[key] = torch.view_as_real(incoming)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *args)
 
     def extra_repr(self) -> str:
@@ -187,10 +156,11 @@ class PublishedPreConv2d(nn.Module):
 
 @torch.no_grad()
 def published_preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
-    """V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), no gradient: complex (C_out, P1), real for k = 1.
+    """V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), without gradient: complex (C_out, P1), or for k = 1 real
+    (C_out, 1, 1).
 
-    sum_j A_oj(f1, f2)^2 depends on the kernels only through sum_j a_oj(d) a_oj(d'), so its sum over the horizontal
-    frequencies is one small product with a constant of (P1, k^2 * k^2); in float64, as the sums cancel.
+    sum_j A_oj(f1, f2)^2 depends on the kernels only through sum_j a_oj(d) a_oj(d'). So its sum over the horizontal
+    frequencies is one small product with a constant (P1, k^2 * k^2), in float64, because the terms cancel.
     """
     k = weight.shape[-1]
     if k == 1:
@@ -219,7 +189,7 @@ def two_columns(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int)
     product = torch.einsum("nifc,oifc->nofc", images, kernels) * v.unsqueeze(-1)
     crop = k - 1 - padding
     vertical = torch.fft.ifft(product, dim=2)[:, :, crop : rows - crop : stride]  # (N, C_out, H', 2)
-    # The inverse along the width, of which only the wanted columns are made: column 1 stands for its mirror image too.
+    # The inverse along the width, for the kept columns only; frequency 1 also stands for its mirror image.
     place = torch.arange(crop, columns - crop, stride, device=x.device, dtype=torch.float64)
     angle, mirrored = 2.0 * math.pi / columns * place, 1.0 if columns == 2 else 2.0
     inverse = torch.stack(

@@ -1,8 +1,8 @@
 """ResNets for 32x32 images: 3x3 stem, no max-pool, four stages of width 1, 2, 4 and 8 times `width`.
 
-He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, in the shape that the
-CIFAR codebases (and the paper re-examined here) use. The network receives `normed_conv` and `activation` as callables
-and knows nothing of their names.
+He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385, in the form of the CIFAR
+codebases, which the paper re-examined here also uses. The network receives `normed_conv` and `activation` as callables
+and does not know their names.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, normed_conv: Nor
 
 
 class ResNet(BaseModel):
-    """(N, 3, H, W) images, H and W from 8 on -> (N, num_classes) logits."""
+    """(N, 3, H, W) images, H and W at least 8 -> (N, num_classes) logits."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ResNet(BaseModel):
 
 
 def resnet18(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
-    """ResNet18 with the arm `norm` of NORMS and the `activation` of ACTIVATIONS; an unknown name is a ValueError."""
+    """ResNet18 with a `norm` of NORMS and an `activation` of ACTIVATIONS. Raises ValueError for an unknown name."""
     return _resnet(BasicBlock, (2, 2, 2, 2), norm, num_classes, width, activation)
 
 
@@ -110,7 +110,7 @@ def resnet34(norm: str = "bn", num_classes: int = 10, width: int = 64, activatio
 
 
 def resnet50(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
-    """ResNet50, of bottleneck blocks; see `resnet18`."""
+    """ResNet50, with bottleneck blocks; see `resnet18`."""
     return _resnet(Bottleneck, (3, 4, 6, 3), norm, num_classes, width, activation)
 
 

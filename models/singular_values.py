@@ -1,13 +1,13 @@
-"""What the convolutions of a network do to signals: the singular values of their transfer matrices.
+"""The singular values of the transfer matrices of a network's convolutions.
 
-A convolution, its stride aside, is a circular one on the (P1, P2) = (H+k-1, W+k-1) grid, where the DFT splits it into
-one C_out x C_in matrix for each frequency f, the transfer matrix. The largest singular value over all frequencies is
-the convolution's Lipschitz constant on that grid; on smaller, zero-padded inputs, cropped and strided, it is an upper
-bound. Here the transfer matrix is
+Without its stride, a convolution is circular on the (P1, P2) = (H+k-1, W+k-1) grid. There the DFT splits it into one
+C_out x C_in matrix for each frequency f, the transfer matrix. The largest singular value over all frequencies is the
+convolution's Lipschitz constant on that grid, and an upper bound for the real layer, which zero-pads, crops and
+strides. Here the transfer matrix is
 
     T(f) = diag_o(V_o(f)) A(f)      A: the DFT of the kernels; V: the preconditioner that evaluation uses, or 1
 
-without the affine part and without any BatchNorm, GroupNorm or the like behind it. docs/diagnostics.md says why.
+without the affine part and without a norm behind it (BatchNorm, GroupNorm, ...). docs/diagnostics.md says why.
 """
 
 import copy
@@ -27,7 +27,7 @@ _CHUNK = 1 << 22  # complex numbers of transfer matrices held at a time: 64 MiB
 
 
 class Layer(NamedTuple):
-    """A convolution with its normalisation: the module at the path `name`, and the convolution in it.
+    """`module`, at the path `name`, is a convolution with its normalisation; `convolution` is the one in it.
 
     `grid` is (P1, P2), or (1, 1) for a kernel of one pixel, whose transfer matrix is the same at every frequency.
     """
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 def find_layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
     """All layers that an image of `size` (H, W) passes, in the order of their definition.
 
-    To see the sizes of their inputs, an image of zeros is run through a copy of `model`, which is left as it is.
+    It runs an image of zeros through a copy of `model` to find the input size of each layer; `model` does not change.
     """
     pairs = {_pair(model, path): convolution for path, convolution in _convolutions(model)}
     inputs = _input_sizes(model, size, list(pairs))
@@ -59,9 +59,9 @@ def find_layers(model: nn.Module, size: tuple[int, int]) -> list[Layer]:
 def singular_values(convolution: Convolution, grid: tuple[int, int]) -> tuple[float, float]:
     """The largest and the smallest of the min(C_out, C_in) singular values of each T(f), over all f of `grid`.
 
-    In float64, from the eigenvalues of the Gram matrices of the smaller side: the error is about 1e-16 times the
-    square of the largest value over the value itself, so at most 1e-8 of the largest where a value is 0. NaN for
-    weights that are not finite. Waits for the device.
+    Computed in float64 from the eigenvalues of the Gram matrices of the smaller side. The error of a value s is about
+    1e-16 * largest^2 / s, and at most 1e-8 * largest where s is 0. NaN for weights that are not finite. Waits for the
+    device.
     """
     device = torch.device("cpu") if convolution.weight.device.type == "mps" else convolution.weight.device
     weight = convolution.weight.detach().to(device).double()
@@ -86,12 +86,12 @@ def weight_norm(convolution: Convolution) -> float:
 
 
 def _transfer_matrices(weight: Tensor, gain: Tensor, frequency: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
-    """T of real kernels (C_out, C_in, k, k) and gains (F, C_out) at frequencies (F, 2), a few (., C_out, C_in) at a
-    time."""
+    """T (F, C_out, C_in) of real kernels (C_out, C_in, k, k) and gains (F, C_out) at frequencies (F, 2), in parts of
+    _CHUNK numbers."""
     c_out, c_in, rows, columns = weight.shape
     down = torch.arange(rows, device=weight.device).view(-1, 1).expand(rows, columns).flatten()
     across = torch.arange(columns, device=weight.device).repeat(rows)
-    # whole numbers of turns are dropped while they are whole numbers; a quotient of such would be float32
+    # reduce modulo the grid while in integers: a quotient of integers would be float32
     vertical = (frequency[:, :1] * down % grid[0]).double() / grid[0]
     angle = 2.0 * math.pi * (vertical + (frequency[:, 1:] * across % grid[1]).double() / grid[1])  # (F, k * k)
     taps = weight.flatten(2).permute(2, 0, 1).flatten(1)  # (k * k, C_out * C_in)
@@ -108,7 +108,7 @@ def _gain(convolution: Convolution, grid: tuple[int, int]) -> Tensor:
 
 
 def _distinct_frequencies(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(F, 2): of each pair f and -f, whose transfer matrices are conjugates of each other, one."""
+    """(F, 2): one of each pair f and -f, whose transfer matrices are conjugates of each other."""
     p1, p2 = grid
     f1, f2 = torch.meshgrid(torch.arange(p1, device=device), torch.arange(p2 // 2 + 1, device=device), indexing="ij")
     mirrored = (f2 == 0) | (2 * f2 == p2)  # columns that hold both f and -f
@@ -122,19 +122,19 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
             yield path, module
         elif isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1):
             parent = model.get_submodule(path.rpartition(".")[0])
-            if not isinstance(parent, PreConv2d | PublishedPreConv2d):  # of one channel, it is not told by its groups
+            if not isinstance(parent, PreConv2d | PublishedPreConv2d):  # an affine part of one channel has groups == 1
                 yield path, module
 
 
 def _pair(model: nn.Module, path: str) -> str:
-    """The path of the pair that the convolution at `path` is in; if it is in none, `path`."""
+    """The path of the `Normed` around the convolution at `path`, or `path` if there is none."""
     parent = path.rpartition(".")[0]
     return parent if isinstance(model.get_submodule(parent), Normed) else path
 
 
 @torch.no_grad()
 def _input_sizes(model: nn.Module, size: tuple[int, int], paths: list[str]) -> dict[str, tuple[int, int]]:
-    """(H, W) of what each module at `paths` is given."""
+    """(H, W) of the input of each module at `paths`; a module that is not run is missing."""
     trial = copy.deepcopy(model).eval()
     sizes: dict[str, tuple[int, int]] = {}
 

@@ -1,18 +1,15 @@
 """`coco`: objects cut from COCO (Lin et al. 2014, https://arxiv.org/abs/1405.0312) by their bounding boxes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from PIL import Image
 
-from data_loader.picture_files import Files
 from data_loader.pictures import SIZE, BrokenImageError, Picture, decode
-from preparation.json_stream import elements
+from preparation.annotations import EXPECTED, Box, Category, CocoImage, entries, place_of
 from preparation.plan import Candidate, Plan
 from preparation.sources import VERSIONS, describe, open_files
 from utils.errors import DataError
@@ -27,13 +24,6 @@ CATEGORIES = {
 }
 
 
-@dataclass(frozen=True)
-class _Picture:
-    name: str
-    width: int
-    height: int
-
-
 @contextmanager
 def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
     """The boxes of the ten classes that are no crowd and whose both sides have at least `min_size` pixels.
@@ -42,10 +32,10 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
         DataError: no such files; the annotations are malformed or lack something.
     """
     with open_files(images, needed=lambda folders: False) as files:  # a picture that is missing is named
-        known = _pictures_and_labels(annotations)
-        candidates = list(_candidates(annotations, *known, min_size))
-        sizes = {picture.name: (picture.width, picture.height) for picture in known[0].values()}
-        lookup = _Lookup(files, images)
+        pictures, labels, boxes = _read(annotations, min_size)
+        candidates = _candidates(annotations, pictures, labels, boxes, min_size)
+        sizes = {picture.file_name: (picture.width, picture.height) for picture in pictures.values()}
+        find = _finder(files.names, images)
 
         def pixels(data: bytes, candidate: Candidate) -> Picture:
             def cut(image: Image.Image) -> Image.Image:
@@ -58,39 +48,30 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
             command="coco",
             options={"min_size": min_size},
             classes=tuple(CATEGORIES),
-            candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name, candidate.number)),
+            candidates=sorted(candidates, key=Candidate.order),
             sources=[describe(annotations), describe(images)],
             versions=VERSIONS,
             place=str(images),
-            read=lambda candidate: files.read(lookup.find(candidate.name)),
+            read=lambda candidate: files.read(find(candidate.name)),
             decode=pixels,
-            stamp=cache(lambda candidate: lookup.stamp(candidate.name) + f" {sizes[candidate.name]}"),
         )
 
 
-class _Lookup:
-    """Pictures by the name that the annotations give them, in whatever folder they lie."""
+def _finder(names: Sequence[str], source: Path) -> Callable[[str], str]:
+    """A function from the name that the annotations give a picture to its own, in whatever folder it lies."""
+    known = set(names)
+    by_last_part: dict[str, list[str]] = {}
+    for name in names:
+        by_last_part.setdefault(PurePosixPath(name).name, []).append(name)
 
-    def __init__(self, files: Files, source: Path) -> None:
-        self._files, self._source = files, source
-        self._names = set(files.names)
-        self._by_last_part: dict[str, str | None] = {}
-        for name in files.names:
-            last = PurePosixPath(name).name
-            self._by_last_part[last] = None if last in self._by_last_part else name  # None: more than one
-
-    def find(self, name: str) -> str:
+    def find(name: str) -> str:
         # Only what is in the list is ever opened: a name such as ../../x in a stranger's annotations finds nothing.
-        found = name if name in self._names else self._by_last_part.get(PurePosixPath(name).name)
-        if found is None:
-            raise BrokenImageError(f"{self._source}: {name}", f"there is no {name}, which the annotations name")
-        return found
+        found = [name] if name in known else by_last_part.get(PurePosixPath(name).name, [])
+        if len(found) != 1:
+            raise BrokenImageError(f"{source}: {name}", f"there is no {name}, which the annotations name")
+        return found[0]
 
-    def stamp(self, name: str) -> str:
-        try:
-            return self._files.stamp(self.find(name))
-        except DataError:
-            return "missing"
+    return find
 
 
 def square_around(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int]:
@@ -119,84 +100,48 @@ def _cut(image: Image.Image, candidate: Candidate, size: tuple[int, int]) -> Ima
     return square.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def _pictures_and_labels(path: Path) -> tuple[dict[int, _Picture], dict[int, int]]:
-    """The pictures by their id, and the labels by the id of their category."""
-    pictures: dict[int, _Picture] = {}
+def _read(path: Path, min_size: int) -> tuple[dict[int, CocoImage], dict[int, int], list[tuple[int, Box]]]:
+    """The pictures by their id, the labels by the id of their category, and the boxes that may count, with the index of
+    each."""
+    pictures: dict[int, CocoImage] = {}
     labels: dict[int, int] = {}
+    boxes: list[tuple[int, Box]] = []
     order = {category: label for label, category in enumerate(CATEGORIES.values())}
-    for key, index, value in elements(path, ("images", "categories", "annotations")):
-        if key == "annotations":
-            continue
-        entry = _Entry(path, key, index, value)
-        number = entry.whole("id")
-        if number in (pictures if key == "images" else labels):
-            entry.fail(f"the id {number} is there twice")
-        if key == "images":
-            pictures[number] = _Picture(entry.text("file_name"), entry.whole("width", 1), entry.whole("height", 1))
-        elif (name := entry.text("name")) in order:
-            labels[number] = order[name]
+    for index, entry in Bar(entries(path), desc=f"reading {path.name}", unit="entry", leave=False):
+        if isinstance(entry, Box):
+            if not entry.iscrowd and min(entry.bbox[2:]) > min_size - 1:  # rounding may add a little
+                boxes.append((index, entry))
+        elif isinstance(entry, Category):
+            if entry.name in order:
+                _put(labels, entry.id, order[entry.name], place_of(path, "categories", index))
+        else:
+            _put(pictures, entry.id, entry, place_of(path, "images", index))
     missing = [category for category, label in order.items() if label not in labels.values()]
     if missing:
-        raise DataError(f"{path}: no category {', '.join(missing)}; expected COCO's instances_*.json")
-    return pictures, labels
+        raise DataError(f"{path}: no category {', '.join(missing)}; {EXPECTED}")
+    return pictures, labels, boxes
+
+
+def _put(known: dict[int, Any], number: int, value: Any, place: str) -> None:
+    if number in known:
+        raise DataError(f"{place}: the id {number} is there twice; {EXPECTED}")
+    known[number] = value
 
 
 def _candidates(
-    path: Path, pictures: dict[int, _Picture], labels: dict[int, int], min_size: int
+    path: Path, pictures: dict[int, CocoImage], labels: dict[int, int], boxes: list[tuple[int, Box]], min_size: int
 ) -> Iterator[Candidate]:
-    seen: set[int] = set()
-    found = elements(path, ("annotations",))
-    for key, index, value in Bar(found, desc=f"reading {path.name}", unit="box", leave=False):
-        entry = _Entry(path, key, index, value)
-        category, number, image = entry.whole("category_id"), entry.whole("id"), entry.whole("image_id")
-        if image not in pictures:
-            entry.fail(f"no entry of images has its image_id {image}")
-        left, top, width, height = entry.box("bbox")
-        if category not in labels or value.get("iscrowd"):
+    seen: dict[int, Box] = {}
+    for index, box in boxes:
+        place = place_of(path, "annotations", index)
+        if box.image_id not in pictures:
+            raise DataError(f"{place}: no entry of images has its image_id {box.image_id}; {EXPECTED}")
+        if box.category_id not in labels:
             continue
-        if number in seen:
-            entry.fail(f"the id {number} is there twice")
-        seen.add(number)
-        picture = pictures[image]
-        box = (max(left, 0.0), max(top, 0.0), min(left + width, picture.width), min(top + height, picture.height))
-        if min(box[2] - box[0], box[3] - box[1]) < min_size:
-            continue
-        x, y, side = square_around(box, picture.width, picture.height)
-        yield Candidate(picture.name, labels[category], number, (x, y, side, side))
-
-
-class _Entry:
-    """One object of a list in the annotations, whose values are checked as they are asked for."""
-
-    def __init__(self, path: Path, key: str, index: int, value: Any) -> None:
-        self._where = f"{path}: {key}[{index}]"
-        self._value = value
-        if not isinstance(value, dict):
-            self.fail("it is no object")
-
-    def whole(self, key: str, least: int = 0) -> int:
-        value = self._get(key)
-        if type(value) is not int or not least <= value < 2**63:
-            self.fail(f"{key!r} is no whole number from {least} on")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self._get(key)
-        if not isinstance(value, str) or not value or len(value) > 1000:
-            self.fail(f"{key!r} is no name")
-        return value
-
-    def box(self, key: str) -> list[float]:
-        value: list[float] = self._get(key)
-        numbers = isinstance(value, list) and len(value) == 4 and all(type(side) in (int, float) for side in value)
-        if not numbers or not all(abs(side) < 1e9 for side in value):
-            self.fail(f"{key!r} is no [left, top, width, height]")
-        return value
-
-    def fail(self, problem: str) -> NoReturn:
-        raise DataError(f"{self._where}: {problem}; expected COCO's instances_*.json")
-
-    def _get(self, key: str) -> Any:
-        if key not in self._value:
-            self.fail(f"it has no {key!r}")
-        return self._value[key]
+        _put(seen, box.id, box, place)
+        picture = pictures[box.image_id]
+        left, top, width, height = box.bbox
+        within = (max(left, 0.0), max(top, 0.0), min(left + width, picture.width), min(top + height, picture.height))
+        if min(within[2] - within[0], within[3] - within[1]) >= min_size:
+            x, y, side = square_around(within, picture.width, picture.height)
+            yield Candidate(picture.file_name, labels[box.category_id], box.id, (x, y, side, side))

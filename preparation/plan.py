@@ -2,12 +2,11 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from data_loader.pictures import Picture
 from utils.errors import DataError
@@ -22,6 +21,10 @@ class Candidate:
     label: int
     number: int | None = None  # of the box in its source
     box: tuple[int, int, int, int] | None = None  # left, top, width, height of the square that is cut, in pixels
+
+    def order(self) -> tuple[int, str, int]:
+        """By which the rows of a file are sorted."""
+        return self.label, self.name, self.number or 0
 
     def key(self) -> str:
         """Tells it from every other candidate of its source."""
@@ -38,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """The candidates of one source, in the order of the rows that they would fill, and how to come by their pixels."""
+    """The candidates of one source, sorted, and how to come by their pixels."""
 
     command: str
     options: Mapping[str, Any]  # of the command; what its candidates and their pixels depend on
@@ -49,7 +52,6 @@ class Plan:
     place: str  # the path of the source, which messages begin with
     read: Callable[[Candidate], bytes]  # raises DataError
     decode: Callable[[bytes, Candidate], Picture]  # raises DataError
-    stamp: Callable[[Candidate], str]  # changes when the bytes do; found without reading them
     left_out: frozenset[int] = frozenset()  # labels of which no image is wanted
     notes: tuple[str, ...] = ()  # what there is to tell of the source, such as what was left out of it
 
@@ -74,7 +76,7 @@ class Request:
     skip_broken: bool
     force: bool
 
-    def arguments(self, plan: "Plan") -> dict[str, Any]:
+    def arguments(self, plan: Plan) -> dict[str, Any]:
         """All that the file depends on, for the manifest."""
         return {
             **plan.options,
@@ -88,98 +90,84 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate: pixels, or the reason why there are none."""
+    """What became of a candidate: a picture, or the fault that it has."""
 
     source: str | None  # hex SHA-256 of the encoded bytes; None where they could not be read
-    row: int  # of the store that has its pixels
-    pixels: bytes  # a digest of them
-    fault: str | None = None
-    dim: bool = False  # nearly black, of more than 8 bits
+    picture: Picture | None
+    fault: str = ""
+
+
+Outcomes = Callable[[Candidate], Outcome | None]  # None where it is not known
 
 
 @dataclass
 class Selection:
-    """Positions in `Plan.candidates`, ascending once `select` returns them."""
+    """Of the candidates whose turn came, sorted once `select` returns them."""
 
-    chosen: list[int] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
-    #: Each with the position of the image that has the same 3,072 bytes.
-    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    chosen: list[Candidate] = field(default_factory=list)
+    broken: list[Candidate] = field(default_factory=list)
+    duplicates: dict[Candidate, Candidate] = field(default_factory=dict)  # with the one that has the same 3,072 bytes
 
-    def positions(self) -> list[int]:
-        """Of all candidates whose turn came."""
-        return [*self.chosen, *self.broken, *(position for position, _ in self.duplicates)]
+    def counts(self, plan: Plan) -> list[int]:
+        """How many images of each class were chosen."""
+        counts = Counter(candidate.label for candidate in self.chosen)
+        return [counts[label] for label in range(len(plan.classes))]
 
 
-def select(
-    plan: Plan, per_class: int | None, seed: int, outcome: Callable[[int], Outcome | None], keep_duplicates: bool
-) -> Selection:
-    """Take `per_class` candidates of each class, or all of them, drawn by `seed`.
+def select(plan: Plan, request: Request, outcomes: Outcomes = lambda candidate: None) -> Selection:
+    """Take `request.per_class` candidates of each class, or all of them, drawn by `request.seed`.
 
-    `outcome(position)` says what became of a candidate when it is its turn; a broken one, and one whose pixels were
-    taken before, leaves its place to the next in the draw. Where it returns None the candidate counts as good.
+    A candidate's outcome is asked for when it is its turn, once; a broken one, and one whose pixels were taken before,
+    leaves its place to the next in the draw. One that is not known counts as good.
 
     The classes with the fewest candidates choose first, since a picture with boxes of two classes goes to one only.
     """
     taken: set[str] = set()
-    seen: dict[bytes, int] = {}
+    seen: dict[bytes, Candidate] = {}
     selection = Selection()
-    for queue in sorted(_queues(plan, seed), key=len):
-        wanted = len(queue) if per_class is None else per_class
-        for position in queue:
+    for queue in sorted(_queues(plan, request.seed), key=len):
+        wanted = len(queue) if request.per_class is None else request.per_class
+        for candidate in queue:
             if wanted == 0:
                 break
-            name = plan.candidates[position].name
-            if name in taken:
+            if candidate.name in taken:
                 continue
-            taken.add(name)
-            result = outcome(position)
-            if result is not None:
-                if result.fault is not None:
-                    selection.broken.append(position)
+            taken.add(candidate.name)
+            outcome = outcomes(candidate)
+            if outcome is not None:
+                if outcome.picture is None:
+                    selection.broken.append(candidate)
                     continue
-                twin = seen.setdefault(result.pixels, position)
-                if twin != position and not keep_duplicates:
-                    selection.duplicates.append((position, twin))
+                twin = seen.setdefault(hashlib.sha256(outcome.picture.pixels.tobytes()).digest(), candidate)
+                if twin != candidate and not request.keep_duplicates:
+                    selection.duplicates[candidate] = twin
                     continue
-            selection.chosen.append(position)
+            selection.chosen.append(candidate)
             wanted -= 1
-    for positions in (selection.chosen, selection.broken, selection.duplicates):
-        positions.sort()
-    return selection
+    return Selection(
+        sorted(selection.chosen, key=Candidate.order),
+        sorted(selection.broken, key=Candidate.order),
+        {candidate: selection.duplicates[candidate] for candidate in sorted(selection.duplicates, key=Candidate.order)},
+    )
 
 
-def _queues(plan: Plan, seed: int) -> list[list[int]]:
+def _queues(plan: Plan, seed: int) -> list[list[Candidate]]:
     """The candidates of each class in the order of the draw.
 
     A candidate's place in it is a hash of the seed and its name: the same with every version of every library.
     """
-    queues: list[list[int]] = [[] for _ in plan.classes]
-    for position, candidate in enumerate(plan.candidates):
-        queues[candidate.label].append(position)
-    for queue in queues:
-        queue.sort(key=lambda position: (derive_seed(seed, f"prepare/{plan.candidates[position].key()}"), position))
+    queues: list[list[Candidate]] = [[] for _ in plan.classes]
+    for candidate in sorted(plan.candidates, key=lambda candidate: derive_seed(seed, f"prepare/{candidate.key()}")):
+        queues[candidate.label].append(candidate)
     return queues
 
 
-def counts(plan: Plan, selection: Selection) -> list[int]:
-    """How many images of each class were chosen."""
-    labels = [plan.candidates[position].label for position in selection.chosen]
-    counts: list[int] = np.bincount(labels, minlength=len(plan.classes)).tolist()
-    return counts
-
-
-def _wanted_counts(plan: Plan, selection: Selection) -> dict[str, int]:
-    """By class, of those of which images are wanted."""
-    return {
-        plan.classes[label]: count for label, count in enumerate(counts(plan, selection)) if label not in plan.left_out
-    }
-
-
-def check_counts(plan: Plan, selection: Selection, request: Request, outcome: Callable[[int], Outcome | None]) -> None:
+def check_counts(
+    plan: Plan, selection: Selection, request: Request, outcomes: Outcomes = lambda candidate: None
+) -> None:
     """Raise DataError if a class has fewer images than were asked for, or nothing was chosen at all.
 
-    `outcome` is that of `select`, of which the largest number that every class can have is asked.
+    `outcomes` are those of `select`, of which the largest number that every class can have is asked.
     """
     found = _wanted_counts(plan, selection)
     lacking = [f"{name} has {count:,}" for name, count in found.items() if count < (request.per_class or 0)]
@@ -189,7 +177,7 @@ def check_counts(plan: Plan, selection: Selection, request: Request, outcome: Ca
         low, high = min(found.values()), request.per_class  # enough for all; too many
         while high - low > 1:
             middle = (low + high) // 2
-            drawn = select(plan, middle, request.seed, outcome, request.keep_duplicates)
+            drawn = select(plan, replace(request, per_class=middle), outcomes)
             low, high = (middle, high) if min(_wanted_counts(plan, drawn).values()) >= middle else (low, middle)
         lost = len(selection.broken) + len(selection.duplicates)
         raise DataError(
@@ -199,3 +187,9 @@ def check_counts(plan: Plan, selection: Selection, request: Request, outcome: Ca
         )
     if not selection.chosen:
         raise DataError(f"{plan.place}: none of the images can be used")
+
+
+def _wanted_counts(plan: Plan, selection: Selection) -> dict[str, int]:
+    """By class, of those of which images are wanted."""
+    counts = enumerate(selection.counts(plan))
+    return {plan.classes[label]: count for label, count in counts if label not in plan.left_out}

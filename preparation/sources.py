@@ -1,18 +1,19 @@
-"""What the folders and .zip files of the commands have in common."""
+"""`folder`, `exdark` and `demo`: a plan of whole pictures from each kind of source."""
 
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from data_loader.picture_files import Files, Parts, everything
+from data_loader import picture_files
+from data_loader.picture_files import Files, Labelled, Parts, everything
 from data_loader.pictures import SIZE, Picture, crop_to_size, decode
 from preparation.plan import Candidate, Plan
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import sha256_of_file
 from utils.progress import Bar
 
@@ -21,10 +22,121 @@ Square = Literal["crop", "pad"]
 
 VERSIONS = {"numpy": np.__version__, "Pillow": PIL.__version__}
 
+#: ExDark's, in the order of the labels: data_loader.tiny_exdark.FORMAT.classes, which takes torch to import.
+EXDARK_CLASSES = (
+    *("Bicycle", "Boat", "Bottle", "Bus", "Car", "Cat"),
+    *("Chair", "Cup", "Dog", "Motorbike", "People", "Table"),
+)
 
-def pad_to_size(image: Image.Image) -> Image.Image:
-    """32x32: the long side scaled to 32, black on both sides of the short one."""
-    return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+
+@contextmanager
+def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square: Square) -> Iterator[Plan]:
+    """Any images: those of train/<class>/, val/<class>/, test/<class>/ or all of them, or of <class>/ where there are
+    no such folders; those in folders below are taken as well.
+
+    `classes` are the labels from 0 on; without it they are the names of the folders in sorted order.
+
+    Raises:
+        DataError: no such source, no images in such folders, one of `classes` has none, or a class folder that is
+            wanted has no image.
+    """
+    chosen = None if classes is None else [picture_files.class_name(name) for name in classes]
+    with open_files(source, splits=True) as files:
+        found = _find(files, source, split, chosen)
+        names = sorted({picture.label for picture in found})
+        missing = [name for name in chosen or () if name not in names]
+        if missing:
+            raise DataError(
+                f"{source}: no images of class {', '.join(missing)}; it has {picture_files.first_of(names)}"
+            )
+        order = {name: label for label, name in enumerate(chosen or names)}
+        candidates = [Candidate(picture.name, order[picture.label]) for picture in found if picture.label in order]
+        options = {"classes": list(order), "split": split, "square": square}
+        yield _plan_of_pictures("folder", source, files, candidates, list(order), options)
+
+
+def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) -> list[Labelled]:
+    def wanted(part: str, label: str) -> bool:
+        return (not part or split in (part, "all")) and (chosen is None or label in chosen)
+
+    if files.base is not None:
+        found = [
+            picture for picture in picture_files.by_split(files, source, wanted) if split in (picture.split, "all")
+        ]
+        if not found:
+            raise DataError(f"{source}: no images in {split}/<class>/; give another --split")
+        return found
+    plain = picture_files.by_class(files, source, wanted)
+    if not plain or split in ("val", "test"):
+        problem = f"no {split}/<class>/ images" if plain else "no images in class folders"
+        raise DataError(
+            f"{source}: {problem}; expected train/<class>/* and optionally val/<class>/* and test/<class>/*, or "
+            "<class>/*"
+        )
+    return plain
+
+
+@contextmanager
+def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> Iterator[Plan]:
+    """ExDark (Loh & Chan 2019, https://arxiv.org/abs/1805.11227), photographs in low light: the whole images of the
+    folders <class>/*, at any depth; a label keeps its number if others are left out.
+
+    Raises:
+        ConfigError: one of `classes` is none of ExDark's.
+        DataError: no such source, or one of `classes`, by default all twelve, has no images in it.
+    """
+    labels = {name.lower(): label for label, name in enumerate(EXDARK_CLASSES)}
+    wanted = {name.lower() for name in classes or EXDARK_CLASSES}
+    unknown = sorted(wanted - labels.keys())
+    if unknown:
+        raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(EXDARK_CLASSES)}")
+
+    def label_of(folders: Sequence[str]) -> int | None:
+        """By the innermost folder that has the name of a class."""
+        return next((labels[part.lower()] for part in reversed(folders) if part.lower() in labels), None)
+
+    with open_files(source, needed=lambda folders: label_of(folders) is not None) as files:
+        candidates = []
+        for name in files.names:
+            label = label_of(PurePosixPath(name).parts[:-1])
+            if label is None or not picture_files.is_picture(name):
+                files.left_out.add(picture_files.NO_CLASS if label is None else picture_files.NO_FORMAT, name)
+            elif EXDARK_CLASSES[label].lower() in wanted:
+                candidates.append(Candidate(name, label))
+        found = {candidate.label for candidate in candidates}
+        taken = [label for name, label in labels.items() if name in wanted]
+        missing = [EXDARK_CLASSES[label] for label in taken if label not in found]
+        if missing:
+            raise DataError(
+                f"{source}: no images in a folder {', '.join(missing)}; expected ExDark's class folders, or name "
+                "those that there are with --classes"
+            )
+        options = {"classes": [EXDARK_CLASSES[label] for label in taken], "square": square}
+        yield _plan_of_pictures("exdark", source, files, candidates, EXDARK_CLASSES, options)
+
+
+@contextmanager
+def plan_demo() -> Iterator[Plan]:
+    """scikit-learn's handwritten digits, which need no download: the images of data_loader.type=Digits."""
+    import sklearn
+
+    from data_loader.digits import load_digits
+
+    dataset = load_digits(Path())
+    images = dataset.images.numpy()
+    rows = {f"digit {row:04}": row for row in range(len(images))}
+    candidates = [Candidate(name, int(dataset.labels[row])) for name, row in rows.items()]
+    yield Plan(
+        command="demo",
+        options={},
+        classes=dataset.classes,
+        candidates=sorted(candidates, key=Candidate.order),
+        sources=[{"name": "scikit-learn's handwritten digits", "kind": "package"}],
+        versions={**VERSIONS, "scikit-learn": sklearn.__version__},
+        place="scikit-learn",
+        read=lambda candidate: images[rows[candidate.name]].tobytes(),
+        decode=lambda data, candidate: Picture(np.frombuffer(data, np.uint8).reshape(images.shape[1:])),
+    )
 
 
 def open_files(source: Path, splits: bool = False, needed: Parts = everything) -> Files:
@@ -43,7 +155,12 @@ def describe(source: Path) -> dict[str, Any]:
         return {"name": name, "kind": "file", "sha256": sha256_of_file(source, bar.update)}
 
 
-def plan_of_pictures(
+def _pad_to_size(image: Image.Image) -> Image.Image:
+    """32x32: the long side scaled to 32, black on both sides of the short one."""
+    return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def _plan_of_pictures(
     command: str,
     source: Path,
     files: Files,
@@ -52,23 +169,18 @@ def plan_of_pictures(
     options: dict[str, Any],
 ) -> Plan:
     """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
-    to_size = {"crop": crop_to_size, "pad": pad_to_size}[options["square"]]
-
-    def pixels(data: bytes, candidate: Candidate) -> Picture:
-        return decode(data, f"{source}: {candidate.name}", to_size)
-
+    to_size = {"crop": crop_to_size, "pad": _pad_to_size}[options["square"]]
     labels = {candidate.label for candidate in candidates}
     return Plan(
         command=command,
         options=options,
         classes=tuple(classes),
-        candidates=sorted(candidates, key=lambda candidate: (candidate.label, candidate.name)),
+        candidates=sorted(candidates, key=Candidate.order),
         sources=[describe(source)],
         versions=VERSIONS,
         place=str(source),
         read=lambda candidate: files.read(candidate.name),
-        decode=pixels,
-        stamp=cache(lambda candidate: files.stamp(candidate.name)),
+        decode=lambda data, candidate: decode(data, f"{source}: {candidate.name}", to_size),
         left_out=frozenset(range(len(classes))) - labels,
         notes=(*files.left_out.lines(), *files.notes),
     )

@@ -40,19 +40,19 @@ from data_loader.pictures import decode
 from data_loader.tiny_coco import load_tiny_coco
 from grids.plan import load_grid
 from parse_config import Config, load_config
-from reporting.document import document
-from reporting.markdown import markdown
-from reporting.summary import as_csv, as_latex
-from reporting.writing import read_results
+from reporting.render.markdown import markdown
+from reporting.render.writing import read_results
+from reporting.text.document import document
+from reporting.text.summary import as_csv, as_latex
 from tests.conftest import ROOT, make_pixels
 from tests.made_runs import config as config_of_run
 from tests.made_runs import write_run
-from trainer.checkpoint import FORMAT_VERSION, check_tensors, pack, unpack
-from trainer.form import check_form
-from trainer.restore import check_progress, load_optimizer
+from tests.states import made_state
+from trainer.checkpoint_file import pack, unpack
+from trainer.restore import check_progress, check_tensors, load_optimizer
 from trainer.resume import saved_config
+from trainer.state import RunState, checked
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.seeding import rng_state
 
 SECONDS = 10.0  # that one case may take
 MEMORY = 400 << 10  # KiB by which the process may grow
@@ -146,33 +146,14 @@ def npz_seeds() -> list[bytes]:
     return seeds
 
 
-FIGURES = ("lr", "seconds", *(f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", "accuracy")))
-
-
 @cache
-def state() -> dict:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(torch.ones(2, 4)).sum().backward()
-    optimizer.step()
-    return {
-        **{"format_version": FORMAT_VERSION, "environment": {"torch": "2"}, "config": {"name": "x"}},
-        **{"dataset_sha256": "ab" * 32, "classes": ["a", "b"]},
-        "splits": {"train": torch.arange(3), "val": torch.arange(3, 4), "test": torch.arange(4, 5)},
-        **{"given_labels": torch.zeros(5, dtype=torch.int64), "epoch": 1, "batch": 0, "global_step": 7},
-        **{"model": model.state_dict(), "optimizer_type": "SGD", "optimizer": optimizer.state_dict()},
-        **{"scheduler": {"last_epoch": 1}, "scaler": {}, "best": 0.5, "epochs_since_best": 0, "partial_sums": {}},
-        **{
-            "history": [{"epoch": 1, **dict.fromkeys(FIGURES, 0.5)}],
-            "seconds": 1.5,
-            "rng": {**rng_state(), "cuda": []},
-        },
-    }
+def state() -> RunState:
+    return made_state()
 
 
 def checkpoint(data: bytes) -> str:
     try:
-        found = unpack(data, "file")
+        found = checked(unpack(data, "file"), "file")
     except CheckpointError as error:
         return one_line(error)
     try:
@@ -210,7 +191,7 @@ def resigned(data: bytes) -> str:
 @cache
 def unsigned_seeds() -> list[bytes]:
     buffer = io.BytesIO()
-    torch.save(state(), buffer)
+    torch.save(dict(state()), buffer)
     return [buffer.getvalue()]
 
 
@@ -240,11 +221,10 @@ def fields(data: bytes) -> str:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     try:
         try:
-            packed = pack({**state(), "config": load_config(ROOT / "configs" / "demo.json").model_dump(), **changed})
+            packed = pack({**state(), **changed})
         except (OverflowError, RecursionError, UnicodeEncodeError):
             return "refused"  # no file can hold it
-        found = unpack(packed, "file")
-        check_form(found, "file")
+        found = checked(unpack(packed, "file"), "file")
         check_tensors(model.state_dict(), found["model"], "file")
         check_progress(found, 7, "file")
         load_optimizer(optimizer, found, "file")
@@ -492,6 +472,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
         (corpus / str(number)).write_bytes(data)
     finds = ROOT / "saved" / "fuzz"
     finds.mkdir(parents=True, exist_ok=True)
+    import config_messages
+    import config_schema
     import data_loader.array_file as array_file
     import data_loader.npz as npz
     import data_loader.restricted_pickle as restricted_pickle
@@ -499,7 +481,8 @@ def guided(name: str, seed: int, seconds: float) -> None:
     import trainer.checkpoint as checkpoint_module
     import utils.strict_json as strict_json
 
-    for module in (array_file, npz, restricted_pickle, parse_config, checkpoint_module, strict_json, pickle, zipfile):
+    ours = (array_file, npz, restricted_pickle, parse_config, config_schema, config_messages, checkpoint_module)
+    for module in (*ours, strict_json, pickle, zipfile):
         for value in list(vars(module).values()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 atheris.instrument_func(value)

@@ -50,6 +50,9 @@ def case_errors(
             layer(torch.randn_like(x))
         with torch.no_grad():
             layer.weight.mul_(1 + 0.1 * (step + 1))
-    pairs |= {"running_after": layer.running_preconditioner, "weight_after": layer.weight}
+    running = layer.running_preconditioner
+    if case("running_after").is_complex():
+        running = torch.view_as_complex(running)
+    pairs |= {"running_after": running, "weight_after": layer.weight}
     pairs["y_eval"] = layer.eval()(case("x_eval"))
     return {field: relative_error(got, case(field)) for field, got in pairs.items()}

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train as train_program
 from tests.conftest import ROOT, same_tree
 from trainer.checkpoint import read
+from trainer.state import RunState
 
 SMALL = ("arch.args.width=4", "data_loader.args.batch_size=16", "trainer.save_dir=unused", "trainer.device=cpu")
 
@@ -55,7 +56,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def final_state(folder: Path, epoch: int) -> dict:
+def final_state(folder: Path, epoch: int) -> RunState:
     """All that the checkpoint after `epoch` holds but the seconds."""
     state = read(folder / f"checkpoint-epoch{epoch}.pth")
     for row in state["history"]:

@@ -5,58 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.checkpoint import (
-    FORMAT_VERSION,
-    CheckpointStore,
-    check_tensors,
-    checkpoint_name,
-    pack,
-    position,
-    read,
-    unpack,
-)
+from tests.states import made_state
+from trainer.checkpoint import CheckpointStore, checkpoint_name, position, read
+from trainer.checkpoint_file import pack, unpack
+from trainer.restore import check_tensors
+from trainer.state import FORMAT_VERSION, RunState, checked
 from utils.errors import CheckpointError, FileSystemError
 from utils.files import write_atomically
 
 
-def state(epoch: int = 1, batch: int = 0, **changes: object) -> dict:
-    return {
-        "format_version": FORMAT_VERSION,
-        "environment": {"torch": "2"},
-        "config": {},
-        "dataset_sha256": "abc",
-        "classes": ["a", "b"],
-        "splits": {"train": torch.arange(3)},
-        "given_labels": torch.zeros(3, dtype=torch.int64),
-        "epoch": epoch,
-        "batch": batch,
-        "global_step": 7,
-        "model": {"weight": torch.randn(20, 20)},
-        "optimizer_type": "SGD",
-        "optimizer": {},
-        "scheduler": {"last_epoch": epoch},
-        "scaler": {},
-        "best": None,
-        "epochs_since_best": 0,
-        "partial_sums": {},
-        "history": [],
-        "seconds": 0.0,
-        "rng": {"python": {}, "numpy": {}, "torch": torch.zeros(4, dtype=torch.uint8), "cuda": []},
-        **changes,
-    }
-
-
 def test_what_is_packed_comes_back_and_torch_reads_it_too(tmp_path: Path) -> None:
-    original = state()
+    original = made_state()
     path = tmp_path / "c.pth"
     path.write_bytes(pack(original))
     for got in (read(path), torch.load(path, weights_only=True)):
-        assert torch.equal(got["model"]["weight"], original["model"]["weight"])
+        assert torch.equal(got["model"]["0.weight"], original["model"]["0.weight"])
         assert got["classes"] == ["a", "b"]
 
 
 def test_any_flipped_bit_is_noticed() -> None:
-    data = pack(state())
+    data = pack(made_state())
     generator = torch.Generator().manual_seed(0)
     places = torch.randint(len(data) * 8, (300,), generator=generator).tolist()
     ends = [*range(8 * 4), *range((len(data) - 80) * 8, len(data) * 8, 5)]
@@ -68,7 +36,7 @@ def test_any_flipped_bit_is_noticed() -> None:
 
 
 def test_truncated_and_foreign_files_are_no_checkpoints(tmp_path: Path) -> None:
-    data = pack(state())
+    data = pack(made_state())
     torch.save({"model": {}}, tmp_path / "foreign.pth")
     others = [b"some text", bytes(1000), (tmp_path / "foreign.pth").read_bytes()]
     for bad in [data[:n] for n in (0, 1, 4, len(data) // 2, len(data) - 22, len(data) - 1)] + others:
@@ -86,7 +54,7 @@ class Payload:
 
 def test_a_payload_with_a_true_checksum_is_named_and_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"names posix\.system, which was not run"):
-        unpack(pack(state(config={"x": Payload(tmp_path / "ran")})), "file")
+        unpack(pack(made_state(config={"x": Payload(tmp_path / "ran")})), "file")
     assert not (tmp_path / "ran").exists()
 
 
@@ -121,15 +89,20 @@ def test_a_foreign_payload_is_named_and_does_not_run(tmp_path: Path) -> None:
 )
 def test_fields_of_the_wrong_form(changes: dict, part: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        unpack(pack(state(**changes)), "file")
+        checked(unpack(pack({**made_state(), **changes}), "file"), "file")
     assert part in str(caught.value)
 
 
 def test_a_missing_field_is_named() -> None:
-    short = state()
-    del short["best"]
-    with pytest.raises(CheckpointError, match="another type: best"):
-        unpack(pack(short), "file")
+    for name in RunState.__required_keys__ - {"format_version", "rng"}:
+        short = {key: value for key, value in made_state().items() if key != name}
+        with pytest.raises(CheckpointError, match=f"missing or of another type: {name}$"):
+            checked(short, "file")
+
+
+def test_a_state_as_a_run_writes_it_is_accepted_with_every_field_in_its_place() -> None:
+    for state in (made_state(), made_state(2, 5), made_state(0, best=None)):
+        assert checked(unpack(pack(state), "file"), "file").keys() == RunState.__required_keys__
 
 
 @pytest.mark.parametrize(
@@ -163,10 +136,10 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     (tmp_path / "checkpoint-epochX.pth").write_text("not mine")
     for epoch in range(1, 5):
-        store.save(state(epoch), newest=True, best=epoch == 2)
-    store.save(state(4, 9), newest=True, best=False)
+        store.save(made_state(epoch), newest=True, best=epoch == 2)
+    store.save(made_state(4, 9), newest=True, best=False)
     assert names(store) == ["checkpoint-epoch5-batch9.pth", "checkpoint-epoch4.pth"]
-    store.save(state(5), newest=True, best=False)
+    store.save(made_state(5), newest=True, best=False)
     assert names(store) == ["checkpoint-epoch5.pth", "checkpoint-epoch4.pth"]
     assert read(tmp_path / "model_best.pth")["epoch"] == 2
     assert (tmp_path / "checkpoint-epochX.pth").exists()
@@ -175,7 +148,7 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
 def test_order_is_by_epoch_not_by_name(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=9)
     for epoch, batch in ((2, 0), (10, 0), (9, 30), (9, 4)):
-        store.save(state(epoch, batch), newest=True, best=False)
+        store.save(made_state(epoch, batch), newest=True, best=False)
     assert names(store)[0] == "checkpoint-epoch10.pth"
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 import time
@@ -6,10 +7,15 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
+from pydantic import BeforeValidator
 
-from parse_config import OPTIMIZER_ARGS, SCHEDULER_ARGS, json_schema, load_config, parse_overrides, validate
+from config_schema import ONCE_NULL, Config, name_of, types_of
+from models.loss import build_loss
+from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
-from trainer.optim import OPTIMIZERS, SCHEDULERS
+from trainer.optim import OPTIMIZERS, schedule_of
+from trainer.restore import _BUFFERS
 from utils.errors import ConfigError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -51,7 +57,7 @@ def test_shipped_configs_say_what_their_name_says(path: Path) -> None:
     assert (config.arch.type, config.arch.args.norm, config.arch.args.width) == ("resnet18", arm, 64)
     assert (config.label_noise.type, config.label_noise.rate) == ("symmetric", int(noise.removesuffix("noise")) / 100)
     assert (config.optimizer.type, optimizer.momentum, optimizer.weight_decay) == ("SGD", 0.9, 1e-4)
-    assert (config.seed, config.data_loader.args.batch_size, config.loss) == (12, 128, "cross_entropy")
+    assert (config.seed, config.data_loader.args.batch_size, config.loss.type) == (12, 128, "cross_entropy")
     assert config.data_loader.args.validation_split == 0.1
     schedule = config.lr_scheduler.args
     assert schedule.gamma == 0.1
@@ -160,11 +166,14 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
             "milestones: must increase",
         ),
         ({"name": "x", "lr_scheduler": {"args": {"gamma": 0.5}}}, "ConstantLR does not take it; it takes no arguments"),
-        ({"name": "x", "label_noise": {"type": "file"}}, "label_noise.path: type 'file' needs"),
-        ({"name": "x", "label_noise": {"path": "a.npz"}}, "label_noise.path: type 'symmetric' reads no file"),
+        ({"name": "x", "label_noise": {"type": "file"}}, "label_noise.path: file needs it; An .npz with"),
+        (
+            {"name": "x", "label_noise": {"path": "a.npz"}},
+            "label_noise.path: symmetric does not take it; it takes rate, include_true_class, on_validation",
+        ),
         (
             {"name": "x", "label_noise": {"type": "asymmetric", "include_true_class": True}},
-            "label_noise.include_true_class: only symmetric",
+            "label_noise.include_true_class: asymmetric does not take it; it takes rate, on_validation",
         ),
     ],
 )
@@ -188,7 +197,8 @@ def test_another_optimizer_does_not_inherit_the_first_one_s_arguments() -> None:
     config = load_config(
         ROOT / "configs" / "cifar10_bn_0noise.json", ["optimizer.type=AdamW", "optimizer.args.lr=1e-3"]
     )
-    assert (config.optimizer.args.lr, config.optimizer.args.momentum) == (1e-3, None)
+    assert config.optimizer.args.lr == 1e-3
+    assert "optimizer.args.momentum" not in config.settings()
     same = load_config(ROOT / "configs" / "cifar10_bn_0noise.json", ["optimizer.type=SGD", "optimizer.args.lr=1"])
     assert (same.optimizer.args.lr, same.optimizer.args.momentum) == (1.0, 0.9)
 
@@ -260,9 +270,230 @@ def test_inheritance_that_cannot_be_followed(tmp_path: Path) -> None:
         load_config(tmp_path / "a.json")
 
 
-def test_argument_tables_match_the_registries() -> None:
-    assert list(OPTIMIZER_ARGS) == list(OPTIMIZERS)
-    assert list(SCHEDULER_ARGS) == list(SCHEDULERS)
+# --- blocks with a class for each type -----------------------------------------------------------------------------
+
+TYPED = ("label_noise", "optimizer", "lr_scheduler", "loss")
+ADAM = {"lr": 0.1, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
+NOISE = {"rate": 0.0, "on_validation": True}
+#: By block and type what must be said, and what a config.json has where no more is said.
+RESOLVES: dict[tuple[str, str], tuple[dict, dict]] = {
+    ("label_noise", "symmetric"): ({}, {**NOISE, "include_true_class": None}),
+    ("label_noise", "asymmetric"): ({}, NOISE),
+    ("label_noise", "file"): ({"path": "a.npz"}, {**NOISE, "path": "a.npz"}),
+    ("optimizer", "SGD"): ({}, {"args": {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": False}}),
+    ("optimizer", "Adam"): ({}, {"args": ADAM}),
+    ("optimizer", "AdamW"): ({}, {"args": ADAM}),
+    ("lr_scheduler", "MultiStepLR"): (
+        {"args": {"milestones": [4, 8]}},
+        {"args": {"milestones": [4, 8], "gamma": 0.1}},
+    ),
+    ("lr_scheduler", "StepLR"): ({"args": {"step_size": 3}}, {"args": {"step_size": 3, "gamma": 0.1}}),
+    ("lr_scheduler", "CosineAnnealingLR"): ({}, {"args": {"T_max": None, "eta_min": 0.0}}),
+    ("lr_scheduler", "ConstantLR"): ({}, {"args": {}}),
+    ("loss", "cross_entropy"): ({}, {"args": {}}),
+    ("loss", "smoothed_cross_entropy"): ({}, {"args": {"smoothing": 0.1}}),
+}
+LEFT_OPEN = {"T_max", "include_true_class"}  # which say in their description what null is
+
+
+@pytest.mark.parametrize("block", TYPED)
+def test_every_setting_of_every_type_is_resolved(block: str) -> None:
+    choices = types_of(Config.model_fields[block].annotation)
+    assert {(block, name_of(choice)) for choice in choices} == {key for key in RESOLVES if key[0] == block}
+    for choice in choices:
+        name = name_of(choice)
+        given, expected = RESOLVES[block, name]
+        resolved = validate({"name": "x", block: {"type": name, **given}}, "test").model_dump()[block]
+        assert resolved == {"type": name, **expected}
+        below = choice.model_fields.get("args")
+        fields = choice.model_fields if below is None else types_of(below.annotation)[0].model_fields
+        leaves = resolved.get("args", resolved)
+        assert leaves.keys() == fields.keys()
+        assert {key for key, value in leaves.items() if value is None} <= LEFT_OPEN
+        for key in LEFT_OPEN & leaves.keys():
+            assert "null is " in str(fields[key].description)
+
+
+@pytest.mark.parametrize("block", TYPED)
+def test_no_field_needs_two_validators_of_a_kind(block: str) -> None:
+    """pydantic 2.7 keeps one of each kind."""
+    kinds = [type(each) for each in Config.model_fields[block].metadata]
+    assert kinds.count(BeforeValidator) == len(kinds) == 1
+
+
+def test_every_type_has_its_implementation() -> None:
+    """Each kind of noise: tests/test_data.py."""
+    assert OPTIMIZERS.keys() == _BUFFERS.keys() == {name for block, name in RESOLVES if block == "optimizer"}
+    for block, name in RESOLVES:
+        config = validate({"name": "x", block: {"type": name, **RESOLVES[block, name][0]}}, "test")
+        if block == "optimizer":
+            OPTIMIZERS[name]([torch.zeros(1)], **config.optimizer.args.model_dump())
+        elif block == "lr_scheduler":
+            assert math.isfinite(schedule_of(config)(0))
+        elif block == "loss":
+            assert build_loss(config.loss)(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)) > 0
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_what_was_torch_s_default_is_the_same(name: str) -> None:
+    """All but the rate and the decay of AdamW, which the config has always had defaults of its own for."""
+    made = OPTIMIZERS[name]([torch.zeros(1)]).defaults
+    ours = RESOLVES["optimizer", name][1]["args"]
+    for key in ours.keys() - {"lr", "weight_decay"}:
+        assert (list(made[key]) if key == "betas" else made[key]) == ours[key]
+
+
+#: As config.json had them before there was a class for each type: with null for what was not set, whatever the type.
+EARLIER: dict[tuple[str, str], dict] = {
+    ("optimizer", name): {
+        "lr": 0.1,
+        "momentum": None,
+        "weight_decay": 0.0,
+        "nesterov": None,
+        "betas": None,
+        "eps": None,
+    }
+    for name in ("SGD", "Adam", "AdamW")
+} | {
+    ("lr_scheduler", name): dict.fromkeys(("milestones", "gamma", "step_size", "T_max", "eta_min"))
+    for name in ("MultiStepLR", "StepLR", "CosineAnnealingLR", "ConstantLR")
+}
+
+
+@pytest.mark.parametrize(("block", "name"), RESOLVES, ids=".".join)
+def test_null_means_unset_where_earlier_code_wrote_it(block: str, name: str) -> None:
+    given, expected = RESOLVES[block, name]
+    earlier: object = {"type": name, "args": EARLIER.get((block, name), {}) | given.get("args", {})}
+    if block == "label_noise":
+        earlier = {"type": name, "rate": 0.0, "include_true_class": None, "on_validation": True, "path": None, **given}
+    elif block == "loss":
+        earlier = name
+    resolved = validate({"name": "x", block: earlier}, "test").model_dump()[block]
+    assert resolved == {"type": name, **expected}
+
+
+def test_null_is_not_taken_where_it_never_was() -> None:
+    found = problems({"name": "x", "optimizer": {"args": {"lr": None, "weight_decay": None}}})
+    assert "optimizer.args.lr: should be a valid number, got null" in found
+    assert "optimizer.args.weight_decay: should be a valid number, got null" in found
+    found = problems({"name": "x", "loss": {"type": "smoothed_cross_entropy", "args": {"smoothing": None}}})
+    assert "loss.args.smoothing: should be a valid number, got null" in found
+    given = {key for args in EARLIER.values() for key, value in args.items() if value is None}
+    assert given | {"include_true_class", "path"} == ONCE_NULL
+
+
+def test_false_was_taken_for_noise_that_is_never_drawn_over_all_classes() -> None:
+    noise = {"type": "asymmetric", "include_true_class": False}
+    assert "include_true_class" not in validate({"name": "x", "label_noise": noise}, "test").model_dump()["label_noise"]
+    noise = {"type": "symmetric", "include_true_class": False}
+    resolved = validate({"name": "x", "label_noise": noise}, "test").model_dump()["label_noise"]
+    assert resolved["include_true_class"] is False
+
+
+CHOOSE = {
+    block: f"choose from {', '.join(map(name_of, types_of(Config.model_fields[block].annotation)))}" for block in TYPED
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"optimizer": {"type": "Adam", "args": {"momentum": 0.9}}},
+            "optimizer.args.momentum: Adam does not take it; it takes lr, weight_decay, betas, eps",
+        ),
+        (
+            {"optimizer": {"args": {"betas": [0.9, 0.99]}}},
+            "optimizer.args.betas: SGD does not take it; it takes lr, momentum, weight_decay, nesterov",
+        ),
+        (
+            {"optimizer": {"type": "AdamW", "args": {"ep": 1e-3}}},
+            "unknown key 'optimizer.args.ep'; did you mean 'eps'?; keys here: lr, weight_decay, betas, eps",
+        ),
+        ({"optimizer": {"SGD": 1}}, "unknown key 'optimizer.SGD'; keys here: type, args"),
+        (
+            {"optimizer": {"type": "Adm"}},
+            f"optimizer.type: unknown choice 'Adm'; did you mean 'Adam'?; {CHOOSE['optimizer']}",
+        ),
+        ({"optimizer": {"type": [{}]}}, f"optimizer.type: unknown choice [{{}}]; {CHOOSE['optimizer']}"),
+        ({"optimizer": 3}, "optimizer: must be an object {...}, got 3"),
+        ({"optimizer": {"args": 3}}, "optimizer.args: must be an object {...}, got 3"),
+        (
+            {"optimizer": {"type": "Adam", "args": {"betas": [0.9, 1]}}},
+            "optimizer.args.betas.1: should be less than 1, got 1",
+        ),
+        (
+            {"lr_scheduler": {"type": "MultiStepLR", "args": {"gamma": 0.5}}},
+            "lr_scheduler.args.milestones: MultiStepLR needs it; Epochs after which the rate is multiplied.",
+        ),
+        (
+            {"lr_scheduler": {"type": "MultiStepLR", "args": {"milestones": []}}},
+            "lr_scheduler.args.milestones: MultiStepLR needs it",
+        ),
+        (
+            {"lr_scheduler": {"type": "StepLR", "args": {"step_size": None}}},
+            "lr_scheduler.args.step_size: StepLR needs it; Epochs between two multiplications.",
+        ),
+        (
+            {"lr_scheduler": {"args": {"gamma": 0.5}}},
+            "lr_scheduler.args.gamma: ConstantLR does not take it; it takes no arguments",
+        ),
+        (
+            {"loss": "crossentropy"},
+            f"loss: unknown choice 'crossentropy'; did you mean 'cross_entropy'?; {CHOOSE['loss']}",
+        ),
+        (
+            {"loss": {"type": "smoothed"}},
+            f"loss.type: unknown choice 'smoothed'; did you mean 'smoothed_cross_entropy'?; {CHOOSE['loss']}",
+        ),
+        ({"loss": None}, f"loss: unknown choice None; {CHOOSE['loss']}"),
+        (
+            {"loss": {"type": "smoothed_cross_entropy", "args": {"smothing": 0.2}}},
+            "unknown key 'loss.args.smothing'; did you mean 'smoothing'?; keys here: smoothing",
+        ),
+        (
+            {"loss": {"args": {"smoothing": 0.2}}},
+            "loss.args.smoothing: cross_entropy does not take it; it takes no arguments",
+        ),
+        (
+            {"label_noise": {"type": "asymetric"}},
+            f"label_noise.type: unknown choice 'asymetric'; did you mean 'asymmetric'?; {CHOOSE['label_noise']}",
+        ),
+        (
+            {"label_noise": {"rte": 0.1}},
+            "unknown key 'label_noise.rte'; did you mean 'rate'?; keys here: type, rate, include_true_class, "
+            "on_validation",
+        ),
+    ],
+)
+def test_a_problem_is_told_in_the_words_of_its_type(values: dict, message: str) -> None:
+    assert problems({"name": "x", **values}) == f"test.json: 1 problem: {message}"
+
+
+def test_an_override_finds_its_setting_whatever_the_type(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"name": "x"})
+    config = load_config(path, ["label_noise.path=2024", "label_noise.type=file"])
+    assert config.settings()["label_noise.path"] == "2024"
+    with pytest.raises(ConfigError, match=r"optimizer\.args\.eps: .*; write 1e-08"):
+        load_config(path, ["optimizer.args.eps='1e-8'", "optimizer.type=Adam"])
+
+
+def test_a_loss_is_its_name_or_a_block(tmp_path: Path) -> None:
+    smoothed = {"type": "smoothed_cross_entropy", "args": {"smoothing": 0.3}}
+    path = write(tmp_path / "c.json", {"name": "x", "loss": smoothed})
+    bare = write(tmp_path / "bare.json", {"_base_": "c.json", "loss": "smoothed_cross_entropy"})
+    another = write(tmp_path / "another.json", {"_base_": "c.json", "loss": "cross_entropy"})
+    dumped = {each.stem: load_config(each).model_dump()["loss"] for each in (path, bare, another)}
+    assert dumped == {"c": smoothed, "bare": smoothed, "another": {"type": "cross_entropy", "args": {}}}
+    (remark,) = load_config(another, ["loss=smoothed_cross_entropy"]).remarks
+    assert remark.endswith("loss.args.smoothing 0.3 is not inherited, it is now 0.1")
+    for overrides in (["loss=smoothed_cross_entropy", "loss.args.smoothing=0.2"], ["loss.args.smoothing=0.2"]):
+        for order in (1, -1):
+            assert load_config(bare, overrides[::order]).settings()["loss.args.smoothing"] == 0.2
+    schema = json_schema()
+    for loss, fits in (("cross_entropy", True), (smoothed, True), ({"args": {}}, True), ("cross_entorpy", False)):
+        assert jsonschema.Draft202012Validator(schema).is_valid({"loss": loss}) is fits
+    assert merge({"loss": "cross_entropy"}, {}) == {"loss": "cross_entropy"}
 
 
 def test_a_config_error_is_one_line_and_needs_no_torch() -> None:

@@ -3,7 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,20 +10,19 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import parse_config
+from config_schema import Augment
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.build import build_data
 from data_loader.dataset import ImageDataset
 from data_loader.noise import (
     CIFAR10_CONFUSIONS,
-    NOISES,
     given_labels,
     noise_record,
     transition_matrix,
     transition_table,
 )
 from data_loader.splits import Splits, make_splits
-from parse_config import Augment, LabelNoise, validate
+from parse_config import validate
 from utils.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -112,17 +110,14 @@ def test_a_class_without_any_image_is_no_error() -> None:
 def noisy(data: ImageDataset, splits: Splits, seed: int = 0, **options: object) -> torch.Tensor:
     """The given labels (N,) of the whole dataset."""
     given = data.labels.clone()
-    for name, labels in given_labels(data, splits, LabelNoise(**options), seed).items():
+    noise = validate({"name": "x", "label_noise": options}, "test").label_noise
+    for name, labels in given_labels(data, splits, noise, seed).items():
         given[splits.named()[name]] = labels
     return given
 
 
 def by_split(given: torch.Tensor, splits: Splits) -> dict[str, torch.Tensor]:
     return {name: given[part] for name, part in splits.named().items()}
-
-
-def test_config_names_are_the_registry() -> None:
-    assert list(get_args(parse_config.NoiseName)) == list(NOISES)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.33, 1.0])

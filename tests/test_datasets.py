@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import parse_config
+import config_schema
 from data_loader import image_folder
 from data_loader.cifar10 import load_cifar10
 from data_loader.dataset import ImageDataset
@@ -28,7 +28,7 @@ from utils.errors import DataError
 
 
 def test_config_names_are_the_registry() -> None:
-    assert list(get_args(parse_config.DatasetName)) == list(DATASETS)
+    assert list(get_args(config_schema.DatasetName)) == list(DATASETS)
 
 
 def test_digits_are_scikit_learn_s() -> None:

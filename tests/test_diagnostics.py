@@ -21,8 +21,9 @@ from models.singular_values import Convolution, find_layers, singular_values, we
 from tests.conftest import same_tree
 from tests.runs import coco, curves, final_state, rows, run
 from tests.test_train import Waits, make_trainer
-from trainer.checkpoint import pack, read, unpack
-from trainer.diagnostics import saved_rows
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack
+from trainer.state import checked
 from trainer.trainer import Trainer
 from utils.errors import CheckpointError
 
@@ -51,7 +52,7 @@ def dense(layer: Convolution, grid: tuple[int, int]) -> np.ndarray:
             if isinstance(layer, PreConv2d) or k == 1:
                 y = np.fft.irfft2(np.fft.rfft2(y) * v, s=grid)
             else:
-                y = np.fft.irfft2(np.fft.rfft2(y)[:, :, :2] * v[:, :, None], s=grid)
+                y = np.fft.irfft2(np.fft.rfft2(y)[:, :, :2] * (v @ [1, 1j])[:, :, None], s=grid)
         columns.append(y.ravel())
     return np.stack(columns, 1)
 
@@ -303,8 +304,8 @@ def test_a_checkpoint_without_diagnostics_is_gone_on_from(coco_dir: Path, tmp_pa
 
 @pytest.mark.parametrize("change", ["column", "epoch", "figure", "list"])
 def test_rows_that_are_none_are_refused(straight: Path, change: str) -> None:
-    state = unpack((straight / "checkpoint-epoch2.pth").read_bytes(), "it")
-    assert len(saved_rows(state, "it")) == 2 * len(RESNET18)
+    state = read(straight / "checkpoint-epoch2.pth")
+    assert len(state["diagnostics"]) == 2 * len(RESNET18)
     row = state["diagnostics"][3]
     changed = {
         "column": [{**row, "more": 1.0}],
@@ -313,7 +314,7 @@ def test_rows_that_are_none_are_refused(straight: Path, change: str) -> None:
         "list": {"0": row},
     }
     with pytest.raises(CheckpointError, match="its diagnostics are no rows of epoch, layer"):
-        saved_rows({**state, "diagnostics": changed[change]}, "it")
+        checked({**state, "diagnostics": changed[change]}, "it")
 
 
 def test_a_norm_of_ones_own_is_measured_with_its_convolution() -> None:

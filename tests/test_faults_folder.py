@@ -110,30 +110,17 @@ def test_40_a_link_in_a_grid_s_folder(coco_dir: Path, tmp_path: Path, capsys: py
     assert os.listdir(target) == [] if is_folder else target.read_bytes() == MINE
 
 
-@pytest.mark.parametrize("name", ["", "decoded", "images.npy", "labels.npy", "packed", ".lock"])
-def test_40_a_link_where_images_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture, name: str) -> None:
-    source, target = write_image_folder(tmp_path / "in", each=2), tmp_path / "mine"
-    target.mkdir()
-    for file in ("decoded", "images.npy", "labels.npy", "packed", ".lock", "notes.txt"):
-        (target / file).write_bytes(MINE)
-    work = tmp_path / ".out.npz.partial"
-    if name:
-        work.mkdir()
-        (work / name).symlink_to(target / name)
-    else:
-        work.symlink_to(target)
-    refused(5, capsys, prepare_data.main(["folder", str(source), "-o", str(tmp_path / "out.npz")]), "is a link", work)
-    assert set(contents(target).values()) == {MINE}
-    assert len(contents(target)) == 6
-
-
-def test_40_what_else_lies_where_images_are_prepared_is_kept(tmp_path: Path) -> None:
-    work = tmp_path / ".out.npz.partial"
-    work.mkdir()
-    (work / "notes.txt").write_bytes(MINE)
-    source = write_image_folder(tmp_path / "in", each=2)
-    assert prepare_data.main(["folder", str(source), "-o", str(tmp_path / "out.npz")]) == 0
-    assert contents(work) == {"notes.txt": MINE}
+def test_40_a_link_where_a_dataset_file_goes_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source, out = write_image_folder(tmp_path / "in", each=2), tmp_path / "out.npz"
+    for path in (out, tmp_path / "out.npz.manifest.json"):
+        (tmp_path / f"mine {path.name}").write_bytes(MINE)
+        path.symlink_to(tmp_path / f"mine {path.name}")
+    arguments = ["folder", str(source), "-o", str(out)]
+    refused(5, capsys, prepare_data.main(arguments), out, "exists")
+    assert prepare_data.main([*arguments, "--force"]) == 0
+    for path in (out, tmp_path / "out.npz.manifest.json"):
+        assert not path.is_symlink()
+        assert (tmp_path / f"mine {path.name}").read_bytes() == MINE
 
 
 # --- 41: what is a run ---------------------------------------------------------------------------------------------

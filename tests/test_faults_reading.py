@@ -18,7 +18,9 @@ import torch
 from tests.conftest import make_pixels
 from tests.faults import Call
 from tests.runs import Ended, contents, evaluate, final_state, launch, one_line, rows, same_run
-from trainer.checkpoint import FORMAT_VERSION, pack, read, unpack
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack, unpack
+from trainer.state import FORMAT_VERSION
 from utils.errors import CheckpointError
 
 NEWEST = "checkpoint-epoch3.pth"

@@ -20,12 +20,12 @@ import torch
 import report
 from logger.confusion import Confusion, confusion_picture
 from logger.tables import write_csv, write_diagnostics
-from reporting.document import document
-from reporting.markdown import markdown
-from reporting.reading import read_metrics
-from reporting.settings import SETTINGS
-from reporting.style import MOST_PANELS
-from reporting.writing import read_results, report_files
+from reporting.figures.style import MOST_PANELS
+from reporting.render.markdown import markdown
+from reporting.render.writing import read_results, report_files
+from reporting.runs.reading import read_metrics
+from reporting.runs.settings import SETTINGS
+from reporting.text.document import document
 from tests.conftest import ROOT
 from tests.faults import file_system, limit_file_size
 from tests.made_runs import METRICS, config, write_cell, write_run

@@ -20,7 +20,8 @@ from logger.log import get_logger, set_up_logging
 from tests.conftest import ROOT, same_tree
 from tests.faults import file_system, kill_at, limit_file_size, path_of, remount, slow_fsync
 from tests.runs import Ended, Started, coco, contents, final_state, launch, one_line, rows, same_run
-from trainer.checkpoint import CheckpointStore, pack, read
+from trainer.checkpoint import CheckpointStore, read
+from trainer.checkpoint_file import pack
 from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS, Handlers
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from config_schema import types_of
 from grids.plan import load_grid
 from grids.slurm import _GIVEN, _OURS, _executor, parameters_of
 from models.compiled import compiled
@@ -24,10 +25,12 @@ from tests.conftest import ROOT, same_tree
 from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
-from trainer.changes import ORDER, UNTOLD, check_function, check_order, told
-from trainer.checkpoint import pack, read
+from trainer.changes import ORDER, UNTOLD, changes, check_function, check_order, told
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
 from utils.errors import CheckpointError, ConfigError
+from utils.keys import nested
 
 DEMO = ROOT / "configs" / "demo.json"
 CONTROL = ["\n", "\r", "\0", "\x1b", "\x85", "\u2028", "\u2029"]
@@ -99,8 +102,9 @@ def texts(block: Any = Config, path: tuple[str, ...] = ()) -> list[tuple[str, ..
     """The settings that take any text, rather than one of some names."""
     found = []
     for key, field in block.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            found += texts(field.annotation, (*path, key))
+        below = types_of(field.annotation)
+        if below:
+            found += [text for each in below for text in texts(each, (*path, key))]
         elif "str" in str(field.annotation).replace("NoneType", "") and Literal not in map(
             get_origin, [field.annotation, *getattr(field.annotation, "__args__", ())]
         ):
@@ -121,7 +125,9 @@ def test_50_a_control_character_in_a_text(path: tuple[str, ...]) -> None:
         values: Any = f"max val_loss{char}touch x" if path[-1] == "monitor" else f"a{char}touch x"
         for key in reversed(path):
             values = {key: values}
-        with pytest.raises(ConfigError, match=f"^test: .*{path[-1]}: "):
+        if path[0] == "label_noise":
+            values["label_noise"]["type"] = "file"
+        with pytest.raises(ConfigError, match=f"^test: 1 problem: .*{path[-1]}: (must|String should match pattern)"):
             validate({"name": "x"} | values, "test")
 
 
@@ -323,7 +329,8 @@ def test_56_what_is_null_may_be_said(within: Path, tmp_path: Path) -> None:
 def test_56_what_else_has_changed_is_one_line(within: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = shutil.copytree(within, tmp_path / "run")
     changed = {
-        "loss": ("cross_entropy", "smoothed_cross_entropy"),
+        "loss.type": ("cross_entropy", "smoothed_cross_entropy"),
+        "loss.args.smoothing": (None, 0.2),
         "trainer.amp": (None, "bf16"),
         "data_loader.args.augment.crop_padding": (4, 0),
         "optimizer.args.momentum": (0.9, 0.5),
@@ -337,6 +344,17 @@ def test_56_what_else_has_changed_is_one_line(within: Path, tmp_path: Path, caps
         f"{key} {json.dumps(before)} -> {json.dumps(now)}" for key, (before, now) in changed.items()
     }
     assert lines[0] in (folder / "train.log").read_text()
+
+
+def test_a_setting_that_only_one_type_has_is_told() -> None:
+    cosine = load_config(DEMO)
+    step = load_config(DEMO, ["lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=2"])
+    assert changes(step, cosine) == {
+        "lr_scheduler.type": ("StepLR", "CosineAnnealingLR"),
+        "lr_scheduler.args.step_size": (2, None),
+        "lr_scheduler.args.gamma": (0.1, None),
+        "lr_scheduler.args.eta_min": (None, 0.0),
+    }
 
 
 def test_56_no_setting_falls_through() -> None:
@@ -378,9 +396,12 @@ def test_63_what_is_said_for_the_new_type_is_not_told(tmp_path: Path) -> None:
     said = ["optimizer.type=AdamW", "optimizer.args.lr=0.001", "optimizer.args.weight_decay=0"]
     assert load_config(base, said).remarks == ()
     assert load_config(base, ["optimizer.type=SGD"]).remarks == ()
-    (remark,) = load_config(base, ["lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=3"]).remarks
+    step = ["lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=3"]
+    assert load_config(base, step).remarks == (), "its gamma is the default"
+    (remark,) = load_config(ROOT / "configs" / "as_published" / "coco_bn_0noise.json", step).remarks
     assert remark.startswith(
-        'lr_scheduler.type is StepLR in place of "MultiStepLR": lr_scheduler.args.gamma 0.1 is not'
+        'lr_scheduler.type is StepLR in place of "MultiStepLR": lr_scheduler.args.gamma 0.025 is not inherited, it is '
+        "now 0.1"
     )
     (tmp_path / "c.json").write_text(json.dumps({"_base_": str(base), "optimizer": {"type": "Adam"}}))
     (remark,) = load_config(tmp_path / "c.json").remarks
@@ -422,7 +443,9 @@ def test_63_a_rate_that_changes_within_an_epoch(within: Path, tmp_path: Path, ca
     ],
 )
 def test_70_a_text_is_taken_as_it_stands(override: str, value: str | None) -> None:
-    assert load_config(DEMO, [override]).settings()[override.split("=")[0]] == value
+    key = override.split("=")[0]
+    assert parse_overrides([override]) == nested(key, value)
+    assert load_config(DEMO, [override]).settings().get(key) == value
 
 
 @pytest.mark.parametrize(
@@ -441,8 +464,9 @@ def test_70_a_text_is_taken_as_it_stands(override: str, value: str | None) -> No
         ),
         *(("trainer.epochs=3.5", "write a whole number"), ("trainer.compile=True", "write true")),
         *(("trainer.compile=no", "write false"), ("trainer.compile=maybe", "write true or false")),
-        *(("metrics=accuracy", 'write ["accuracy"]'), ("lr_scheduler.args.milestones=40,80", "write [40, 80]")),
-        *(("optimizer.args.betas=(.9, .99)", "write [0.9, 0.99]"), ('trainer={"save_dir": 5}', 'write "5"')),
+        *(("metrics=accuracy", 'write ["accuracy"]'), ('trainer={"save_dir": 5}', 'write "5"')),
+        ('lr_scheduler={"type": "MultiStepLR", "args": {"milestones": "40,80"}}', "write [40, 80]"),
+        ('optimizer={"type": "Adam", "args": {"betas": "(.9, .99)"}}', "write [0.9, 0.99]"),
     ],
 )
 def test_70_a_value_of_another_type_gets_a_hint(override: str, hint: str) -> None:

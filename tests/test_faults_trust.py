@@ -23,8 +23,9 @@ from tests.conftest import ROOT, make_pixels, write_image_folder, write_pickle
 from tests.faults import limit_more_memory, no_network
 from tests.fuzz import sign
 from tests.runs import coco, contents, evaluate, launch, one_line, rows, run
-from trainer.checkpoint import pack, read, unpack
-from trainer.form import read_run
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack, unpack
+from trainer.state import RunState, checked
 from utils.cli import run_program
 from utils.errors import CheckpointError, DataError, Stopped
 from utils.reading import told_as
@@ -197,7 +198,7 @@ HOSTILE = {
 def test_53_a_signed_checkpoint_is_bounded_before_work(kind: str) -> None:
     inner, part = HOSTILE[kind]
     with pytest.raises(CheckpointError) as caught:
-        unpack(in_checkpoint(inner, ("archive/data/0", bytes(12))), "file")
+        checked(unpack(in_checkpoint(inner, ("archive/data/0", bytes(12))), "file"), "file")
     assert part in str(caught.value)
 
 
@@ -447,11 +448,7 @@ def set_in(*path: Any) -> Callable[[dict], None]:
 
 
 ODD: list[Any] = [None, True, -1, 2**62, 1.5, "", "x", b"x", [], [None], {}, {"x": [1]}, torch.zeros(3)]
-FIELDS = (
-    *("environment", "config", "dataset_sha256", "classes", "splits", "given_labels", "epoch", "batch", "global_step"),
-    *("model", "optimizer_type", "optimizer", "scheduler", "scaler", "best", "epochs_since_best", "partial_sums"),
-    *("history", "diagnostics", "gradient_norms", "seconds", "rng"),
-)
+FIELDS = sorted(RunState.__annotations__.keys() - {"format_version"})
 #: What a run may well have written there.
 HARMLESS = {
     "classes": [[]],  # these are held against the data
@@ -484,7 +481,7 @@ def test_74_every_field_of_every_wrong_type(small: dict[str, Any], tmp_path: Pat
             continue
         path.write_bytes(pack({**small, field: value}))
         with pytest.raises(CheckpointError) as caught:
-            read_run(path)
+            read(path)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 2000
 
@@ -539,7 +536,7 @@ def test_74_a_signed_checkpoint_of_odd_values(finished: Path, tmp_path: Path, ki
     path.write_bytes(pack(state))
     if kind in FORM:
         with pytest.raises(CheckpointError, match=r"^[^\n]*: malformed: [^\n]*$"):
-            read_run(path)
+            read(path)
         return
     before = tree(tmp_path)
     assert run("-r", path, "trainer.epochs=4", f"trainer.save_dir={tmp_path}/saved") == 4

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from grids.running import command
 from parse_config import load_config
 from tests.conftest import ROOT, program
 from utils.errors import ConfigError
+from utils.files import read_file
 from utils.lock import FolderLock
 
 SHIPPED = sorted((ROOT / "configs" / "grids").glob("*.json"))
@@ -380,6 +382,22 @@ def test_a_table_with_lines_that_the_terminal_breaks_is_drawn_over_whole(tmp_pat
     assert len(tables) > 3
     for table_before, up in zip(tables[::2], tables[1::2], strict=False):
         assert int(up) == sum(max(1, math.ceil(len(line) / 40)) for line in table_before.splitlines())
+
+
+def test_the_plan_of_many_cells_reads_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Counter[str]()
+
+    def counted(path: Path, limit: int) -> bytes:
+        read[os.path.realpath(path)] += 1
+        return read_file(path, limit)
+
+    monkeypatch.setattr("grids.plan.read_file", counted)
+    cells = load_grid(ROOT / "configs" / "grids" / "paper.json").cells
+    assert len(cells) == 54
+    assert len(read) > 18  # with the files that the cells' own inherit
+    assert set(read.values()) == {1}
+    for cell in cells[::7]:
+        assert load_config(cell.base, cell.overrides) == cell.config
 
 
 def test_the_command_of_a_cell_is_one_that_a_user_can_type(tmp_path: Path, coco_dir: Path) -> None:

@@ -7,10 +7,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-import parse_config
+import config_schema
 from models.activations import ACTIVATIONS, SReLU
 from models.build import build_model
-from models.loss import LOSSES
+from models.loss import build_loss
 from models.metric import METRICS
 from models.norms import NORMS
 from models.preconv import PreConv2d
@@ -27,11 +27,10 @@ def batch_norms(model: nn.Module) -> int:
 
 
 def test_config_names_are_the_registries() -> None:
-    assert list(get_args(parse_config.ArchName)) == list(MODELS)
-    assert list(get_args(parse_config.NormName)) == list(NORMS)
-    assert list(get_args(parse_config.ActivationName)) == list(ACTIVATIONS)
-    assert list(get_args(parse_config.LossName)) == list(LOSSES)
-    assert list(get_args(parse_config.MetricName)) == list(METRICS)
+    assert list(get_args(config_schema.ArchName)) == list(MODELS)
+    assert list(get_args(config_schema.NormName)) == list(NORMS)
+    assert list(get_args(config_schema.ActivationName)) == list(ACTIVATIONS)
+    assert list(get_args(config_schema.MetricName)) == list(METRICS)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -202,10 +201,18 @@ def test_metrics_count_what_they_say() -> None:
 
 
 def test_losses() -> None:
-    logits, targets = torch.tensor([[2.0, 0.0], [3.0, 0.0]], dtype=torch.float64), torch.tensor([0, 1])
-    right, wrong = -logits.log_softmax(1).gather(1, torch.stack([targets, 1 - targets], 1)).mean(0)
-    assert right != pytest.approx(wrong)
-    assert LOSSES["cross_entropy"](logits, targets).item() == pytest.approx(right.item())
-    # with two classes, smoothing 0.1 moves 0.05 of the target to the other
-    smoothed = 0.95 * right + 0.05 * wrong
-    assert LOSSES["smoothed_cross_entropy"](logits, targets).item() == pytest.approx(smoothed.item())
+    logits, targets = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+    log_sum = torch.log(torch.tensor(1 + torch.e**2))
+
+    def value(loss: object) -> float:
+        return build_loss(validate({"name": "x", "loss": loss}, "test").loss)(logits, targets).item()
+
+    plain = (log_sum - 1.0).item()
+    assert value("cross_entropy") == pytest.approx(plain)
+    # one image of each kind: with two classes, smoothing moves half of its share of the target to the other
+    assert value("smoothed_cross_entropy") == pytest.approx(plain)
+    logits, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    right, wrong = log_sum.item() - 2.0, log_sum.item()
+    assert value("smoothed_cross_entropy") == pytest.approx(0.95 * right + 0.05 * wrong)
+    smoother = {"type": "smoothed_cross_entropy", "args": {"smoothing": 0.4}}
+    assert value(smoother) == pytest.approx(0.8 * right + 0.2 * wrong)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from models.preconv import METHODS, PreConv2d, cosine_momentum
+from models.preconv import METHODS, PreConv2d
 from models.preconv_fft import preconditioner
+from models.preconv_running import cosine_momentum
 from tests.reference_cases import TOLERANCE, case_errors, load_cases, relative_error
 
 CASES, TAGS = load_cases("preconv_cases.npz")

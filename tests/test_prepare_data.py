@@ -3,13 +3,12 @@
 import contextlib
 import io
 import json
-import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,9 @@ from data_loader.digits import load_digits
 from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco
 from data_loader.tiny_exdark import load_tiny_exdark
-from preparation import coco, exdark
+from preparation import coco, sources
+from preparation.annotations import Box, entries
 from preparation.coco import square_around
-from preparation.json_stream import elements
 from tests import runs
 from tests.conftest import ROOT, make_pixels, program, write_image_folder
 
@@ -69,19 +68,6 @@ def files_in(folder: Path) -> set[str]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of several modes and sizes, 12 or 13 of a class in train/ and 4 in test/."""
     return write_image_folder(tmp_path_factory.mktemp("images") / "insects", CLASSES)
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of 500x400 in two classes, large enough that a process can be stopped among them."""
-    folder = tmp_path_factory.mktemp("many") / "many"
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (folder / name).mkdir(parents=True)
-        for row in range(200):
-            small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
-            small.resize((500, 400), Image.Resampling.BICUBIC).save(folder / name / f"{row:03}.jpg")
-    return folder
 
 
 # --- folder --------------------------------------------------------------------------------------------------------
@@ -323,116 +309,68 @@ def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path
 # --- kills and signals ---------------------------------------------------------------------------------------------
 
 
-class Running:
-    """The program at work, in a process that is to be stopped."""
-
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "prepare_data.py", *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def until(self, condition: Callable[[], object]) -> "Running":
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "it has not come to pass"
-            time.sleep(0.001)
-        return self
-
-    def end(self, number: int) -> tuple[int, str]:
-        self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=60)
-        return self.process.returncode, err
-
-
-def decoded(out: Path) -> int:
-    """How many images lie in the folder for what is unfinished."""
-    try:
-        return (out.parent / f".{out.name}.partial" / "decoded").stat().st_size // 3125
-    except FileNotFoundError:
-        return 0
+def in_a_process(before: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, after the code `before`."""
+    code = (
+        f"{before}; import prepare_data; prepare_data.leave(prepare_data.main({[str(each) for each in arguments]!r}))"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
-def straight(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("straight")
-    ended = program("prepare_data.py", "folder", str(many), "-o", str(folder / "x.pkl"), "--per-class", "195")
-    assert ended.returncode == 0, ended.stderr
+    made("folder", images, "-o", folder / "x.pkl", "--per-class", 9)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
-    ids=["SIGKILL", "SIGTERM", "SIGINT"],
-)
-def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
-    many: Path, straight: dict[str, bytes], tmp_path: Path, number: int, code: int
+def send_at(name: str, number: int, count: int) -> str:
+    """Code that sends this process a signal as the function of that name is called for the `count`-th time."""
+    module, function = name.rsplit(".", 1)
+    return (
+        f"import os, {module} as module; calls, plain = [], module.{function}; "
+        f"module.{function} = lambda *all, **more: (calls.append(0), "
+        f"len(calls) == {count} and os.kill(os.getpid(), {int(number)}), plain(*all, **more))[-1]"
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("place", ["preparation.sources.decode", "preparation.build._report"])
+def test_a_stopped_run_leaves_nothing_or_all(
+    images: Path, straight: dict[str, bytes], tmp_path: Path, place: str, number: signal.Signals, code: int
 ) -> None:
-    out = tmp_path / "x.pkl"
-    arguments = ("folder", many, "-o", out, "--per-class", 195)
-    running = Running(*arguments).until(lambda: decoded(out) >= 10)
-    returncode, err = running.end(number)
-    assert returncode == code
-    if number != signal.SIGKILL:
-        assert (
-            err == f"stopped by {signal.Signals(number).name}; what was decoded is kept, and the same command goes on\n"
-        )
-    kept = decoded(out)
-    assert 10 <= kept < 110
-    assert files_in(tmp_path) == {".x.pkl.partial"}
-    if number == signal.SIGKILL:  # half a record, as a kill within a write leaves, and a flipped bit before it
-        with open(tmp_path / ".x.pkl.partial" / "decoded", "r+b") as file:
-            file.truncate(3125 * kept - 100)
-            file.seek(3125 * 8 + 1000)
-            byte = file.read(1)[0]
-            file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte ^ 1]))
-    made(*arguments)
+    arguments = ("folder", images, "-o", tmp_path / "x.pkl", "--per-class", 9)
+    decoding = place.endswith("decode")
+    ended = in_a_process(send_at(place, number, 5 if decoding else 1), *arguments)
+    assert (ended.returncode, ended.stderr) == (code, f"stopped by {number.name}; nothing was left to save\n")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({} if decoding else straight)
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["manifest", "file"])
+def test_a_signal_while_the_files_are_written_waits_for_both(
+    images: Path, straight: dict[str, bytes], tmp_path: Path, count: int
+) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"the one that it replaces")
+    arguments = ("folder", images, "-o", tmp_path / "x.pkl", "--per-class", 9, "--force")
+    ended = in_a_process(send_at("utils.files._write_all", signal.SIGTERM, count), *arguments)
+    assert ended.returncode == 143
+    assert ended.stderr == f"stopped by SIGTERM; {tmp_path / 'x.pkl'} is written whole\n"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight
 
 
 @pytest.mark.parametrize("name", ["x.pkl", "x.pkl.manifest.json"])
 @pytest.mark.parametrize("moment", ["mid-write", "before the replace", "before the folder's fsync"])
 def test_a_kill_while_the_files_are_written(
-    many: Path, straight: dict[str, bytes], tmp_path: Path, moment: str, name: str
+    images: Path, straight: dict[str, bytes], tmp_path: Path, moment: str, name: str
 ) -> None:
-    arguments = ["folder", str(many), "-o", str(tmp_path / "x.pkl"), "--per-class", "195"]
-    code = f"from tests.faults import kill_at; kill_at({moment!r}, {name!r})(); "
-    code += f"import prepare_data; prepare_data.main({arguments!r})"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    arguments = ("folder", images, "-o", tmp_path / "x.pkl", "--per-class", 9)
+    ended = in_a_process(f"from tests.faults import kill_at; kill_at({moment!r}, {name!r})()", *arguments)
+    assert ended.returncode == -signal.SIGKILL
     for path in tmp_path.glob("x.*"):
         assert path.read_bytes() == straight[path.name]  # whole, or not there
     made(*arguments)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight  # and no temporary file
-
-
-def test_what_was_decoded_is_used_and_not_decoded_again(many: Path, tmp_path: Path) -> None:
-    """A file is read by its size and time; the store has what it was when the run was stopped."""
-    folder = shutil.copytree(many, tmp_path / "in")
-    out = tmp_path / "x.npz"
-    arguments = ("folder", folder, "-o", out)
-    assert Running(*arguments).until(lambda: decoded(out) >= 10).end(signal.SIGTERM)[0] == 143
-    for photo in folder.rglob("*.jpg"):  # other pixels, but the same size and time
-        status = photo.stat()
-        photo.write_bytes(bytes(status.st_size))
-        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
-    kept = decoded(out)
-    assert f"{400 - kept} images cannot be read" in refused(3, *arguments)  # those that are not in the store
-    made(*arguments, "--skip-broken")
-    assert len(np.load(out)["labels"]) == kept
-
-
-def test_two_runs_do_not_write_one_file(many: Path, tmp_path: Path) -> None:
-    out = tmp_path / "x.npz"
-    first = Running("folder", many, "-o", out).until(lambda: decoded(out) >= 1)
-    os.kill(first.process.pid, signal.SIGSTOP)
-    try:
-        assert f"in use by pid {first.process.pid}" in refused(5, "folder", many, "-o", out)
-    finally:
-        os.kill(first.process.pid, signal.SIGCONT)
-    _, err = first.process.communicate(timeout=60)
-    assert first.process.returncode == 0, err
 
 
 # --- COCO ----------------------------------------------------------------------------------------------------------
@@ -565,24 +503,33 @@ def cut_off(data: dict) -> str:
 
 
 BROKEN: dict[str, tuple[Callable[[dict], dict | str], str]] = {
-    "cut off": (cut_off, "or the file is cut off"),
-    "cut off between": (lambda data: '{"info": [1, 2', "found the end: the file is cut off"),
-    "no JSON": (lambda data: "images", "malformed JSON at character 0"),
-    "not UTF-8": (lambda data: "\udcff", "not UTF-8"),
-    "a list": (lambda data: "[]", "expected an object"),
-    "empty": (lambda data: "", "expected an object, found the end"),
+    "cut off": (cut_off, "cannot be read as JSON"),
+    "cut off between": (lambda data: '{"info": [1, 2', "premature EOF"),
+    "no JSON": (lambda data: "images", "cannot be read as JSON"),
+    "not UTF-8": (lambda data: '{"info": "\udcff', "UTF8"),
+    "a list": (lambda data: "[]", "it is no object"),
+    "empty": (lambda data: "", "premature EOF"),
     "twice": (lambda data: '{"images": [], "images": []}', "the key 'images' is there twice"),
     "no lists": (lambda data: '{"info": 1}', "it has no 'images' and no 'categories' and no 'annotations'"),
     "no list": (lambda data: '{"images": 5}', "'images' must be a list"),
-    "more": (lambda data: json.dumps(data) + "}", "something follows"),
-    "deep": (lambda data: '{"images": [' + "[" * 200000, "malformed JSON"),
-    "digits": (lambda data: '{"images": [{"id": ' + "9" * 5000 + "}]}", "malformed JSON"),
-    "no bbox": (changed(bbox=None), "annotations[4]: it has no 'bbox'"),
-    "bbox": (changed(bbox=[1, 2, 3]), "annotations[4]: 'bbox' is no [left, top, width, height]"),
-    "NaN": (changed(bbox=[1, 2, 3, float("nan")]), "annotations[4]: 'bbox' is no [left"),
-    "true": (changed(image_id=True), "'image_id' is no whole number"),
+    "more": (lambda data: json.dumps(data) + "}", "trailing garbage"),
+    "deep": (lambda data: '{"images": [{"id": ' + "[" * 200000, "nested too deeply"),
+    "deep list": (lambda data: '{"info": ' + "[" * 200000, "nested too deeply"),
+    "digits": (lambda data: '{"images": [{"id": ' + "9" * 5000 + "}]}", "integer overflow"),
+    "long": (lambda data: '{"info": "' + "a" * (17 << 20), "a text or number of more than 16,777,216 bytes"),
+    "no bbox": (changed(bbox=None), "annotations[4]: bbox: Field required"),
+    "bbox": (changed(bbox=[1, 2, 3]), "annotations[4]: bbox: List should have at least 4 items"),
+    "long bbox": (changed(bbox=[1, 2, 3, 4, 5, 6]), "annotations[4]: bbox: List should have at most 4 items"),
+    "nested bbox": (changed(bbox=[[1, 2, 3, 4], 2, 3, 4]), "annotations[4]: bbox.0: "),
+    "bbox of text": (changed(bbox={"1": "2", "3": "4"}), "annotations[4]: bbox.0: "),
+    "large bbox": (changed(bbox=[1, 2, 3, 1e300]), "annotations[4]: bbox.3: "),
+    "NaN": (changed(bbox=[1, 2, 3, float("nan")]), "cannot be read as JSON"),
+    "true": (changed(image_id=True), "annotations[4]: image_id: Input should be a valid integer"),
+    "negative": (changed(image_id=-1), "annotations[4]: image_id: Input should be greater than or equal to 0"),
+    "no name": (lambda data: {**data, "categories": [{"id": 1, "name": ""}]}, "categories[0]: name: "),
     "unknown image": (changed(image_id=12345), "annotations[4]: no entry of images has its image_id 12345"),
     "id twice": (changed(id=1001), "annotations[4]: the id 1001 is there twice"),
+    "image twice": (lambda data: {**data, "images": data["images"][:1] * 2}, "images[1]: the id 1 is there twice"),
     "no object": (lambda data: {**data, "annotations": [7]}, "annotations[0]: it is no object"),
     "category": (lambda data: {**data, "categories": data["categories"][1:]}, "no category cat"),
 }
@@ -599,12 +546,30 @@ def test_broken_annotations_are_one_line(coco_source: tuple[Path, dict], kind: s
 
 
 def test_values_are_read_whole_wherever_the_file_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = {"a": 12345, "b": [1, 22, 333, {"x": [1.5e3, "]"]}, "é\U0001f600"], "c": -1.25, "d": [[]], "e": True}
+    box = {"id": 12345, "image_id": 678, "category_id": 90, "bbox": [1.5e1, 22, 333.25, 4], "iscrowd": 1}
+    more = {"segmentation": [[1.5, 2], {"counts": "]}"}], "é": [True, None, {"id": 9}]}
+    data = {"a": [{"id": 5}], "images": [], "annotations": [{**more, **box}, {**box, **more}], "categories": []}
     path = tmp_path / "x.json"
     path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+    expected = Box(12345, 678, 90, [15.0, 22.0, 333.25, 4.0], 1)
     for piece in range(1, 40):
-        monkeypatch.setattr("preparation.json_stream._PIECE", piece)
-        assert [value for _, _, value in elements(path, ("b", "d"))] == [*data["b"], *data["d"]]
+        monkeypatch.setattr("preparation.annotations._PIECE", piece)
+        assert list(entries(path)) == [(0, expected), (1, expected)]
+
+
+def test_what_is_not_needed_of_the_annotations_is_not_kept(tmp_path: Path) -> None:
+    text = json.dumps({"images": [], "categories": [], "annotations": [], "x": [["a" * 1000] * 100] * 100})  # 10 MB
+    (tmp_path / "x.json").write_text(text)
+    tracemalloc.start()
+    assert list(entries(tmp_path / "x.json")) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+def test_a_missing_ijson_is_one_line(coco_source: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ijson", None)
+    assert "pip install ijson" in refused(3, *coco_arguments(*coco_source))
 
 
 def test_a_square_grows_within_the_image() -> None:
@@ -616,7 +581,7 @@ def test_a_square_grows_within_the_image() -> None:
 
 def test_names_of_classes_are_those_of_the_datasets() -> None:
     assert tuple(coco.CATEGORIES) == tiny_coco.FORMAT.classes
-    assert tiny_exdark.FORMAT.classes == exdark.CLASSES
+    assert tiny_exdark.FORMAT.classes == sources.EXDARK_CLASSES
 
 
 # --- ExDark and the digits -----------------------------------------------------------------------------------------
@@ -625,7 +590,7 @@ def test_names_of_classes_are_those_of_the_datasets() -> None:
 def write_exdark(folder: Path) -> Path:
     """Two images of each class, with the suffixes of ExDark, a folder around them as in its zip, and other things."""
     pixels, _ = make_pixels(24, 12)
-    for row, name in enumerate(exdark.CLASSES * 2):
+    for row, name in enumerate(sources.EXDARK_CLASSES * 2):
         suffix = (".jpg", ".jpeg", ".JPG", ".png", ".JPEG")[row % 5]
         (folder / "ExDark" / name).mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels[row]).resize((64, 48))
@@ -664,5 +629,5 @@ def test_the_demo_is_the_digits_and_trains_as_tiny_coco(tmp_path: Path) -> None:
 
 def test_neither_help_nor_a_wrong_command_line_waits_for_torch(tmp_path: Path) -> None:
     code = "import sys, prepare_data; prepare_data.parse_args(['demo', '-o', 'x.npz']); import preparation.build, "
-    code += "preparation.coco, preparation.exdark, preparation.folder; assert 'torch' not in sys.modules"
+    code += "preparation.coco, preparation.sources; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import report
-from reporting.records import NAMES, unfolded, write_records
+from reporting.runs.records import NAMES, unfolded, write_records
 from utils.errors import DataError
 
 

@@ -17,19 +17,20 @@ from xml.etree import ElementTree
 import pytest
 
 import report as program
-from reporting import measures, paper, statements, summary
-from reporting.blocks import Heading, Table
-from reporting.document import document
-from reporting.markdown import markdown
-from reporting.memorisation import chance
-from reporting.results import Key, Results
-from reporting.robustness import drop, drop_less_than, kept
-from reporting.runs import Run
-from reporting.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
-from reporting.statistics import Interval, holm, interval, paired, smallest_error, spread
-from reporting.style import Look
-from reporting.text import number, with_interval, with_std
-from reporting.writing import read_results, report_files
+from reporting.figures.style import Look, looks
+from reporting.render.markdown import markdown
+from reporting.render.writing import read_results, report_files
+from reporting.runs.run import Key, Run
+from reporting.statistics import measures, paper, statements
+from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error, spread
+from reporting.statistics.measures import chance
+from reporting.statistics.numbers import number, with_interval, with_std
+from reporting.statistics.results import Results
+from reporting.statistics.robustness import drop, drop_less_than, kept
+from reporting.statistics.statements import FAILS, HOLDS, OPEN, STATEMENTS, Finding, Measured
+from reporting.text import summary
+from reporting.text.blocks import Heading, Table
+from reporting.text.document import document
 from tests.conftest import ROOT
 from tests.made_runs import config, write_cell, write_run, write_table
 from utils.errors import DataError
@@ -643,6 +644,16 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert not any(str(tmp_path).encode() in data for data in first.values())
 
 
+def test_data_flow_one_way_through_the_report_s_folders() -> None:
+    order = ("runs", "statistics", "figures", "text", "render")
+    seen = set()
+    for path in (ROOT / "reporting").rglob("*.py"):
+        for line in re.findall(r"^from reporting\.(\w+)", path.read_text(), re.MULTILINE):
+            seen.add(path.parent.name)
+            assert order.index(line) <= order.index(path.parent.name), path
+    assert seen == set(order)
+
+
 def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
     assert run_report(ROOT / "results" / "cpu.zip", "-o", tmp_path) == 0
@@ -807,8 +818,8 @@ def test_arms_of_ones_own_can_be_told_apart(tmp_path: Path) -> None:
     for arm in arms:
         write_cell(tmp_path, arm, 0.0, seeds(0.5))
     results = read_results([tmp_path])
-    assert len(set(results.looks.values())) == len(arms)
-    assert results.looks["bn"] == Look("#000000", "solid", "o")
+    assert len(set(looks(results).values())) == len(arms)
+    assert looks(results)["bn"] == Look("#000000", "solid", "o")
     figure = report_files(results)["results/curves-cifar10-0noise.svg"]
     assert all(f"{arm}<" in figure for arm in arms), "each is in the legend"
 

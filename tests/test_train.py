@@ -24,7 +24,8 @@ from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree, write_image_folder, write_pickle
 from tests.runs import SMALL, coco, curves, final_state, rows, run, scalars
-from trainer.checkpoint import pack, read
+from trainer.checkpoint import read
+from trainer.checkpoint_file import pack
 from trainer.meter import Meter
 from trainer.optim import build_optimizer
 from trainer.trainer import Trainer
@@ -216,6 +217,46 @@ def test_a_longer_run_trains_on_with_the_schedule_it_is_given(finished: Path, tm
     assert run("-r", folder / "checkpoint-epoch3.pth", "trainer.epochs=5", "lr_scheduler.args.milestones=[4]") == 0
     assert [float(row["lr"]) for row in rows(folder)] == pytest.approx([0.025, 0.025, 0.0025, 0.025, 0.0025])
     assert load_config(folder / "config.json").trainer.epochs == 5
+
+
+def as_earlier_code_wrote_it(config: dict) -> dict:
+    """A config.json from before each type of a block had settings of its own: null where one is not set or has none."""
+    earlier = json.loads(json.dumps(config))
+    optimizer, schedule = earlier["optimizer"], earlier["lr_scheduler"]
+    unset = dict.fromkeys(("momentum", "nesterov", "betas", "eps"))
+    kept = ("lr", "weight_decay", "momentum") if optimizer["type"] == "SGD" else ("lr", "weight_decay")
+    optimizer["args"] = unset | {key: optimizer["args"][key] for key in kept}
+    unset = dict.fromkeys(("milestones", "gamma", "step_size", "T_max", "eta_min"))
+    schedule["args"] = unset | {key: value for key, value in schedule["args"].items() if key != "gamma"}
+    return earlier | {"loss": "cross_entropy", "label_noise": {**earlier["label_noise"], "path": None}}
+
+
+STEP = ("lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=2")
+
+
+@pytest.mark.parametrize("changes", [[], ["optimizer.type=Adam", "optimizer.args.lr=0.01", *STEP]], ids=["SGD", "Adam"])
+def test_a_run_of_earlier_code_goes_on_exactly(
+    coco_dir: Path, tmp_path: Path, changes: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    def arguments(folder: Path, epochs: int) -> list[str]:
+        given = coco(coco_dir, folder, *changes, f"trainer.epochs={epochs}")
+        return [each for each in given if not (changes and "milestones" in each)]
+
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    assert run(*arguments(straight, 3)) == 0
+    assert run(*arguments(folder, 2)) == 0
+    earlier = as_earlier_code_wrote_it(json.loads((folder / "config.json").read_text()))
+    assert None in earlier["optimizer"]["args"].values()
+    (folder / "config.json").write_text(json.dumps(earlier))
+    for path in folder.glob("*.pth"):
+        path.write_bytes(pack({**read(path), "config": earlier}))
+    capsys.readouterr()
+    assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=3") == 0
+    changed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("changed since", "lr of"))]
+    assert changed == ["changed since: trainer.epochs 2 -> 3"]
+    assert rows(folder) == rows(straight)
+    assert same_tree(final_state(folder, 3), final_state(straight, 3)) == []
+    assert (folder / "config.json").read_bytes() == (straight / "config.json").read_bytes()
 
 
 def test_a_finished_run_has_nothing_to_do(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

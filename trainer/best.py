@@ -1,4 +1,4 @@
-"""model_best.pth after a change of what is best."""
+"""Updates model_best.pth after a change of the monitor."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,11 +10,13 @@ from utils.folder import Folder
 
 
 def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | None:
-    """Make model_best.pth the checkpoint after `epoch`, the best by `monitor`, from the run's own or from `source`,
-    which it is resumed from. One that holds another epoch is set aside. Returns what is to be told, if anything is.
+    """Make model_best.pth a copy of the checkpoint after `epoch`, the best by `monitor`.
+
+    The copy comes from the run's own checkpoints or from `source`, the checkpoint that is resumed. A model_best.pth of
+    another epoch is renamed. Returns a line for the user, or None if nothing changed.
 
     Raises:
-        FileSystemError: it cannot be written.
+        FileSystemError: model_best.pth cannot be written.
     """
     best = folder.path / BEST_NAME
     if _whole_epoch(best) == epoch:
@@ -30,7 +32,7 @@ def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | N
 
 
 def best_epoch(history: Iterable[dict[str, Any]], column: str, best: float) -> int:
-    """The first epoch with that figure."""
+    """The first epoch (from 1) whose `column` is `best`."""
     return next(int(row["epoch"]) for row in history if row.get(column) == best)
 
 
@@ -39,7 +41,7 @@ def _first_of(paths: Iterable[Path], epoch: int) -> Path | None:
 
 
 def _whole_epoch(path: Path) -> int | None:
-    """The epoch after which a checkpoint was saved; None if it is not there, damaged, or of a moment within one."""
+    """The epoch after which a checkpoint was saved; None if it is missing, damaged, or from within an epoch."""
     try:
         state = read(path)
     except CheckpointError:

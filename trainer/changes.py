@@ -1,32 +1,34 @@
-"""What has changed in the settings since a checkpoint was saved: what is refused, and what is told."""
+"""Compares a run's settings with those of a checkpoint: some changes are refused, the others reported."""
 
 from typing import Any
 
+from config_messages import shortened
+from config_schema import Config
 from data_loader.batches import batch_bounds
-from parse_config import Config, shortened
 from trainer.optim import learning_rate
+from trainer.state import RunState
 from utils.errors import CheckpointError
 
-FUNCTION = "arch."  # settings that say what the model computes; they may never change
-#: Settings that, at the same splits, make another order of the images; they may change between two epochs.
+FUNCTION = "arch."  # prefix of the settings that define the model's function; they may never change
+#: Settings that change the order of the images at the same splits; they may change only between two epochs.
 ORDER = ("seed", "data_loader.args.batch_size")
-#: Settings of a machine and its places: no result depends on them. Whatever is in none of these three is told.
+#: Settings of a machine and its places, on which no result depends. Settings in none of these three are reported.
 UNTOLD = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
-WORLD_SIZE = "world_size"  # among the checkpoint's environment
+WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
 
-#: A setting's dotted key, what it was and what it is.
+#: A setting's dotted key -> (its old value, its new value).
 Changes = dict[str, tuple[Any, Any]]
 
 
 def changes(saved: Config, now: Config) -> Changes:
-    """Every setting that differs."""
+    """Every setting that differs between the configs. One that a type does not have counts as null, as if unset."""
     before, here = saved.settings(), now.settings()
-    return {key: (before[key], here[key]) for key in here if before[key] != here[key]}
+    return {key: (before.get(key), here.get(key)) for key in before | here if before.get(key) != here.get(key)}
 
 
-def check_order(state: dict[str, Any], since: Changes, now: Config, images: int, processes: int, source: str) -> None:
-    """Raise CheckpointError if `state` lies within an epoch and the rest of it would not be what was left: images would
-    be left out, or seen twice. `images` are those of the training split."""
+def check_order(state: RunState, since: Changes, now: Config, images: int, processes: int, source: str) -> None:
+    """Raise CheckpointError if `state` is within an epoch and the order of images has changed: the rest of the epoch
+    would skip images or repeat them. `images` is the size of the training split."""
     if state["batch"] == 0:
         return
     wrong = {key: since[key] for key in ORDER if key in since}
@@ -43,8 +45,8 @@ def check_order(state: dict[str, Any], since: Changes, now: Config, images: int,
 
 
 def check_function(since: Changes, classes: int, source: str) -> None:
-    """Raise CheckpointError if the model would compute something else with the same weights. `classes` are the
-    dataset's, which is what null outputs are."""
+    """Raise CheckpointError if the model would compute another function with the same weights. `classes` is the number
+    of the dataset's classes, which replaces a null `arch.args.num_classes`."""
     wrong = {key: both for key, both in since.items() if key.startswith(FUNCTION) and not _same(key, both, classes)}
     if wrong:
         raise CheckpointError(
@@ -61,8 +63,8 @@ def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
 
-def told(since: Changes, saved: Config, now: Config, state: dict[str, Any]) -> list[str]:
-    """The lines that say what has changed, and what becomes of the learning rate by it."""
+def told(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
+    """Lines that report the changed settings and a changed learning rate."""
     lines = []
     tellable = {key: both for key, both in since.items() if key not in UNTOLD}
     if tellable:

@@ -1,7 +1,4 @@
-"""Figures of each layer after each epoch: diagnostics.csv. They look at a run and change nothing in it."""
-
-import re
-from typing import Any
+"""Figures of each layer after each epoch, for diagnostics.csv. Measuring does not change the run."""
 
 import torch
 
@@ -10,16 +7,13 @@ from logger.tables import DiagnosticRow
 from models.singular_values import find_layers, singular_values, weight_norm
 from trainer.meter import Meter
 from utils.columns import DIAGNOSTIC_COLUMNS
-from utils.errors import CheckpointError
 from utils.world import World
-
-PATH = re.compile(r"[A-Za-z0-9_.]{1,200}")  # of a module in a network
 
 
 class Diagnostics:
-    """Of the layers of `model`, for images of `size` (H, W).
+    """Measures the layers of `model`, for images of `size` (H, W).
 
-    The gradient norms are averaged over an epoch's steps, on the device, and so are part of a run's state.
+    The gradient norms are averaged over an epoch's steps, on the device. So their sums are part of a run's state.
     """
 
     def __init__(self, model: BaseModel, size: tuple[int, int], device: torch.device, world: World) -> None:
@@ -28,9 +22,9 @@ class Diagnostics:
         self.gradients = Meter(device, world)
 
     def add_gradients(self) -> None:
-        """Add the norms of the gradients that a step has just found. Does not wait for the device.
+        """Add the norms of the current gradients. Does not wait for the device.
 
-        A step of fp16 whose gradients overflowed, and that its scaler skips, does not count.
+        A step of fp16 does not count if its gradients overflowed and its scaler skips it.
         """
         for layer in self._layers:
             gradients = [p.grad for p in layer.module.parameters() if p.grad is not None]
@@ -41,8 +35,8 @@ class Diagnostics:
             self.gradients.add(layer.name, torch.where(counts, norm, torch.zeros_like(norm)), counts)
 
     def rows(self, epoch: int) -> list[DiagnosticRow]:
-        """A row for each layer, from the weights as they are and the gradients since the last call; on the first
-        process only. All must call it."""
+        """A row for each layer, from the current weights and the gradients since the last call. All processes must
+        call it; only the first gets rows."""
         gradients = self.gradients.means()
         self.gradients = Meter(self._device, self._world)
         if not self._world.first:
@@ -53,28 +47,3 @@ class Diagnostics:
             figures = (largest, smallest, gradients.get(layer.name, float("nan")), weight_norm(layer.convolution))
             rows.append(dict(zip(DIAGNOSTIC_COLUMNS, (epoch, layer.name, *figures), strict=True)))
         return rows
-
-
-def saved_rows(state: dict[str, Any], source: str) -> list[DiagnosticRow]:
-    """The rows in a checkpoint's state; none in one that was written without.
-
-    Raises:
-        CheckpointError: they are not of the expected form.
-    """
-    rows = state.get("diagnostics", [])
-    if not isinstance(rows, list) or not all(_is_row(row, state["epoch"]) for row in rows):
-        raise CheckpointError(f"{source}: malformed: its diagnostics are no rows of {', '.join(DIAGNOSTIC_COLUMNS)}")
-    return [dict(row) for row in rows]
-
-
-def _is_row(row: Any, epochs: int) -> bool:
-    if not isinstance(row, dict) or tuple(row) != DIAGNOSTIC_COLUMNS:
-        return False
-    epoch, layer, *figures = row.values()
-    within = type(epoch) is int and 1 <= epoch <= epochs
-    return (
-        within
-        and isinstance(layer, str)
-        and bool(PATH.fullmatch(layer))
-        and all(type(figure) is float for figure in figures)
-    )

@@ -1,4 +1,4 @@
-"""The machine that a run is on, as far as its numbers depend on it."""
+"""The facts about a machine on which a run's numbers depend."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """What a bit-exact resume needs to be the same."""
+    """The values that must not change for a bit-exact resume."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = torch.get_num_threads()
     return {"torch": str(torch.__version__), "device": name, "threads": threads, "world_size": processes}

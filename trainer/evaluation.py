@@ -1,4 +1,4 @@
-"""How well a model does on a split."""
+"""Evaluates a model on a split."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ class Evaluator:
     def figures(
         self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
     ) -> dict[str, float]:
-        """Cross-entropy ("loss") and metrics over a split, weighted by sample, against the labels it is given."""
+        """Cross-entropy ("loss") and metrics over a split, against the given labels; means over its images."""
         meter = Meter(self.device, self.world)
         for batch, logits in self._logits(loader, name):
             if len(batch.given):
@@ -59,7 +59,7 @@ class Evaluator:
     def _logits(self, loader: BaseDataLoader, name: str) -> Iterator[tuple[Batch, Tensor]]:
         self.model.eval()
         for batch in progress(loader.batches(), name, len(loader)):
-            if len(batch.given) == 0:  # the share of a last batch that is smaller than there are processes
+            if len(batch.given) == 0:  # a last batch may have fewer images than there are processes
                 yield batch, batch.images.new_zeros(0, 1)
                 continue
             with self.autocast():
@@ -76,9 +76,9 @@ def measure(meter: Meter, metrics: Metrics, logits: Tensor, loss: Tensor, target
 
 
 def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
-    """Add how a training batch is classified, apart for clean and for mislabelled images.
+    """Add the accuracy on a training batch, separately for clean and for mislabelled images.
 
-    The mislabelled part is held both against the labels it is given (memorised) and against the true ones (resisted).
+    Mislabelled images are compared with their given labels (memorised) and with their true labels (resisted).
     """
     predicted = logits.argmax(1)
     clean = batch.given == batch.true
@@ -89,5 +89,5 @@ def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
 
 
 def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:
-    """A progress bar on a terminal; elsewhere (disable=None) nothing, the log lines suffice."""
+    """`batches` with a progress bar, which appears on a terminal only: elsewhere the log lines suffice."""
     yield from Bar(batches, desc=name, total=total, initial=done, leave=False)

@@ -1,6 +1,6 @@
-"""What a run says of itself (run.json), and how its folder is told from one of other things.
+"""The identity of a run (run.json), and the recognition of its folder.
 
-A file's name says nothing: config.json, data.json and metrics.csv are anyone's. What was written in them does.
+Names prove nothing: any program may write a config.json, data.json or metrics.csv. The contents of the files decide.
 """
 
 import csv
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from logger.log import get_logger
-from trainer.checkpoint import BEST_NAME, is_signed, position
+from trainer.checkpoint import BEST_NAME, position
+from trainer.checkpoint_file import is_signed
 from utils import strict_json
 from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS
 from utils.errors import FileSystemError
@@ -34,18 +35,18 @@ from utils.run_files import (
     TRANSITION_NAME,
 )
 
-STAMP = "%Y%m%d_%H%M%S"  # of a run folder, in UTC
+STAMP = "%Y%m%d_%H%M%S"  # name of a run folder, in UTC
 STAMPED = re.compile(r"\d{8}_\d{6}(-\d+)?")
 _PROGRAM = "train.py"
-_LARGEST = 1 << 26  # bytes of a file that is looked into
+_LARGEST = 1 << 26  # bytes read of a file
 _LARGEST_JSON = 1 << 20
-_TESTED = re.compile(r".+-(test\.json|confusion\.png)")  # what test.py leaves
+_TESTED = re.compile(r".+-(test\.json|confusion\.png)")  # files of test.py
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`key` is the run's own, and a copy of its folder has the same; `folder` is the name that the folder had when the
-    run last wrote this; `saved` is the time of its last save, or of its start, in UTC."""
+    """`key` identifies the run; a copy of its folder has the same key. `folder` is the folder's name when the run last
+    wrote run.json. `saved` is the time of its last save, or of its start, in UTC."""
 
     key: str
     folder: str
@@ -57,7 +58,7 @@ class Identity:
 
 
 def read_identity(folder: Folder) -> Identity | None:
-    """What run.json says; None where there is none, or one that is damaged or another program's."""
+    """The identity in run.json; None if there is none, or if it is damaged or another program's."""
     found = _object(_contents(folder, RUN_NAME))
     try:
         key, name, saved = found["run"], found["folder"], datetime.fromisoformat(found["saved"])
@@ -68,8 +69,8 @@ def read_identity(folder: Folder) -> Identity | None:
 
 
 def keep_identity(folder: Folder) -> None:
-    """Write run.json at the start of a process: a new run's, or that of the run which goes on. A copy becomes a run of
-    its own. Raises FileSystemError."""
+    """Write run.json at the start of a process, for a new or a resumed run. A copy gets a new key. Raises
+    FileSystemError."""
     found = read_identity(folder)
     key = found.key if found is not None and original_of(folder) is None else secrets.token_hex(16)
     saved = _now() if found is None else found.saved
@@ -77,7 +78,7 @@ def keep_identity(folder: Folder) -> None:
 
 
 def note_save(folder: Folder) -> None:
-    """Write the time of a save into run.json. One that cannot be written is no reason to stop: the next will say it."""
+    """Write the time of a save into run.json. A failure is a warning: the next save writes it again."""
     found = read_identity(folder)
     if found is not None:
         try:
@@ -87,7 +88,7 @@ def note_save(folder: Folder) -> None:
 
 
 def original_of(folder: Folder) -> Folder | None:
-    """The run beside `folder` that it is a copy of, if it is one: of the same key, and named as both say."""
+    """The run beside `folder` that `folder` is a copy of, or None: run.json of both has the same key and its name."""
     own = read_identity(folder)
     if own is None or own.folder in ("", ".", "..", folder.path.name) or not re.fullmatch(r"[^/\\\0]+", own.folder):
         return None
@@ -97,8 +98,8 @@ def original_of(folder: Folder) -> Folder | None:
 
 
 def is_run(folder: Folder) -> bool:
-    """Whether a run of ours wrote what is in `folder`: it says so, or (of older runs) two of its files are as only a
-    run's are. A single one may have been copied there."""
+    """Whether a run wrote the contents of `folder`: it has a run.json, or (older runs) two files whose contents only a
+    run writes. A single such file may have been copied there."""
     if read_identity(folder) is not None:
         return True
     kinds = [name for name, ours in _OURS.items() if (data := _contents(folder, name)) and ours(data)]
@@ -106,7 +107,7 @@ def is_run(folder: Folder) -> bool:
 
 
 def may_go_on_in(folder: Folder) -> bool:
-    """Whether a run may be found and gone on with there: with nothing but checkpoints in it, it will do as well."""
+    """Whether a run can resume in `folder`: it is a run's, or it holds checkpoints and nothing else."""
     return is_run(folder) or (bool(signed_checkpoints(folder)) and not strangers(folder))
 
 
@@ -115,18 +116,18 @@ def signed_checkpoints(folder: Folder) -> list[str]:
 
 
 def tables(folder: Folder) -> list[str]:
-    """The files with a run's results, checkpoints aside."""
+    """The names of the tables with a run's results that `folder` holds."""
     return [name for name in (METRICS_NAME, DIAGNOSTICS_NAME) if folder.size(name)]
 
 
 def rows_of_metrics(folder: Folder) -> int:
-    """How many epochs metrics.csv has."""
+    """The number of epochs in metrics.csv."""
     return max(0, len((folder.read(METRICS_NAME, _LARGEST) or b"").splitlines()) - 1)
 
 
 def set_tables_aside(folder: Folder, epoch: int, tolerance: int) -> None:
-    """Rename the tables if they have more epochs than `epoch`: results that going on would write over. So many
-    epochs as `tolerance` are none: they are had again."""
+    """Rename the tables if they have more than `epoch` + `tolerance` epochs: those are results that a resume would
+    overwrite. The resume makes up to `tolerance` epochs again as they were."""
     if rows_of_metrics(folder) > epoch + tolerance:
         for name in tables(folder):
             aside = folder.set_aside(name, "abandoned")
@@ -139,13 +140,13 @@ def is_own_name(name: str) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether that is the name of a file that a run was killed while writing."""
+    """Whether `name` is that of the temporary file of a run's file."""
     final = temporary_of(Path(name))
     return final is not None and (final in (*_OURS, RUN_NAME) or _is_checkpoint(final))
 
 
 def strangers(folder: Folder) -> list[str]:
-    """All that lies open in `folder` and has not been written by a run, its name being another or its contents."""
+    """The visible files in `folder` that no run wrote, by their names or their contents."""
     return [
         name
         for name in folder.names()
@@ -157,7 +158,7 @@ def strangers(folder: Folder) -> list[str]:
 
 
 def set_strangers_aside(folder: Folder) -> None:
-    """Rename what bears the name of a table or record of ours and is none: damaged, or not ours to write over."""
+    """Rename files that have the name of a run's file but not its contents: they are damaged or not ours."""
     for name, ours in _OURS.items():
         data = _contents(folder, name)
         if data and not ours(data):
@@ -176,7 +177,7 @@ def _contents(folder: Folder, name: str) -> bytes | None:
     try:
         return folder.read(name, _LARGEST)
     except OSError:
-        return b"\0"  # there, and not to be read
+        return b"\0"  # the file exists and cannot be read
 
 
 def _is_checkpoint(name: str) -> bool:
@@ -202,7 +203,7 @@ def _begins(columns: tuple[str, ...]) -> Callable[[bytes], bool]:
 
 
 def _is_config(data: bytes) -> bool:
-    """As it was resolved: a config that people write names a few of its blocks, and another program's not these."""
+    """Whether it is a resolved config, which has all blocks. A config that people write has only a few."""
     found = _object(data)
     blocks = [
         found.get(name) for name in ("arch", "data_loader", "label_noise", "optimizer", "lr_scheduler", "trainer")
@@ -219,7 +220,7 @@ def _is_transition(data: bytes) -> bool:
     return head[:1] == ["true"] and [row[:1] for row in rows] == [[name] for name in head[1:]]
 
 
-#: The files of fixed names but run.json, and how the contents of each tell that a run wrote it.
+#: A run's files of fixed names, except run.json, and for each a test that a run wrote its contents.
 _OURS: dict[str, Callable[[bytes], bool]] = {
     CONFIG_NAME: _is_config,
     DATA_NAME: _has("sha256", "classes", "images"),

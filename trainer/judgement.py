@@ -1,4 +1,4 @@
-"""The figures of a checkpoint on its test split, as a table, JSON and a picture."""
+"""The report of test.py: a checkpoint's figures on its test split, as a table, JSON and a picture."""
 
 import json
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.text import CELL, visible
 
-MOST_LISTED = 40  # classes; of more the table has the worst and the best
+MOST_LISTED = 40  # classes; with more, the table lists the worst and the best
 WORST, BEST, MISTAKES = 20, 10, 20
-MOST_IN_MATRIX = 1000  # classes; of more the JSON has the pairs that occur
-_COUNTS = ("confusion_matrix", "confusion_pairs")  # in the JSON, one or the other
+MOST_IN_MATRIX = 1000  # classes; with more, the JSON lists the pairs that occur
+_COUNTS = ("confusion_matrix", "confusion_pairs")  # the JSON has one of these keys
 
 
 @dataclass(frozen=True)
 class TestReport:
-    """`figures` as Evaluator.figures has them; `predicted` and `true` classes int64 (N,)."""
+    """`figures` are those of Evaluator.figures; `predicted` and `true` classes are int64 (N,)."""
 
-    __test__ = False  # not a test, whatever its name says to pytest
+    __test__ = False  # pytest would take it for a test by its name
 
     checkpoint: str
     epoch: int
@@ -37,19 +37,19 @@ class TestReport:
     figures: dict[str, float]
     predicted: Tensor
     true: Tensor
-    as_published: dict[str, str]  # protocol.departures: what of this run is not as is right, by key
+    as_published: dict[str, str]  # protocol.departures
 
     @cached_property
     def confusion(self) -> Confusion:
         return Confusion.of(self.predicted, self.true, self.classes)
 
     def per_class(self) -> dict[str, float | None]:
-        """Share of each class's test images that are recognised; None for a class without any."""
+        """The accuracy on each class's test images; None for a class without any."""
         counts = zip(self.classes, self.confusion.right.tolist(), self.confusion.images.tolist(), strict=True)
         return {name: right / images if images else None for name, right, images in counts}
 
     def as_json(self) -> str:
-        """An object, of which the confusion matrix has a line for each true class."""
+        """A JSON object. Its confusion matrix has one line for each true class."""
         facts: dict[str, Any] = {
             "checkpoint": self.checkpoint,
             "epoch": self.epoch,
@@ -63,7 +63,7 @@ class TestReport:
         if len(self.classes) <= MOST_IN_MATRIX:
             name, lines = _COUNTS[0], self.confusion.matrix().tolist()
         else:
-            name = _COUNTS[1]  # true class, predicted class, images
+            name = _COUNTS[1]  # rows of true class, predicted class, number of images
             lines = torch.stack([self.confusion.true, self.confusion.predicted, self.confusion.counts], 1).tolist()
         rows = ",\n    ".join(json.dumps(line) for line in lines)
         return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'
@@ -85,7 +85,7 @@ class TestReport:
         return lines
 
     def _extremes(self, names: list[str], shares: list[float | None], width: int) -> list[str]:
-        """The worst and the best classes and the most frequent mistakes, a line each."""
+        """Lines for the worst and the best classes and the most frequent mistakes."""
         known = [(share, name) for share, name in zip(shares, names, strict=True) if share is not None]
         known.sort(key=itemgetter(0))
         lines = []
@@ -101,7 +101,7 @@ def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
     Returns their paths.
 
     Raises:
-        FileSystemError: the figures cannot be written, or files of these names are there which no report wrote.
+        FileSystemError: the JSON cannot be written, or a file of one of these names exists that test.py did not write.
     """
     json_name, png_name = f"{checkpoint.stem}-test.json", f"{checkpoint.stem}-confusion.png"
     folder = Folder(checkpoint.parent)
@@ -116,7 +116,7 @@ def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
 
 
 def _refuse_to_replace_others(folder: Folder, json_name: str, png_name: str) -> None:
-    """A picture says nothing of where it is from: it goes with its table."""
+    """Raise FileSystemError if test.py did not write the files. The JSON decides, for a picture has no mark."""
     there = [name for name in (json_name, png_name) if folder.size(name)]
     data = folder.read(json_name, 1 << 28) or b""
     try:

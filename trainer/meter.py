@@ -1,4 +1,4 @@
-"""Sums of figures over an epoch, kept on the device until it ends, so that no step waits for them."""
+"""Sums of figures over an epoch, kept on the device until the epoch ends, so that no step waits for them."""
 
 import math
 
@@ -9,9 +9,9 @@ from utils.world import World
 
 
 class Meter:
-    """Means weighted by sample: add sums and counts batch by batch, read the ratios once.
+    """Means over samples: add sums and counts batch by batch, read the ratios once.
 
-    The sums are this process's; what is read is over all processes, which must all ask.
+    Each process adds its own sums. The means are over all processes, so all must call `means` and `state_dict`.
     """
 
     def __init__(self, device: torch.device, world: World | None = None) -> None:
@@ -27,7 +27,7 @@ class Meter:
         self._sums[name] = (old_total + total.detach().to(self._dtype), old_count + count)
 
     def means(self) -> dict[str, float]:
-        """Name to mean; NaN where no sample counted. Waits for the device."""
+        """Name -> mean; NaN if no sample counted. Waits for the device."""
         sums: dict[str, list[float]] = {}
         for part in self._world.gathered(self._own()):
             for name, (total, count) in part.items():
@@ -36,12 +36,12 @@ class Meter:
         return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
     def state_dict(self) -> dict[str, dict[str, list[float]]]:
-        """Of each process by rank: name to [sum, count]. Waits for the device."""
+        """Rank of each process -> name -> [sum, count]. Waits for the device."""
         parts = self._world.gathered(self._own())
         return {str(rank): part for rank, part in enumerate(parts)} if any(parts) else {}
 
     def load_state_dict(self, state: dict[str, dict[str, list[float]]]) -> None:
-        """Go on from what `state_dict` returned; where there are not as many processes now, the first takes it all."""
+        """Restore what `state_dict` returned. If the number of processes has changed, the first takes all sums."""
         self._sums = {}
         alike = len(state) == self._world.size
         for rank, part in state.items():

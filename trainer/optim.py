@@ -7,8 +7,18 @@ import torch
 from torch.optim import Optimizer
 
 from base.base_model import BaseModel
-from parse_config import Config, SchedulerArgs
+from config_schema import (
+    Config,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingLRArgs,
+    MultiStepLR,
+    MultiStepLRArgs,
+    StepLR,
+    StepLRArgs,
+)
 
+#: By the type's name. The arguments of a type in the config are those of the class here.
 OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
 #: Whole epochs done -> the factor of the base rate for the next. Plain functions of the epoch have no state to go stale
@@ -16,44 +26,42 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": torch.optim.SGD, "Adam": torch.
 Schedule = Callable[[int], float]
 
 
-def multi_step(args: SchedulerArgs, epochs: int, base: float) -> Schedule:
-    milestones, gamma = args.milestones or [], 0.1 if args.gamma is None else args.gamma
-    return lambda epoch: gamma ** sum(epoch >= milestone for milestone in milestones)
+def multi_step(args: MultiStepLRArgs) -> Schedule:
+    return lambda epoch: args.gamma ** sum(epoch >= milestone for milestone in args.milestones)
 
 
-def step(args: SchedulerArgs, epochs: int, base: float) -> Schedule:
-    size, gamma = args.step_size or epochs, 0.1 if args.gamma is None else args.gamma
-    return lambda epoch: gamma ** (epoch // size)
+def step(args: StepLRArgs) -> Schedule:
+    return lambda epoch: args.gamma ** (epoch // args.step_size)
 
 
-def cosine(args: SchedulerArgs, epochs: int, base: float) -> Schedule:
+def cosine(args: CosineAnnealingLRArgs, epochs: int, base: float) -> Schedule:
     """Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, one descent without restarts."""
-    length, low = args.T_max or epochs, (args.eta_min or 0.0) / base
+    length, low = args.T_max or epochs, args.eta_min / base
     return lambda epoch: low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * min(epoch, length) / length))
 
 
-def constant(args: SchedulerArgs, epochs: int, base: float) -> Schedule:
-    return lambda epoch: 1.0
+def constant(epoch: int) -> float:
+    return 1.0
 
 
-SCHEDULERS: dict[str, Callable[[SchedulerArgs, int, float], Schedule]] = {
-    "MultiStepLR": multi_step,
-    "StepLR": step,
-    "CosineAnnealingLR": cosine,
-    "ConstantLR": constant,
-}
+def schedule_of(config: Config) -> Schedule:
+    schedule = config.lr_scheduler
+    match schedule:
+        case MultiStepLR():
+            return multi_step(schedule.args)
+        case StepLR():
+            return step(schedule.args)
+        case CosineAnnealingLR():
+            return cosine(schedule.args, config.trainer.epochs, config.optimizer.args.lr)
+        case ConstantLR():
+            return constant
 
 
 def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedule]:
     """The optimizer of `config` over `model`'s parameters, and the schedule of its rate."""
-    args = config.optimizer.args.model_dump(exclude_none=True)
+    args = config.optimizer.args.model_dump()
     groups = model.parameter_groups(args.pop("weight_decay"))
     return OPTIMIZERS[config.optimizer.type](groups, **args), schedule_of(config)
-
-
-def schedule_of(config: Config) -> Schedule:
-    schedule = SCHEDULERS[config.lr_scheduler.type]
-    return schedule(config.lr_scheduler.args, config.trainer.epochs, config.optimizer.args.lr)
 
 
 def learning_rate(config: Config) -> Schedule:

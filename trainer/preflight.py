@@ -1,4 +1,4 @@
-"""What `--check` says: everything about a run but its result."""
+"""The report of `--check`: everything about a run except its result."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def show(trainer: Trainer) -> None:
 
 
 def report(trainer: Trainer) -> list[str]:
-    """Resolved config, facts of the dataset, size of the model, and one measured step; trains nothing that is kept."""
+    """Lines with the resolved config, the dataset, the model's size, and the time of a step. No training is kept."""
     config, data, model = trainer.config, trainer.data, trainer.model
     lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
     lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
@@ -32,7 +32,7 @@ def report(trainer: Trainer) -> list[str]:
 
 
 def dataset_facts(data: RunData) -> list[str]:
-    """Sizes of the splits, class counts, channel statistics and realised noise, a line each."""
+    """Lines with sizes of the splits, class counts, channel statistics and realised noise."""
     dataset, splits = data.dataset, data.splits.named()
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
     lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}"]
@@ -47,7 +47,7 @@ def dataset_facts(data: RunData) -> list[str]:
 
 
 def _class_counts(data: RunData) -> list[str]:
-    """Images of each class in each split; of many classes those with the fewest and the most training images."""
+    """Images of each class in each split. Of many classes, those with the fewest and the most training images."""
     dataset, splits = data.dataset, data.splits.named()
     names = [visible(name, CELL) for name in dataset.classes]
     counts = [torch.bincount(dataset.labels[part], minlength=len(names)).tolist() for part in splits.values()]
@@ -62,7 +62,7 @@ def _class_counts(data: RunData) -> list[str]:
 
 
 def _timed_step(trainer: Trainer) -> list[str]:
-    """One forward and backward of one batch, timed after a first one that pays for start-up."""
+    """The time of one forward and backward pass of a batch, after a first pass that includes the start-up."""
     data, device = trainer.data, trainer.device
     batch = next(data.train.batches(epoch=1))
     trainer.model.train()

@@ -1,8 +1,9 @@
-"""Putting a checkpoint's state back, once it is known to fit."""
+"""Checks that a checkpoint's state fits, and restores it."""
 
 import copy
 import re
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -13,20 +14,22 @@ from base.base_model import BaseModel
 from data_loader.build import RunData
 from models.build import outline_model
 from parse_config import Config
-from trainer.checkpoint import check_tensors
+from trainer.state import RunState
 from utils.errors import CheckpointError
 from utils.reading import told_as
+from utils.text import visible
 
-#: What each optimizer keeps for a parameter.
+#: The buffers that each optimizer keeps for a parameter.
 _BUFFERS = {
     "SGD": {"momentum_buffer"},
-    **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")},
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
 }
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
-def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
-    """Raise CheckpointError unless `data` is what the checkpoint was trained on, split and mislabelled alike."""
+def check_data(data: RunData, state: RunState, source: str) -> None:
+    """Raise CheckpointError unless `data` has the checkpoint's dataset, splits and given labels."""
     if state["dataset_sha256"] != data.sha256:
         raise CheckpointError(
             f"{source}: it was trained on other data (SHA-256 {state['dataset_sha256'][:12]}, here "
@@ -41,9 +44,9 @@ def check_data(data: RunData, state: dict[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
 
 
-def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
-    """Raise CheckpointError unless position and history of the run agree; `batches` is those in an epoch from now on,
-    which may have been more or fewer in earlier ones."""
+def check_progress(state: RunState, batches: int, source: str) -> None:
+    """Raise CheckpointError unless position and history of the run agree. `batches` is the number in an epoch from now
+    on; earlier epochs may have had another number."""
     epoch, history = state["epoch"], state["history"]
     rows = [row["epoch"] for row in history if all(isinstance(value, int | float) for value in row.values())]
     within = 0 <= state["batch"] <= batches and state["global_step"] >= epoch + state["batch"]
@@ -54,37 +57,74 @@ def check_progress(state: dict[str, Any], batches: int, source: str) -> None:
         )
 
 
-def check_fit(config: Config, data: RunData, state: dict[str, Any], source: str) -> None:
-    """Raise CheckpointError, which lists the keys, unless a checkpoint is of these data, and its weights are those of
-    `config`'s network.
+def check_fit(config: Config, data: RunData, state: RunState, source: str) -> None:
+    """Raise CheckpointError, which lists the keys, unless a checkpoint's data and weights fit `data` and the network of
+    `config`.
 
-    The network is not built to find that out, for a config may ask for one that no machine could hold.
+    It checks an outline of the network on torch's meta device: a config may ask for a network that no machine can hold.
     """
     check_data(data, state, source)
     with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
         outline = outline_model(config, len(data.dataset.classes))
-    _check_weights(outline, state["model"], source)
+    _check_weights(outline, _as_real(state["model"], outline), source)
 
 
-def load_model(model: BaseModel, state: dict[str, Any], source: str) -> None:
+def load_model(model: BaseModel, state: RunState, source: str) -> None:
     """Load a checkpoint's weights into `model`.
 
     Raises:
-        CheckpointError: another architecture, shapes or values that are no weights; it lists the keys, and `model` is
-            as it was.
+        CheckpointError: another architecture, other shapes, or values that are not weights. It lists the keys, and
+            `model` does not change.
     """
-    weights = state["model"]
+    weights = _as_real(state["model"], model)
     _check_weights(copy.deepcopy(model), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)
 
 
+def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str) -> None:
+    """Check keys, layouts and dtypes of a model state against `wanted`; load_state_dict checks shapes.
+
+    Raises:
+        CheckpointError: they do not fit; it lists the keys.
+    """
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source}: it is of another architecture: missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    for key, tensor in found.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != wanted[key].dtype:
+            kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{source}: {key} is {kind}, expected {wanted[key].dtype}, torch.strided")
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
+    return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:
+    """Convert the published layer's estimates of older checkpoints from complex numbers to real and imaginary parts."""
+    complex_ones = {key for key, value in weights.items() if isinstance(value, Tensor) and value.is_complex()}
+    if not complex_ones:
+        return weights
+    real = {key for key, value in model.state_dict().items() if not value.is_complex()} & complex_ones
+    changed = OrderedDict((key, torch.view_as_real(value) if key in real else value) for key, value in weights.items())
+    changed._metadata = getattr(weights, "_metadata", {})  # type: ignore[attr-defined]
+    return changed
+
+
 def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> None:
-    """`trial` takes them, for load_state_dict copies what fits before it complains of what does not."""
+    """Load `weights` into `trial`, since load_state_dict copies the weights that fit before it raises for the others.
+
+    Raises:
+        CheckpointError: they do not fit; it lists the keys.
+    """
     check_tensors(trial.state_dict(), weights, source)
     with told_as(CheckpointError, source, "its weights cannot be loaded"):
         try:
-            with warnings.catch_warnings(action="ignore"):  # that an outline takes no numbers
+            with warnings.catch_warnings(action="ignore"):  # torch warns that loading into an outline does nothing
                 trial.load_state_dict(weights)
         except RuntimeError as error:
             found = _MISMATCH.findall(str(error))
@@ -95,11 +135,11 @@ def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> No
             raise CheckpointError(f"{source}: it is of another architecture: {listed}{more}") from error
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], source: str) -> None:
-    """Load an optimizer's buffers. Its options stay the config's, so that one changed on purpose takes effect.
+def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
+    """Load an optimizer's buffers. Its options stay those of the config, so that a deliberate change takes effect.
 
     Raises:
-        CheckpointError: it was saved by another type of optimizer, or over other parameters.
+        CheckpointError: the state is of another type of optimizer, or of other parameters.
     """
     kind = type(optimizer).__name__
     if state["optimizer_type"] != kind:
@@ -125,7 +165,7 @@ def _check_buffers(optimizer: Optimizer) -> None:
         if buffers.keys() != names and buffers and "step" in names:
             raise ValueError(f"it lacks {', '.join(sorted(names - buffers.keys()))}")
         for name, buffer in buffers.items():
-            if buffer is None and name == "momentum_buffer":  # as torch writes it where there is no momentum
+            if buffer is None and name == "momentum_buffer":  # torch writes None without momentum
                 continue
             if not isinstance(buffer, Tensor):
                 raise ValueError(f"{name} is no tensor")
@@ -133,4 +173,4 @@ def _check_buffers(optimizer: Optimizer) -> None:
             if buffer.shape != shape:
                 raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")
             if not bool(torch.isfinite(buffer).all()) or (name in ("step", "exp_avg_sq") and bool((buffer < 0).any())):
-                raise ValueError(f"{name} has numbers that it cannot have")
+                raise ValueError(f"{name} has impossible values")

@@ -1,17 +1,17 @@
-"""What `-r` means: which run goes on, from which checkpoint, under which config."""
+"""Resolves `-r`: which run resumes, from which checkpoint, under which config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from data_loader.access import Access
 from logger.log import get_logger
 from parse_config import Config, load_config, merge, parse_overrides, validate
-from trainer.checkpoint import BEST_NAME, CheckpointStore
-from trainer.form import config_of, read_run
+from trainer.checkpoint import BEST_NAME, CheckpointStore, read
 from trainer.identity import is_own_name, is_run, may_go_on_in, original_of, rows_of_metrics
 from trainer.run_folder import folder_of, newest_run, refuse_to_lose_tables
+from trainer.state import RunState, config_of
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.folder import Folder
@@ -25,80 +25,94 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts: afresh (no state), or from a checkpoint's state.
+    """The start of a run: afresh (`state` is None), or from a checkpoint's state.
 
-    `folder` None is a new run folder; `in_place` says that `folder` is the run's own and goes on being written,
-    `data_named` that the user, and not what lies with the checkpoint, says where the data are, and `chosen` that the
-    user named the checkpoint.
+    `folder` None means a new run folder. `in_place`: the run continues in its own `folder`. `data_named`: the user
+    named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint.
     """
 
     config: Config
     folder: Path | None
-    state: dict[str, Any] | None = None
+    state: RunState | None = None
     source: str = ""
     in_place: bool = False
     data_named: bool = False
     chosen: bool = False
 
     def access(self) -> Access:
-        """What may be done where the data are."""
+        """The access that the run has to the place of its data."""
         return Access() if self.state is None else Access.of_checkpoint(self.data_named, self.in_place)
 
 
-def find_start(
-    config_path: str | None,
-    resume: str | None,
-    run_dir: Path | None,
-    overrides: Sequence[str],
-    lock: FolderLock | None = None,
-    allow_inexact: bool = False,
-) -> Start:
-    """Take `lock` of the run that goes on, if one does, then read where it stands.
+@dataclass(frozen=True)
+class Request:
+    """The user's request: -c, -r, --run-dir, overrides of settings and --allow-inexact."""
+
+    config_path: str | None
+    resume: str | None
+    run_dir: Path | None
+    overrides: Sequence[str] = ()
+    allow_inexact: bool = False
+
+    @cached_property
+    def named(self) -> Config | None:
+        """The config of -c with the overrides; None without -c. Raises ConfigError."""
+        return None if self.config_path is None else load_config(self.config_path, self.overrides)
+
+    def names_data_of(self, config: Config) -> bool:
+        """Whether the user names the place of `config`'s data: with an override, or with the same place in -c."""
+        if names_data(self.overrides):
+            return True
+        try:
+            return self.named is not None and self.named.data_loader.args.data_dir == config.data_loader.args.data_dir
+        except ConfigError:  # the run's own config counts, not this one
+            return False
+
+
+def find_start(request: Request, lock: FolderLock | None = None) -> Start:
+    """Lock the folder of a run that resumes in place, then read its state.
 
     Raises:
         ConfigError: the request or the config is wrong.
-        CheckpointError: what is to be resumed is damaged or not there.
+        CheckpointError: the checkpoint is damaged or missing.
         FileSystemError: another process is writing that run.
     """
-    run_dir = None if run_dir is None else user_path(str(run_dir))
-    if resume is None:
-        if config_path is None:
+    run_dir = None if request.run_dir is None else user_path(str(request.run_dir))
+    if request.resume is None:
+        if request.named is None:
             raise ConfigError("give a config with -c, or a checkpoint to resume with -r")
-        return Start(load_config(config_path, overrides), run_dir)
-    if resume == AUTO:
-        return _auto(config_path, run_dir, overrides, lock, allow_inexact)
-    checkpoint = user_path(resume)
+        return Start(request.named, run_dir)
+    if request.resume == AUTO:
+        return _auto(request, run_dir, lock)
+    checkpoint = user_path(request.resume)
     folder = folder_of(checkpoint)
-    # A checkpoint that was copied away from its run goes on in a new run folder.
+    # A checkpoint that was copied out of its run's folder resumes in a new run folder.
     own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
     if own:
         _enter(folder, lock)
-    state = read_run(checkpoint, allow_inexact)
-    config = _config(config_path, folder, state, str(checkpoint), overrides)
-    named = names_data(overrides) or _same_place(config_path, overrides, config)
+    state = read(checkpoint, request.allow_inexact)
+    config = _config(request, folder, state, str(checkpoint))
+    named = request.names_data_of(config)
     return Start(config, folder if own else run_dir, state, str(checkpoint), own, named, chosen=True)
 
 
-def _auto(
-    config_path: str | None,
-    run_dir: Path | None,
-    overrides: Sequence[str],
-    lock: FolderLock | None,
-    allow_inexact: bool,
-) -> Start:
-    if config_path is None and run_dir is None:
+def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> Start:
+    if request.config_path is None and run_dir is None:
         raise ConfigError("-r auto needs -c to know which runs to look among, or --run-dir")
-    folder = run_dir or newest_run(load_config(str(config_path), overrides))
+    folder = run_dir
+    if folder is None:
+        assert request.named is not None
+        folder = newest_run(request.named)
     if folder is None or not may_go_on_in(Folder(folder)):
-        if config_path is None:
+        if request.named is None:
             raise ConfigError(f"-r auto: there is no run in {folder}; give -c to start one there")
         get_logger().info("nothing to resume; starting afresh")
-        return Start(load_config(config_path, overrides), run_dir)
+        return Start(request.named, run_dir)
     _enter(folder, lock)
     candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
         try:
-            state = read_run(candidate, allow_inexact)
+            state = read(candidate, request.allow_inexact)
         except CheckpointError as error:
             if error.__cause__ is not None and out_of_memory(error.__cause__):  # the file is not to blame
                 raise
@@ -109,18 +123,17 @@ def _auto(
                 f"{folder}: of its checkpoints only {BEST_NAME} is left, after epoch {state['epoch']}, and metrics.csv "
                 f"has more; -r {candidate} goes back to it and keeps that table aside"
             )
-        config = _config(config_path, folder, state, str(candidate), overrides)
-        named = names_data(overrides) or _same_place(config_path, overrides, config)
-        return Start(config, folder, state, str(candidate), True, named)
+        config = _config(request, folder, state, str(candidate))
+        return Start(config, folder, state, str(candidate), True, request.names_data_of(config))
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
     refuse_to_lose_tables(Folder(folder))
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
-    return Start(_config(config_path, folder, None, "", overrides), folder, in_place=True)
+    return Start(_config(request, folder, None, ""), folder, in_place=True)
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:
-    """Take the lock of a run's folder, unless nothing will be written there."""
+    """Lock a run's folder; `lock` is None if the process will write nothing there."""
     if lock is None:
         return
     held = lock.acquire(folder)
@@ -130,9 +143,9 @@ def _enter(folder: Path, lock: FolderLock | None) -> None:
         get_logger().warning("%s is a copy of %s; the copy goes on as a run of its own", held, original)
 
 
-def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config in a checkpoint, with overrides on top. Raises CheckpointError for the former, ConfigError for the
-    latter."""
+def saved_config(state: RunState, source: str, overrides: Sequence[str] = ()) -> Config:
+    """The config in a checkpoint with `overrides` applied. Raises CheckpointError for a wrong config, ConfigError for
+    wrong overrides."""
     config = config_of(state, source)
     if not overrides:
         return config
@@ -140,40 +153,38 @@ def saved_config(state: dict[str, Any], source: str, overrides: Sequence[str] = 
 
 
 def names_data(overrides: Sequence[str]) -> bool:
-    """Whether the user says with an override where the data are."""
+    """Whether an override names the place of the data."""
     return value_at(parse_overrides(overrides), "data_loader.args.data_dir") is not None
 
 
-def _same_place(config_path: str | None, overrides: Sequence[str], config: Config) -> bool:
-    """Whether the config that the user names has its data where `config` has them."""
-    if config_path is None:
-        return False
-    try:
-        return load_config(config_path, overrides).data_loader.args.data_dir == config.data_loader.args.data_dir
-    except ConfigError:  # it is not the one that counts
-        return False
-
-
-def _config(
-    config_path: str | None, folder: Path, state: dict[str, Any] | None, source: str, overrides: Sequence[str]
-) -> Config:
-    """The run folder's own config; if that is damaged, the checkpoint's; if there is none, the one named with -c.
-    Overrides go on top."""
+def _config(request: Request, folder: Path, state: RunState | None, source: str) -> Config:
+    """The run folder's own config; if that is damaged, the checkpoint's; if it is missing, the one named with -c.
+    The overrides are applied to it. Raises ConfigError or CheckpointError."""
     own = folder / CONFIG_NAME
     if own.is_file():
+        found = _own_config(own, request.overrides)
+        if isinstance(found, Config):
+            if request.config_path is not None:
+                get_logger().info("resuming with the config of %s, not with %s", folder, request.config_path)
+            return found
+        if state is None and request.named is None:
+            raise found
+        get_logger().warning("%s; using the config of %s", found, request.config_path if state is None else source)
+    elif request.named is not None:
+        return request.named
+    if state is not None:
+        return saved_config(state, source, request.overrides)
+    assert request.named is not None, "without a checkpoint there is a run's config, or one named"
+    return request.named
+
+
+def _own_config(path: Path, overrides: Sequence[str]) -> Config | ConfigError:
+    """A run's config with the overrides, or the error in the file. Raises ConfigError if the overrides are wrong."""
+    try:
+        return load_config(path, overrides)
+    except ConfigError:
         try:
-            load_config(own)
+            load_config(path)
         except ConfigError as error:
-            if state is None and config_path is None:
-                raise
-            instead = config_path if state is None else source
-            get_logger().warning("%s; using the config of %s", error, instead)
-            config_path = None if state is not None else config_path
-        else:
-            if config_path is not None:
-                get_logger().info("resuming with the config of %s, not with %s", folder, config_path)
-            return load_config(own, overrides)
-    if config_path is not None:
-        return load_config(config_path, overrides)
-    assert state is not None, "without a checkpoint there is a run's config, or one named"
-    return saved_config(state, source, overrides)
+            return error
+        raise

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, what it holds from the start, and how a run to resume is found."""
+"""The folder of a run: its creation, its first files, and the search for the run to resume."""
 
 import contextlib
 import hashlib
@@ -34,22 +34,22 @@ from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIVERGED_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
 
-FUTURE = timedelta(minutes=5)  # by how much a time may lie ahead of this machine's clock
+FUTURE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
-    """Create `chosen`, or <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] in UTC if it is None, and take its lock.
+    """Create and lock `chosen`, or, if it is None, <save_dir>/<name>/<YYYYmmdd_HHMMSS>[-n] in UTC.
 
-    What a process killed within a save has left there is removed.
+    It removes the temporary files of a process that was killed during a save. `in_place`: `chosen` is the run's own.
 
     Raises:
-        FileSystemError: it cannot be made or written to, another process has its lock, or `chosen` holds the
-            checkpoints of another run, or anything else that is no run's (it is the run's own if `in_place`).
-        CheckpointError: `chosen` holds the results of a run that has no checkpoint any more.
+        FileSystemError: the folder cannot be made or written to, another process has its lock, or, unless `in_place`,
+            `chosen` holds the checkpoints of another run or files that no run wrote.
+        CheckpointError: `chosen` holds the results of a run whose checkpoints are gone.
     """
     path = _make(chosen, exist_ok=True) if chosen is not None else _make_new(config)
     if not in_place and not may_go_on_in(Folder(path)):
-        refuse_what_is_there(Folder(path))  # not even a lock is left in what is not a run's
+        refuse_what_is_there(Folder(path))  # before the lock: not even that is written into others' folders
     folder = lock.acquire(path)
     folder.refuse_links(is_own_name)
     if lock.left_by:
@@ -63,7 +63,12 @@ def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: F
 
 
 def refuse_what_is_there(folder: Folder) -> None:
-    """Raise unless a new run may be written into `folder`: it is empty, or of a run that had come to nothing."""
+    """Raise unless a new run may be written into `folder`: it is empty, or holds a run without checkpoints or results.
+
+    Raises:
+        FileSystemError: it holds a run, or files that no run wrote.
+        CheckpointError: it holds the results of a run whose checkpoints are gone.
+    """
     folder.refuse_links(is_own_name)
     if may_go_on_in(folder):
         if any(name.endswith(".pth") for name in folder.names()):
@@ -78,7 +83,7 @@ def refuse_what_is_there(folder: Folder) -> None:
 
 
 def refuse_to_lose_tables(folder: Folder) -> None:
-    """Raise CheckpointError if a run that started in `folder` would write over the results of one."""
+    """Raise CheckpointError if a new run in `folder` would overwrite the results of an earlier one."""
     found = tables(folder)
     if found:
         raise CheckpointError(
@@ -88,7 +93,7 @@ def refuse_to_lose_tables(folder: Folder) -> None:
 
 
 def _is_our_output(path: Path) -> bool:
-    """Whether that is where this process prints, as in `train.py ... --run-dir x > x/out.txt`."""
+    """Whether this process prints into that file, as in `train.py ... --run-dir x > x/out.txt`."""
     for stream in (1, 2):
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(stream), path.stat()):
@@ -106,10 +111,10 @@ def _make_new(config: Config) -> Path:
 
 
 def write_run_files(folder: Folder, config: Config, data: RunData) -> None:
-    """run.json, config.json, the labels the run is given (noise.npz) and how they came about (noise_transition.csv),
-    and what the data are (data.json). What an earlier process said of its loss (diverged.json) goes."""
+    """Write run.json, config.json, the given labels (noise.npz), the realised noise (noise_transition.csv) and facts
+    about the data (data.json). Remove an earlier process's diverged.json. Raises FileSystemError."""
     set_strangers_aside(folder)
-    keep_identity(folder)  # first: it says that the rest is a run's
+    keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
@@ -118,8 +123,8 @@ def write_run_files(folder: Folder, config: Config, data: RunData) -> None:
 
 
 def data_record(config: Config, data: RunData) -> dict[str, Any]:
-    """What a run is trained and judged on: the dataset's digest and classes, images and wrong labels by split, channel
-    mean and standard deviation of the training split in [0, 1], and in what the data are as published."""
+    """The facts about a run's data: the dataset's digest and classes, images and wrong labels by split, channel mean
+    and standard deviation of the training split in [0, 1], and what is as published."""
     parts = data.splits.named()
     wrong = {name: int((given != data.dataset.labels[parts[name]]).sum()) for name, given in data.given.items()}
     return {
@@ -144,10 +149,10 @@ def _make(folder: Path, exist_ok: bool) -> Path:
 
 
 def newest_run(config: Config) -> Path | None:
-    """The run of this name that was saved last, by what the runs themselves say; None if there is none.
+    """The run of this name that was saved last, by the times in the runs' run.json; None if there is none.
 
-    What makes the choice less than certain is said in one line: times ahead of this machine's clock, which count as
-    older than all others, and copies of a run's folder, which are passed over for the run.
+    Times ahead of this machine's clock count as older than all others, and a run is preferred to its copies. If either
+    occurs, one warning says so.
     """
     parent = user_path(config.trainer.save_dir) / config.name
     places = {path.resolve() for path in parent.glob("*") if path.is_dir()}
@@ -177,8 +182,8 @@ def newest_run(config: Config) -> Path | None:
 
 
 def _identity(folder: Folder) -> Identity:
-    """What a run says of itself; of an older one, which does not, what its files tell. Of those a copy is known by the
-    figures of its first epoch, seconds and all, and by a name that is no stamp."""
+    """The identity in run.json, or, for an older run without one, an identity derived from its files: the key is a hash
+    of the first epoch's row, and the folder's name counts if it is a stamp, which a copy's is not."""
     found = read_identity(folder)
     if found is not None:
         return found

@@ -1,4 +1,4 @@
-"""What a training process says and writes before its first step and after its last."""
+"""The log lines and files of a training process before its first step and after its last."""
 
 import shlex
 import shutil
@@ -16,7 +16,7 @@ from trainer.trainer import Trainer
 
 
 def accept(trainer: Trainer, start: Start, access: Access) -> None:
-    """Put `trainer` where `start` says. Nothing has been written until then, and now what `access` allows may be.
+    """Load the state of `start` into `trainer`. Nothing is written before; afterwards `access` may write.
 
     Raises:
         CheckpointError: the state does not fit.
@@ -28,7 +28,7 @@ def accept(trainer: Trainer, start: Start, access: Access) -> None:
 
 
 def begin(trainer: Trainer, start: Start) -> None:
-    """Write what a run folder holds from the start.
+    """Write the first files of a run folder, and set aside those that a resume replaces.
 
     Raises:
         FileSystemError: the folder cannot be written.
@@ -38,7 +38,7 @@ def begin(trainer: Trainer, start: Start) -> None:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
             _make_best(trainer, start)
-            # A killed run has rows beyond its checkpoints, and makes them again as they were.
+            # A killed run has rows beyond its last checkpoint, and makes them again as they were.
             tolerance = 0 if start.chosen else trainer.store.keep * trainer.loop.save_period
             set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         write_run_files(trainer.folder, config, trainer.data)
@@ -50,7 +50,7 @@ def begin(trainer: Trainer, start: Start) -> None:
 
 
 def _make_best(trainer: Trainer, start: Start) -> None:
-    """Where `trainer.monitor` has changed: else the next best epoch would be held against one of another figure."""
+    """Update model_best.pth if `trainer.monitor` has changed; it would hold the best epoch of another monitor."""
     column, best = trainer.monitor.column, trainer.monitor.best
     if trainer.best_may_be_another and column is not None and best is not None:
         epoch = best_epoch(trainer.history, column, best)
@@ -59,7 +59,7 @@ def _make_best(trainer: Trainer, start: Start) -> None:
 
 
 def log_outcome(trainer: Trainer) -> None:
-    """The result, where it lies, and how to see its curves."""
+    """Log the result, the run folder, and the command that shows the curves."""
     log = get_logger()
     log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
     log.info("run folder: %s", trainer.folder)

@@ -1,8 +1,7 @@
-"""One epoch of training and evaluation, and the whole state of a run."""
+"""One epoch of training and evaluation, and the state of a run."""
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -15,19 +14,19 @@ from logger.confusion import Confusion, confusion_picture
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
 from models.compiled import compiled
-from models.loss import LOSSES
+from models.loss import build_loss
 from models.metric import METRICS
 from parse_config import Config
 from trainer.changes import changes, check_function, check_order, told
-from trainer.checkpoint import FORMAT_VERSION, CheckpointStore
-from trainer.diagnostics import Diagnostics, saved_rows
+from trainer.checkpoint import CheckpointStore
+from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
-from trainer.form import config_of
 from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
+from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
 from utils.drawing import spared
 from utils.errors import CheckpointError, NonFiniteLossError
@@ -41,8 +40,8 @@ from utils.world import World
 NONE_YET = -1
 
 
-class Trainer(BaseTrainer):
-    """Trains `model` on `data` as `config` says, into the run folder `folder`."""
+class Trainer(BaseTrainer[RunState]):
+    """Trains `model` on `data` as `config` says, and writes into the run folder `folder`."""
 
     store: CheckpointStore
 
@@ -61,7 +60,7 @@ class Trainer(BaseTrainer):
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.loss = LOSSES[config.loss]
+        self.loss = build_loss(config.loss)
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
@@ -76,7 +75,7 @@ class Trainer(BaseTrainer):
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
     def enter(self, folder: Path | Folder) -> None:
-        """Take `folder` for the run's own, now that there is one."""
+        """Set the run's folder, which is made after the trainer."""
         self.folder = Folder.of(folder)
         self.store = CheckpointStore(self.folder)
 
@@ -122,9 +121,9 @@ class Trainer(BaseTrainer):
         self.check_finite()
 
     def train_step(self, batch: Batch, weight: float = 1.0) -> None:
-        """One update from one batch, whose loss counts `weight` among those of the processes.
+        """One update from one batch. `weight` is the weight of its loss in the mean over all processes.
 
-        Nothing here waits for the device, but fp16's scaler, which asks for overflows.
+        Only fp16's scaler waits for the device, to check for overflows.
         """
         with self.evaluator.autocast():
             logits = self.network(batch.images)
@@ -146,20 +145,20 @@ class Trainer(BaseTrainer):
             measure_noise(self.meter, logits.detach(), batch)
 
     def finish(self) -> None:
-        """The test set's confusion matrix and the hyper-parameters, into TensorBoard."""
+        """Write the test set's confusion matrix and the hyper-parameters to TensorBoard."""
         assert self.board is not None
         if not self.history or not self.loop.tensorboard:
             return
         predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
-        # All is saved, so that a signal need wait for nothing.
+        # All is saved, so a signal may stop the run at once.
         with Handlers(self._stop), spared("picture of the confusion matrix", self.log.warning):
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
         self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> RunState:
         data = self.data
         return {
             "format_version": FORMAT_VERSION,
@@ -187,17 +186,16 @@ class Trainer(BaseTrainer):
             "rng": rng_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+    def load_state_dict(self, state: RunState, source: str) -> None:
         with told_as(CheckpointError, source, "malformed"):
             self._load(state, source)
 
-    def _load(self, state: dict[str, Any], source: str) -> None:
+    def _load(self, state: RunState, source: str) -> None:
         saved_as = config_of(state, source)
         since = changes(saved_as, self.config)
         check_order(state, since, self.config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
-        diagnostic_rows = saved_rows(state, source)
         load_model(self.model, state, source)
         check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
@@ -205,12 +203,12 @@ class Trainer(BaseTrainer):
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
         self.history, self.seconds = [dict(row) for row in state["history"]], state["seconds"]
-        # by the monitor of this config, which may be another one than the checkpoint's
+        # find the best epoch again: this config's monitor may differ from the checkpoint's
         column = self.monitor.column or ""
         self.monitor = self.new_monitor().add_all(row.get(column) for row in self.history)
         self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
-        self.diagnostic_rows = diagnostic_rows
+        self.diagnostic_rows = [dict(row) for row in state.get("diagnostics", [])]
         if self.diagnostics is not None:
             self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)

@@ -1,4 +1,4 @@
-"""Doing one thing beside another."""
+"""Runs a function in a thread beside other work."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 @contextmanager
 def beside(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
-    """Call `function` in a thread beside what is done in this context; what is yielded waits for it and returns its
-    value, or raises what it raised. Where no thread can be started it is called when it is waited for."""
+    """Call `function` in a thread while the context runs. The yielded function waits for it and returns its value, or
+    raises its error. If no thread can be started, that function calls `function` itself."""
     outcome: list[Callable[[], T]] = []
 
     def call() -> None:
@@ -25,7 +25,7 @@ def beside(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[],
     thread: threading.Thread | None = threading.Thread(target=call)
     try:
         thread.start()  # type: ignore[union-attr]
-    except RuntimeError:  # the system has no thread left for us
+    except RuntimeError:  # the system refuses another thread
         thread = None
 
     def wait() -> T:

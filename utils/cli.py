@@ -1,4 +1,4 @@
-"""How the command-line programs end: one line on stderr and the exit code of its kind."""
+"""Ends the command-line programs: an error is one line on stderr and an exit code."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from utils.text import visible
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Has --debug, and reports a wrong command line as any other fault; --help has the usage."""
+    """A parser with --debug. A wrong command line is a ConfigError; --help has the usage."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -28,12 +28,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
-    """Run `main` and return the process's exit code; faults become one line, with a traceback under --debug.
+    """Run `main` and return the process's exit code. An error becomes one line, with a traceback under --debug.
 
-    Whoever reads what is printed may go away: the exit code is that of the work.
+    The exit code does not depend on whether the output could be printed.
     """
     set_up()
-    # Nothing a program writes is for others on the machine to change, whatever the umask.
+    # Other users must not be able to change the files, whatever the umask.
     os.umask(os.umask(0o077) | 0o002)
     Stopped.forget()
     try:
@@ -50,22 +50,22 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with `code`; a signal that comes now is too late to change it."""
+    """End the process with `code`; a later signal does not change it."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:
-    """What to say of an error that ended a program, and the exit code of its kind."""
+    """The message and the exit code for an error that ended a program."""
     if isinstance(error, Stopped):
         return str(error), error.exit_code
     try:
-        Stopped.check()  # else `error` may be what a library made of the request
+        Stopped.check()  # a library may have turned the request to stop into `error`
         found = error if isinstance(error, UserError) else in_our_terms(error)
     except Stopped as stop:
         return str(stop), stop.exit_code
-    if isinstance(error, KeyboardInterrupt):  # before or after the handlers had their turn
+    if isinstance(error, KeyboardInterrupt):  # SIGINT outside the handlers
         return "interrupted; nothing was left to save", EXIT_INTERRUPTED
     if found is not None:
         return f"error: {found}", found.exit_code
@@ -81,7 +81,7 @@ def _stop(number: int) -> NoReturn:
 
 @contextmanager
 def _no_word_of_lost_requests() -> Iterator[None]:
-    """The interpreter prints a traceback of an exception that it cannot pass on; this one will be raised again."""
+    """Print no traceback for a lost request to stop: the interpreter cannot pass it on, but it is raised again."""
     before = sys.unraisablehook
 
     def hook(lost: "sys.UnraisableHookArgs") -> None:

@@ -1,4 +1,4 @@
-"""Which device a run uses."""
+"""Chooses the device of a run."""
 
 import warnings
 
@@ -8,19 +8,19 @@ from utils.errors import ConfigError
 
 
 def choose_device(name: str | None, local_rank: int | None = None) -> torch.device:
-    """The device called `name`, or the best there is (CUDA, then Apple's MPS, then the CPU) for None.
+    """The device called `name`, or, for None, the best available (CUDA, then Apple's MPS, then the CPU).
 
     Of several processes on a machine, each takes the GPU of its `local_rank` unless `name` has a number.
 
     Raises:
-        ConfigError: no such device here. An explicit wish never falls back silently.
+        ConfigError: there is no such device. An explicit choice never falls back silently.
     """
     if name is None:
         if torch.cuda.is_available():
             return choose_device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of names that torch no longer uses, which are refused below
+        with warnings.catch_warnings(action="ignore"):  # torch warns of obsolete names, which are refused below
             device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; use cpu, cuda, cuda:1 or mps") from error

@@ -1,4 +1,4 @@
-"""Pictures: the one way to draw them, whatever the user has set for matplotlib, and to go on without one."""
+"""The one way to draw pictures, independent of the user's matplotlib settings; a failure is a warning."""
 
 import contextlib
 import importlib.util
@@ -17,7 +17,7 @@ from utils.text import visible
 
 @contextlib.contextmanager
 def spared(what: str, warn: Callable[[str], object]) -> Iterator[None]:
-    """Whatever goes wrong within is one warning: no picture is worth a run, its numbers, or the text around it."""
+    """Turn any Exception in the context into one warning: a picture must not cost a run, its numbers or its text."""
     try:
         yield
     except Exception as error:
@@ -38,10 +38,10 @@ def draw(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> bytes:
-    """What `paint` draws on a matplotlib figure of `size` inches, as "png" or "svg".
+    """The bytes of a matplotlib figure of `size` inches, drawn by `paint`; `kind` is "png" or "svg".
 
-    matplotlib's defaults and `settings` hold, and none of the user's; a dollar or a backslash in a text is just that.
-    `options` go to savefig. Raises whatever matplotlib does; see `spared`.
+    It uses matplotlib's defaults and `settings`, not the user's settings, and never parses text as mathematics.
+    `options` go to savefig. Raises any exception of matplotlib; see `spared`.
     """
     with _silence():
         matplotlib = _matplotlib()
@@ -65,7 +65,7 @@ def draw(
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No word of missing glyphs, of a layout that is too narrow, or of a cache folder that cannot be written."""
+    """Suppress matplotlib's warnings of missing glyphs, narrow layouts and an unwritable cache folder."""
     log = logging.getLogger("matplotlib")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -78,7 +78,7 @@ def _silence() -> Iterator[None]:
 
 
 def _matplotlib() -> Any:
-    """The library, imported as if the user had set nothing: a notebook's backend or a broken file fails the import."""
+    """matplotlib, imported without the user's settings: a notebook's backend or a broken file would fail the import."""
     spec = importlib.util.find_spec("matplotlib")
     if "matplotlib" not in sys.modules and spec is not None and spec.origin is not None:
         users = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}

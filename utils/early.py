@@ -1,5 +1,5 @@
-"""Imported by each program before all else: until it has handlers of its own, a signal that asks it to stop ends it at
-once, with the exit code of that and no traceback."""
+"""Each program imports this module first. Until the program has its own handlers, a signal that asks it to stop ends
+it at once, with the signal's exit code and without a traceback."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _is_ours(main: object) -> bool:
-    """Whether the process runs a program of this folder, and has not imported one of them as a test does."""
+    """Whether `main` is a program of this folder, and not a test that imports one."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     return os.path.dirname(os.path.abspath(getattr(main, "__file__", None) or "/")) == home  # noqa: PTH100, PTH120
 

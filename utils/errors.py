@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each with the exit code of its kind.
+"""The errors that a user can cause, each with its exit code.
 
 A message is one line: what is wrong, where, and what to do about it.
 """
@@ -6,16 +6,16 @@ A message is one line: what is wrong, where, and what to do about it.
 from typing import ClassVar, NoReturn
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_TERMINATED = 143  # 128 + SIGTERM, and for every other signal that asks a run to stop
+EXIT_TERMINATED = 143  # 128 + SIGTERM; also for every other signal that asks a run to stop
 
 
 class UserError(ValueError):
-    """A fault that the user can mend; `exit_code` is what the process ends with."""
+    """An error that the user can fix; the process ends with `exit_code`."""
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        Stopped.check()  # what a library made of the request to stop must not be taken for damage
+        Stopped.check()  # a library may have turned a request to stop into an error, which is not damage
         super().__init__(message)
 
 
@@ -36,16 +36,16 @@ class FileSystemError(UserError):
 
 
 class FolderGoneError(UserError):
-    """The folder that a program works in is no longer where it was, or no longer its own: it can go on with nothing.
+    """The program's folder was moved or taken over, so the program cannot go on.
 
-    It is no FileSystemError, which may be about one file that the work can do without.
+    It is not a FileSystemError: some of those concern one file, and the work goes on without it.
     """
 
     exit_code = FileSystemError.exit_code
 
 
 class NonFiniteLossError(UserError):
-    """The loss is NaN or infinite since `step`, counted over all epochs, in `epoch`; both from 1."""
+    """The loss is NaN or infinite since `step` (counted over all epochs) in `epoch`; both count from 1."""
 
     exit_code = 6
 
@@ -55,18 +55,18 @@ class NonFiniteLossError(UserError):
 
 
 class ProcessError(UserError):
-    """Another process of a run on several devices has gone; the work of this one cannot go on."""
+    """This process cannot go on: another process of the run has gone, the GPU failed, or no thread can be started."""
 
     exit_code = 7
 
 
 class Stopped(BaseException):
-    """A program that was asked to stop and has saved what there was to save.
+    """A signal asked the program to stop, and the program has saved what it could.
 
-    It is no Exception: what reads a file catches all that its library may raise, and must not take this for damage.
-    Raised by a signal's handler, it can be lost all the same, in a `__del__`, in C code that clears errors or makes
-    others of them, in a bare except. So `ask` remembers the request, and `check` raises it again: in each turn of a
-    long loop, before a file is written or a folder locked, and wherever another error of ours is about to be made.
+    It is not an Exception: a reader of files catches every Exception of its library and takes it for damage. A signal
+    handler raises it, and it can still be lost: in a `__del__`, in C code that clears or replaces errors, or in a bare
+    except. So `ask` remembers the request, and `check` raises it again: in each step of a long loop, before a file is
+    written or a folder locked, and before any other error of ours is made.
     """
 
     _asked: ClassVar[tuple[int, str] | None] = None
@@ -82,7 +82,7 @@ class Stopped(BaseException):
 
     @classmethod
     def check(cls) -> None:
-        """Raise again what was asked, if anything was."""
+        """Raise the remembered request again, if there is one."""
         if cls._asked is not None:
             raise cls(*cls._asked)
 

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Reads and writes files. After a crash during a write there is the old file or the new one, never half of one."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def user_path(text: str) -> Path:
-    """The path that a user wrote, `~` expanded. Raises ConfigError where there is no such path."""
+    """The path that a user wrote, with `~` expanded. Raises ConfigError if it is not a valid path."""
     try:
         found = control_character(text)
         if found is not None:
@@ -31,7 +31,7 @@ def user_path(text: str) -> Path:
 
 
 def cache_home() -> Path | None:
-    """The folder for the user's caches; None where there is none, as for a container's user that has no name."""
+    """The folder for the user's caches; None if there is none, as for a nameless user in a container."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -42,13 +42,13 @@ def read_file(path: Path, limit: int) -> bytes:
     """All bytes of a regular file.
 
     Raises:
-        OSError: it cannot be read, it is no regular file (a FIFO, a device, a folder: none is waited for), or it is
-            larger than `limit` bytes. `strerror` says which.
+        OSError: it cannot be read, is not a regular file (it never waits for a FIFO or a device), or is larger than
+            `limit` bytes. `strerror` says which.
     """
     with _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(size + 1) if size <= limit else b""  # room is made for as much as is asked for
-        while size < len(data) <= limit and (more := file.read(1 << 20)):  # it grows, or is one of those without a size
+        data = file.read(size + 1) if size <= limit else b""  # read() allocates as much as is requested
+        while size < len(data) <= limit and (more := file.read(1 << 20)):  # the file grows, or does not report its size
             data += more
         if size > limit or len(data) > limit:
             raise OSError(errno.EFBIG, f"it is larger than {_in_units(limit)}", str(path))
@@ -79,19 +79,19 @@ def _in_units(size: int) -> str:
     return f"{size} bytes"
 
 
-#: Bytes to write, or a function of them, which is called when it is their turn.
+#: Bytes to write, or a function that returns them, which is called when they are due.
 Piece = bytes | memoryview | Callable[[], bytes]
 
 
 def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> None:
     """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
 
-    What was written is read back and compared before it takes the place of what was there. Given the descriptor of
-    `folder`, the file goes there under the name that `path` ends with, wherever the rest of `path` leads by now.
+    The temporary file is read back and compared before it replaces the old file. Given the descriptor of `folder`, the
+    file is written there under the last part of `path`, wherever the rest of `path` leads.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
-            The temporary file is removed, and what was at `path` stays.
+            The temporary file is removed, and the old file stays.
     """
     Stopped.check()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -114,13 +114,13 @@ def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> N
 
 
 def temporary_of(path: Path) -> str | None:
-    """The name of the file that `path` is a temporary form of, if it is one that `write_atomically` made."""
+    """The name of the file that `path` is a temporary file of, or None if `write_atomically` did not make it."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else None
 
 
 def _append(file: io.FileIO, data: memoryview) -> None:
-    """Write, sync and compare; the sync waits for the disk, and so goes on beside the comparison."""
+    """Write, sync and compare; sync and comparison run at the same time, since the sync waits for the disk."""
     start = file.tell()
     _write_all(file, data)
     with beside(os.fsync, file.fileno()) as synced:
@@ -135,7 +135,7 @@ def _write_all(file: io.RawIOBase, data: memoryview) -> None:
 
 
 def _check_written(file: io.FileIO, data: memoryview) -> None:
-    found = bytearray(min(len(data), 1 << 18))  # a bytearray is compared as a whole, a memoryview number by number
+    found = bytearray(min(len(data), 1 << 18))  # comparing bytearrays is fast; memoryviews compare byte by byte
     while data:
         count = file.readinto(found) if len(data) >= len(found) else file.readinto(memoryview(found)[: len(data)])
         if not count or found[:count] != data[:count]:
@@ -144,8 +144,8 @@ def _check_written(file: io.FileIO, data: memoryview) -> None:
 
 
 def _sync_folder(path: Path, folder: int | None) -> None:
-    """Some file systems cannot sync a folder (vboxsf, CIFS, some of FUSE). Nothing is lost by that but the certainty
-    that a power cut in the next seconds leaves the new name."""
+    """Sync a folder. Some file systems cannot (vboxsf, CIFS, some of FUSE), which is one warning: the new name may not
+    survive a power cut in the next seconds."""
     if os.name == "nt":  # Windows cannot open a folder to sync it
         return
     try:
@@ -161,7 +161,7 @@ def _sync_folder(path: Path, folder: int | None) -> None:
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is told how many bytes each has."""
+    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is called with the size of each piece."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):

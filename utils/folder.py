@@ -1,7 +1,7 @@
-"""A folder that a program of ours writes into, so that nothing of it ends up anywhere else.
+"""A folder that a program writes into, such that no write ends up elsewhere.
 
-Folders are received, copied and moved, and what bears the name of a file of ours may be a link to something of the
-user's. So no link is followed; and the folder is held by a descriptor, so that one put in its place gets nothing.
+Folders are received, copied and moved, and a link with the name of one of our files may lead to a file of the user's.
+So no link is followed. The folder is held by a descriptor, so that another folder in its place gets nothing.
 """
 
 import contextlib
@@ -14,27 +14,27 @@ from typing import BinaryIO, cast
 from utils.errors import FileSystemError, FolderGoneError
 from utils.files import Piece, write_atomically
 
-#: Whether files can be opened relative to a descriptor. Windows has none of this; there paths are looked at first.
+#: Whether files can be opened relative to a descriptor. On Windows they cannot; there paths are checked first.
 _DESCRIPTORS = hasattr(os, "O_NOFOLLOW") and hasattr(os, "O_DIRECTORY") and os.open in os.supports_dir_fd
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Folder:
-    """The folder at `path`; a context manager around holding it.
+    """The folder at `path`; as a context manager it is held.
 
-    While it is held, everything is relative to the folder that was there when `hold` was called, and each write first
-    makes sure that the path still leads to it. Otherwise it is whatever lies at `path`.
+    A held folder is the one that was at `path` when `hold` was called, and each write first checks that the path still
+    leads to it. If it is not held, each call uses the folder that is at `path` then.
 
-    Everything here raises FolderGoneError where the path leads elsewhere by now, FileSystemError where a link or no
-    regular file is in the way, and, unless it says otherwise, OSError for all else.
+    All methods raise FolderGoneError if the path leads elsewhere, FileSystemError if a link or something that is not a
+    regular file is in the way, and OSError for all else, unless they say otherwise.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        #: Called before each write; it may raise.
+        #: A function that is called before each write; it may raise.
         self.before_write: Callable[[], None] = lambda: None
         self._descriptor: int | None = None
-        self.identity: tuple[int, int] | None = None  # device and number of the folder that is held
+        self.identity: tuple[int, int] | None = None  # device and inode of the held folder
 
     @classmethod
     def of(cls, place: "Path | Folder") -> "Folder":
@@ -60,7 +60,7 @@ class Folder:
         self.release()
 
     def check(self) -> None:
-        """Raise FolderGoneError if the path no longer leads to the folder that is held."""
+        """Raise FolderGoneError if the path no longer leads to the held folder."""
         if self.identity is not None:
             try:
                 status = self.path.stat()
@@ -73,27 +73,27 @@ class Folder:
                 )
         self.before_write()
 
-    # --- what is in it ---------------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Of all that lies in it, in order; none where there is no such folder, or none that may be read."""
+        """The names of all entries, sorted; none if the folder is missing or unreadable."""
         try:
             return sorted(os.listdir(self.path if self._descriptor is None else self._descriptor))
         except (FileNotFoundError, PermissionError):
             return []
 
     def refuse_links(self, ours: Callable[[str], bool]) -> None:
-        """Raise FileSystemError if what bears a name of ours is a link, or no regular file."""
+        """Raise FileSystemError if an entry whose name is `ours` is a link or not a regular file."""
         for name in filter(ours, self.names()):
             self._look(name)
 
     def size(self, name: str) -> int | None:
-        """Of a regular file in bytes; None where there is none of that name."""
+        """The size of a regular file in bytes; None if there is no such file."""
         status = self._look(name)
         return None if status is None else status.st_size
 
     def read(self, name: str, limit: int) -> bytes | None:
-        """The first `limit` bytes of a file; None where there is none of that name."""
+        """The first `limit` bytes of a file; None if there is no such file."""
         try:
             with open(self._open(name, os.O_RDONLY), "rb") as file:
                 return file.read(min(limit, os.fstat(file.fileno()).st_size))
@@ -109,17 +109,17 @@ class Folder:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, name: str, *pieces: Piece) -> None:
-        """`write_atomically` in this folder. Raises FileSystemError for all that goes wrong with the file."""
+        """`write_atomically` in this folder. Raises FileSystemError for every problem with the file."""
         self.check()
         self._look(name)
         write_atomically(self.path / name, *pieces, folder=self._descriptor)
 
     def append(self, name: str) -> BinaryIO:
-        """A file to write to, unbuffered, behind all that it holds; made where there is none."""
+        """A file opened for appending, unbuffered; it is created if it is missing."""
         return self._file(self._own(name, os.O_WRONLY | os.O_APPEND), "ab")
 
     def update(self, name: str) -> BinaryIO:
-        """A file to read and to write to, unbuffered; made where there is none."""
+        """A file opened for reading and writing, unbuffered; it is created if it is missing."""
         return self._file(self._own(name, os.O_RDWR), "r+b")
 
     def create(self, name: str, buffering: int = 0) -> BinaryIO:
@@ -133,7 +133,7 @@ class Folder:
             os.unlink(self._at(name), dir_fd=self._descriptor)
 
     def set_aside(self, name: str, ending: str) -> Path:
-        """Rename a file to `name.ending`, or to `name.ending-2` and so on: what was set aside before stays."""
+        """Rename a file to `name.ending`, or `name.ending-2` and so on: files that were set aside before stay."""
         self.check()
         taken, new, number = set(self.names()), f"{name}.{ending}", 1
         while new in taken:
@@ -143,7 +143,7 @@ class Folder:
         return self.path / new
 
     def below(self, name: str) -> "Folder":
-        """The folder of that name in this one, made where there is none; held, and the caller's to release."""
+        """The subfolder `name`, held; it is created if it is missing. The caller must release it."""
         self.check()
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._at(name), dir_fd=self._descriptor)
@@ -169,7 +169,7 @@ class Folder:
             return None
         if stat.S_ISLNK(status.st_mode):
             raise FileSystemError(
-                f"{self.path / name} is a link, and what it leads to may be anyone's; take it away, or put the "
+                f"{self.path / name} is a link, which may lead to someone else's file; remove it, or put the "
                 f"{kind} itself there"
             )
         if not wanted(status.st_mode):
@@ -177,8 +177,8 @@ class Folder:
         return status
 
     def _own(self, name: str, flags: int) -> int:
-        """Open a file that will be written to in place. One that has other names (hard links) is copied first: they
-        keep what they have."""
+        """Open a file for writing in place. A file with other hard links is copied first, so that their contents
+        stay."""
         self.check()
         descriptor = self._open(name, flags | os.O_CREAT)
         if os.fstat(descriptor).st_nlink > 1:

@@ -1,11 +1,11 @@
-"""Settings within nested objects by dotted key, such as optimizer.args.lr."""
+"""Access to settings in nested objects by dotted keys, such as optimizer.args.lr."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
 def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a nested object with its key; an object without any has none."""
+    """Every setting of a nested object as (dotted key, value); empty objects have none."""
     for key, value in block.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -14,7 +14,7 @@ def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
-    """The object that holds `value` at `key` and nothing else."""
+    """A nested object with `value` at `key` and nothing else."""
     *outer, last = key.split(".")
     block = {last: value}
     for part in reversed(outer):
@@ -23,7 +23,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def value_at(block: Any, keys: str | Iterable[str]) -> Any:
-    """What lies at a dotted key, or at keys within one another; None where there is no such key."""
+    """The value at a dotted key, or at a sequence of nested keys; None if there is no such key."""
     for key in keys.split(".") if isinstance(keys, str) else keys:
         block = block.get(key) if isinstance(block, dict) else None
     return block

@@ -1,4 +1,4 @@
-"""What errors of Python's and torch's own say to a user: too little memory, numbers that are too large, a GPU gone."""
+"""Turns errors of Python and torch into UserErrors: out of memory, numbers that are too large, a failed GPU."""
 
 import errno
 import re
@@ -12,7 +12,7 @@ _TOO_LARGE = re.compile("overflow|negative dimension|out of range|too large", re
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that there is too little memory, of the machine or of a GPU, under whatever name."""
+    """Whether `error`, of any type, says that memory of the machine or of a GPU ran out."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
@@ -20,7 +20,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for_data() -> Iterator[None]:
-    """Too little memory within this context, which also decorates functions, is a DataError."""
+    """Turn out-of-memory errors in the context into DataErrors; also a decorator."""
     try:
         yield
     except Exception as error:
@@ -33,7 +33,7 @@ def memory_for_data() -> Iterator[None]:
 
 
 def in_our_terms(error: BaseException) -> UserError | None:
-    """What an error that no part of ours raised is to a user, or None where it is a fault of the program's own."""
+    """The UserError for an error of Python or torch, or None if the program itself is at fault."""
     text = str(error)
     if out_of_memory(error):
         return ConfigError(
@@ -45,7 +45,7 @@ def in_our_terms(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
         return ProcessError(f"the GPU failed ({_gist(error)}); the newest checkpoint is whole: go on with -r auto")
     if isinstance(error, RuntimeError) and "deterministic" in text:
-        return ConfigError(f"there is no deterministic way ({_gist(error)}); set trainer.deterministic=false")
+        return ConfigError(f"torch has no deterministic kernel ({_gist(error)}); set trainer.deterministic=false")
     if isinstance(error, RecursionError):
         return ConfigError("what was given is nested too deeply; take levels out")
     if isinstance(error, RuntimeError) and "start new thread" in text:
@@ -59,6 +59,6 @@ def in_our_terms(error: BaseException) -> UserError | None:
 
 
 def _gist(error: BaseException) -> str:
-    """The first sentence of an error: torch's go on with the places in its C++ that raised it."""
+    """The first sentence of an error; torch appends locations in its C++ code."""
     first = str(error).strip().replace(":\n", ": ").partition("\n")[0].partition("\\n")[0]
     return re.sub(r"^\[enforce fail[^]]*\] |\. (Tried|GPU|Of the).*", "", first)[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""One writer for a folder."""
+"""A lock that gives a folder a single writer."""
 
 import contextlib
 import os
@@ -20,30 +20,30 @@ except ImportError:  # Windows
 
 NAME = ".lock"
 NAMES = (NAME, OWNER_NAME)
-_HOLDER = re.compile(rb"(pid \d+ on [\w.-]+\n?)?")  # all that is ever written into the file
+_HOLDER = re.compile(rb"(pid \d+ on [\w.-]+\n?)?")  # the only contents that we write into the file
 
 
 class FolderLock:
-    """Held by the one process that writes a folder. A context manager, which gives it back.
+    """The lock of the one process that writes a folder. A context manager, which releases it.
 
-    It is an flock, so the kernel gives it back as well, however the process ends: there is no stale lock to remove.
-    The file stays, with the holder's process number in it while it is held. Where the file system has no locks, a
-    file that says who is alive stands in (utils/owner.py).
+    It is an flock, so the kernel releases it however the process ends, and no stale lock remains. The file stays; while
+    the lock is held, it contains the holder's process number. Where the file system has no locks, a file that names the
+    living writer replaces it (utils/owner.py).
     """
 
     def __init__(self, kind: str = "run folder", otherwise: str = "another --run-dir") -> None:
         self._kind, self._otherwise = kind, otherwise  # for messages
-        #: What is locked, held as well: what is written through it goes nowhere else.
+        #: The locked folder, which is held, so that writes through it go nowhere else.
         self.folder: Folder | None = None
-        #: The process that held the lock and ended without giving it back, if there was one.
+        #: The process that ended without releasing the lock, if there was one.
         self.left_by: str | None = None
         self._closing = contextlib.ExitStack()
 
     def acquire(self, path: Path) -> Folder:
-        """Take the lock of the folder at `path`, and return that folder; nothing more happens if this lock holds it.
+        """Lock the folder at `path` and return it. It may be called again for the same folder.
 
         Raises:
-            FileSystemError: another process holds it, the folder cannot be written to, or `.lock` is a link.
+            FileSystemError: another process holds the lock, the folder cannot be written to, or `.lock` is a link.
         """
         Stopped.check()
         path = path.resolve()
@@ -69,7 +69,7 @@ class FolderLock:
                     stand_in.take()
             except OSError as error:
                 raise FileSystemError(f"cannot write into the {self._kind} {path}: {error.strerror}") from error
-            if _HOLDER.fullmatch(found):  # else it is not ours to write over, and serves as it is
+            if _HOLDER.fullmatch(found):  # otherwise it is not our file, and must not be overwritten
                 self._write(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
                 undo.callback(self._write, file, b"")
             self.folder, self.left_by = folder, holder or None
@@ -86,7 +86,7 @@ class FolderLock:
         )
 
     def _lock(self, descriptor: int, path: Path, holder: str) -> str | None:
-        """Why there can be no lock; None if it has been taken."""
+        """Take the flock. Returns None, or the reason why the file system has none."""
         if fcntl is None:
             return "this system has no flock"
         try:
@@ -99,7 +99,7 @@ class FolderLock:
 
     @staticmethod
     def _write(file: BinaryIO, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # on a full disk the lock still holds
             file.truncate(0)
             file.seek(0)
             file.write(data)

@@ -1,4 +1,4 @@
-"""How much memory there is, and what the C library does with what is freed."""
+"""The size of the machine's memory, and the treatment of freed memory by the C library."""
 
 import ctypes
 import os
@@ -10,11 +10,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory it frees, for its own next allocation; False where that is not up to us.
+    """Let the process keep the memory it frees for its next allocations. Returns False if that is not possible.
 
-    glibc hands large freed blocks back to the kernel at once, so each large activation of each step is faulted in
-    again, page by page. Kept, they cost more memory at the peak (docs/performance.md has both figures). It is for the
-    whole process, and for Linux with glibc only.
+    glibc returns large freed blocks to the kernel at once, so every step has page faults for all its large activations.
+    Keeping the blocks costs more memory at the peak (docs/performance.md has both figures). It affects the whole
+    process, and works only on Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, however much of it is in use; where it does not say, no end of it."""
+    """The machine's memory in bytes, used or free; sys.maxsize if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

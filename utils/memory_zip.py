@@ -1,4 +1,4 @@
-"""Zips that hold data of ours, or of a stranger: an .npz, a checkpoint."""
+"""Zips in memory, ours or a stranger's: an .npz, a checkpoint."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ LARGEST_DIRECTORY = 1 << 20  # bytes of the list of entries: about ten thousand 
 
 
 class _Guarded(io.BytesIO):
-    """Bytes of a zip whose directory is refused before it is read where it is too long."""
+    """The bytes of a zip. A directory that is too long is refused before it is read."""
 
     opening = True
 
@@ -23,13 +23,14 @@ class _Guarded(io.BytesIO):
 
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
-    """A zip in memory, no two entries of which can be taken for one another.
+    """A zip in memory, after a check that no two entries have equivalent names.
 
-    Which of two entries of one name a reader finds differs from reader to reader; some do not tell upper from lower
-    case, and numpy takes `images` for `images.npy`.
+    Of two entries with one name, readers choose differently. Some ignore case, and numpy takes `images` for
+    `images.npy`.
 
     Raises:
-        MalformedError, or whatever zipfile raises over a damaged one.
+        MalformedError: two names are equivalent, or the directory is too long.
+        Exception: zipfile raises any type over a damaged zip.
     """
     file = _Guarded(data)
     archive = zipfile.ZipFile(file)
@@ -44,7 +45,7 @@ def open_zip(data: bytes) -> zipfile.ZipFile:
 
 
 def shown(names: Iterable[object], most: int = 8) -> str:
-    """Names from a stranger's file in a line: a few of them, and how many more there are."""
+    """The first `most` names from a stranger's file in one line, and the number of the others."""
     every = list(names)
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return (", ".join(repr(visible(_text(name), 60)) for name in every[:most]) or "nothing") + more

@@ -1,14 +1,13 @@
-"""What a run is best by, and when it has had enough."""
+"""The monitor of a run: best epoch and early stop."""
 
 import math
 from collections.abc import Iterable
 
 
 class Monitor:
-    """Follows the figure that `rule` names, "max val_accuracy" or "min test_loss"; "off" names none.
+    """Follows the figure that `rule` names, such as "max val_accuracy" or "min test_loss"; "off" follows none.
 
-    It is fed a score an epoch, in order. NaN is never best. None, of an epoch in which the figure was not measured,
-    counts for nothing.
+    `add` takes one score for each epoch, in order. NaN is never best. None, the score without the figure, is ignored.
     """
 
     def __init__(self, rule: str, patience: int | None = None) -> None:
@@ -20,7 +19,7 @@ class Monitor:
         self._sign = -1.0 if mode == "min" else 1.0
 
     def add(self, score: float | None) -> bool:
-        """Take an epoch's score; whether it is the best so far."""
+        """Add an epoch's score. Returns whether it is the best so far."""
         if self.column is None or score is None:
             return False
         if not math.isnan(score) and (self.best is None or self._sign * score > self._sign * self.best):
@@ -36,5 +35,5 @@ class Monitor:
 
     @property
     def has_had_enough(self) -> bool:
-        """Whether `patience` epochs have gone by without a better one."""
+        """Whether `patience` epochs have passed without a better score."""
         return self.patience is not None and self.epochs_since_best >= self.patience

@@ -1,4 +1,4 @@
-"""What is worth a warning, but not a second one."""
+"""Warnings that appear once."""
 
 import logging
 
@@ -6,8 +6,7 @@ _told: set[str] = set()
 
 
 def tell_once(topic: str, text: str) -> None:
-    """Warn of `text` unless this process has warned of that topic. It goes where the program's log goes, or, where
-    none has been set up, to stderr."""
+    """Log the warning `text`, unless this process has already warned of `topic`. Without a log it goes to stderr."""
     if topic not in _told:
         _told.add(topic)
         logging.getLogger("convnorm").warning("%s", text)

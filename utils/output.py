@@ -1,7 +1,7 @@
-"""One way to print: what cannot be shown is escaped, and where nobody listens any more the work goes on.
+"""The one way to print: characters that cannot be shown are escaped, and a lost reader does not stop the work.
 
-`set_up` puts streams of its own in the place of the interpreter's, so that whatever prints (log lines, progress bars,
-argparse, a library's warning, the interpreter as it shuts down) prints through them.
+`set_up` replaces the interpreter's streams, so that all output goes through ours: log lines, progress bars, argparse, a
+library's warnings, and the interpreter's own at shutdown.
 """
 
 import errno
@@ -14,11 +14,11 @@ from typing import Any, TextIO
 from utils.text import escaped, shown
 
 LONGEST = 20_000  # characters of a line; a table of a thousand classes has rows of six thousand
-_PAUSE = 0.01  # seconds until a pipe that is full is tried again
+_PAUSE = 0.01  # seconds until a full pipe is tried again
 
 
 def say(*lines: str) -> None:
-    """Print each of `lines` on stdout. A line stays one, whatever is in it: a newline too is shown as an escape."""
+    """Print each of `lines` on stdout as one line: a newline within it becomes an escape, too."""
     _print(sys.stdout, lines)
 
 
@@ -28,7 +28,7 @@ def complain(*lines: str) -> None:
 
 
 def to_terminal(stream: TextIO | None) -> Any:
-    """`stream` for what a program draws with control characters of its own making, such as a progress bar."""
+    """`stream` without the escaping, for a program's own control characters, as in a progress bar."""
     return _Drawing(stream) if isinstance(stream, _Stream) else stream
 
 
@@ -41,8 +41,8 @@ def _print(stream: TextIO | None, lines: tuple[str, ...]) -> None:
 def set_up() -> None:
     """Make sure that descriptors 0 to 2 are open, and print through streams that never fail.
 
-    A descriptor that the process was started without would be the number of the next file that it opens, and what is
-    printed would be written into that. Streams that are not the interpreter's own (a notebook's, a test's) stay.
+    If the process was started without one of them, the next file that it opens would get that number, and prints would
+    go into the file. Streams that are not the interpreter's own (a notebook's, a test's) stay.
     """
     for number in range(3):
         _make_sure_of(number)
@@ -58,7 +58,7 @@ def _make_sure_of(number: int) -> None:
     except OSError as error:
         if error.errno != errno.EBADF:
             return
-        opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, and so this one
+        opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so usually this one
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
@@ -78,15 +78,15 @@ def _safe(stream: TextIO | None, number: int) -> "_Stream":
 
 
 class _Raw(io.RawIOBase):
-    """What the interpreter's stream writes to. What cannot be written, since the reader has gone, the terminal is
-    closed or the disk full, is dropped: it is no reason for the work to end."""
+    """The raw stream below the interpreter's. It drops output that cannot be written, because the reader has gone, the
+    terminal is closed or the disk is full: that must not end the work."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
 
     def write(self, data: Any) -> int:
         try:
-            while (count := self._raw.write(data)) is None:  # it does not block, and is full for now
+            while (count := self._raw.write(data)) is None:  # a full pipe that does not block
                 time.sleep(_PAUSE)
         except (OSError, ValueError):
             return len(data)
@@ -102,11 +102,11 @@ class _Raw(io.RawIOBase):
         return bool(self._raw.isatty())
 
     def close(self) -> None:
-        """Leaves the descriptor open, as the interpreter does with its own streams."""
+        """Do nothing: the descriptor stays open, as with the interpreter's own streams."""
 
 
 class _Stream(io.TextIOWrapper):
-    """Text on its way to a terminal or file. Control characters but for newline and tab become visible escapes."""
+    """A text stream that writes control characters, except newline and tab, as visible escapes."""
 
     def write(self, text: str, /) -> int:
         self.draw(escaped(text, but="\n\t"))
@@ -117,7 +117,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Drawing:
-    """A `_Stream` as it is but for `write`, which lets control characters through."""
+    """A `_Stream` whose `write` lets control characters through."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Who writes a folder, where the file system has no locks: a file says it, and that its process is alive."""
+"""A file that names the living writer of a folder, for file systems without locks."""
 
 import contextlib
 import json
@@ -14,36 +14,41 @@ from utils.errors import FileSystemError, FolderGoneError
 from utils.folder import Folder
 
 NAME = ".owner"
-BEAT = 15.0  # seconds between two signs of life
-PATIENCE = 120.0  # a process of another machine that has given none for so long is taken for dead
+BEAT = 15.0  # seconds between two refreshes of the file
+PATIENCE = 120.0  # seconds without a refresh after which a process of another machine counts as dead
 _LONGEST = 4096  # bytes
 _KEYS = {"pid": int, "host": str, "machine": str, "born": str, "folder": str, "key": str, "time": float}
 
 
 class Owner:
-    """This process as the one that writes `folder`, which is held."""
+    """Marks this process as the writer of `folder`, which is held."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._record = {
-            **{"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "born": _born(os.getpid())},
-            **{"folder": folder.path.name, "key": secrets.token_hex(8)},
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "born": _born(os.getpid()),
+            "folder": folder.path.name,
+            "key": secrets.token_hex(8),
         }
         self._file: BinaryIO | None = None
         self._beaten = 0.0
         self._end = threading.Event()
 
     def take(self) -> None:
-        """Raises FileSystemError where the file cannot be written, or a live process is the owner; OSError."""
-        with contextlib.suppress(FileExistsError):  # then another has come first; whose it is is seen below
+        """Write the file. Raises FolderGoneError if another process is faster, FileSystemError or OSError if the file
+        cannot be written."""
+        with contextlib.suppress(FileExistsError):  # another process was faster; `_check` finds its key
             if self._folder.size(NAME) is not None:
-                self._folder.remove(NAME)  # of a dead process: a live one has been asked for before
+                self._folder.remove(NAME)  # a dead process's file: the caller has checked for a live one
             self._file = self._folder.create(NAME)
             self._beat()
-        time.sleep(0.2)  # whoever has seen the same dead owner takes it within this time
+        time.sleep(0.2)  # any other process that saw the same dead owner has written by then
         self._check()
         self._folder.before_write = self._write_is_near
-        with contextlib.suppress(RuntimeError):  # no thread is left: the writes are the signs of life
+        with contextlib.suppress(RuntimeError):  # without a thread, each write refreshes the file
             threading.Thread(target=self._keep_beating, daemon=True).start()
 
     def give_back(self) -> None:
@@ -73,29 +78,30 @@ class Owner:
             self._beat()
 
     def _beat(self) -> None:
-        """Always as many bytes, in one write: who reads at this moment finds the old time or the new one."""
+        """Refresh the file: always the same number of bytes in one write, so that a reader finds the old or the new
+        time."""
         self._beaten = time.monotonic()
         text = json.dumps({**self._record, "time": round(time.time(), 1)}).ljust(_LONGEST // 4) + "\n"
         file = self._file
         if file is not None:
-            with contextlib.suppress(OSError, ValueError):  # a full disk, or it has just been given back
+            with contextlib.suppress(OSError, ValueError):  # a full disk, or `give_back` has just closed it
                 file.seek(0)
                 file.write(text.encode())
-                os.fsync(file.fileno())  # or another machine may not see it for as long
+                os.fsync(file.fileno())  # otherwise another machine may see it late
 
 
 def live_owner(folder: Folder) -> str | None:
-    """The process that owns `folder` and is alive, for a message; None if there is none. `folder` is held.
+    """The living process that owns `folder`, for a message; None if there is none. `folder` is held.
 
-    On this machine a process is alive if it is there; of another machine while its last sign of life is fresh.
+    A process of this machine is alive if it exists, one of another machine if its last refresh is recent.
 
     Raises:
-        FileSystemError: there is a file of that name which no program of ours wrote.
+        FileSystemError: there is a file of that name that none of our programs wrote.
     """
     found = read(folder)
-    if found is None or found["folder"] != folder.path.name:  # it is a copy of that folder
+    if found is None or found["folder"] != folder.path.name:  # the folder is a copy
         return None
-    if found["machine"] == _machine() and os.name != "nt":  # where os.kill would end the process
+    if found["machine"] == _machine() and os.name != "nt":  # on Windows os.kill would end the process
         alive = _born(found["pid"]) == found["born"] and _is_there(found["pid"])
     else:
         alive = abs(time.time() - found["time"]) <= PATIENCE
@@ -103,7 +109,7 @@ def live_owner(folder: Folder) -> str | None:
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
-    """What the file says; None where there is none, or an empty one, whose maker has died."""
+    """The contents of the file; None if it is missing, or empty because its writer died."""
     data = folder.read(NAME, _LONGEST)
     if not data:
         return None
@@ -122,7 +128,7 @@ def name_of(found: dict[str, Any] | None) -> str:
 
 
 def _machine() -> str:
-    """Tells machines apart, those of one name too, and within one the spaces in which pids count."""
+    """Identifies the machine, even among machines of one name, and the pid namespace within it."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -141,8 +147,8 @@ def _is_there(pid: int) -> bool:
 
 
 def _born(pid: int) -> str:
-    """When a process began, which tells it from a later one of the same number; "" where that cannot be known or it
-    has ended."""
+    """The start time of a process, which distinguishes it from a later one with its pid; "" if it is unknown or the
+    process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

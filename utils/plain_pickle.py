@@ -1,4 +1,4 @@
-"""Unpickling what a stranger pickled: plain values come out, nothing runs, and the work is bounded beforehand."""
+"""Unpickles a stranger's plain values. Nothing runs, and the work is bounded beforehand."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ LONGEST_NUMBER = 64  # bytes of a whole number
 
 
 class MalformedError(ValueError):
-    """A pickle, or a file around one, that is not as those are that we read."""
+    """A pickle, or a file around one, is not of the form that we read."""
 
 
 def malformed(what: str) -> NoReturn:
@@ -23,21 +23,34 @@ def _refused(self: Any) -> NoReturn:
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """The standard unpickler in its Python form, for None, numbers, text, bytes, lists, tuples, dicts, and whatever a
-    subclass's `find_class`, `load_build` and `persistent_load` make of the rest.
+    """The standard unpickler in its Python form, for None, numbers, text, bytes, lists, tuples and dicts. A subclass
+    may handle more in `find_class`, `load_build` and `persistent_load`.
 
-    The C form sizes its memo by the largest index that the stream names, so that five bytes can ask for gigabytes;
-    the Python form keeps a dict. An array's pixels are one string to either, so the speed is the same.
+    The C form sizes its memo by the largest index in the stream, so five bytes can request gigabytes; the Python form
+    keeps a dict. The pixels of an array are one string in either, so the speed is the same.
 
-    Time and memory are linear in the number of opcodes, of which `most` are taken: no opcode copies what is there
-    already, and a dict's keys are short and plain. Text of Python 2, which may be bytes, comes as bytes.
+    Time and memory are linear in the number of opcodes, of which it takes at most `most`: no opcode copies existing
+    values, and a dict's keys are short and plain. Text of Python 2, which may be bytes, is returned as bytes.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for _opcode in (
-        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ),
-        *(pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, pickle.BUILD),
-        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.LONG4),
+        pickle.EMPTY_SET,
+        pickle.ADDITEMS,
+        pickle.FROZENSET,
+        pickle.INST,
+        pickle.OBJ,
+        pickle.NEWOBJ,
+        pickle.NEWOBJ_EX,
+        pickle.EXT1,
+        pickle.EXT2,
+        pickle.EXT4,
+        pickle.PERSID,
+        pickle.BINPERSID,
+        pickle.BUILD,
+        pickle.NEXT_BUFFER,
+        pickle.READONLY_BUFFER,
+        pickle.LONG4,
     ):
         dispatch[_opcode[0]] = _refused
 
@@ -47,7 +60,7 @@ class PlainUnpickler(pickle._Unpickler):
         self._size, self._most = len(data), most
 
     def load(self) -> Any:
-        """As the standard one, but for the count, and without frames, which only say how much to read ahead."""
+        """As the standard one, with a count of opcodes and without frames, which only serve to read ahead."""
         read = self.read = self._file.read
         self.readline = self._file.readline
         self.metastack: list[list[Any]] = []
@@ -77,7 +90,7 @@ class PlainUnpickler(pickle._Unpickler):
         self.append(pickle.decode_long(self.read(size)))
 
     def load_bytearray8(self) -> None:
-        """The standard one allocates what the stream claims before it reads it."""
+        """The standard one allocates the size in the stream before it reads."""
         size = int.from_bytes(self.read(8), "little")
         if size > self._size:
             malformed("a string longer than the file")
@@ -106,12 +119,12 @@ class PlainUnpickler(pickle._Unpickler):
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            malformed("something appended to what is no list")
+            malformed("an append to something that is not a list")
         target.extend(items)
 
     @staticmethod
     def _set(target: Any, pairs: list[tuple[Any, Any]]) -> None:
-        """Plain keys only: hashing a deeply nested tuple overflows the stack, or takes forever."""
+        """Accept plain keys only: hashing a deeply nested tuple overflows the stack, or takes too long."""
         if not isinstance(target, dict) or not all(type(key) in (str, int, bytes) for key, _ in pairs):
             malformed("a dict whose keys are not plain")
         for key, _ in pairs:

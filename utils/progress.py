@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal only, elsewhere the log lines suffice."""
+"""Progress bars, on a terminal only: elsewhere the log lines suffice."""
 
 import sys
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from utils.text import visible
 
 
 class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
-    """tqdm's bar on stderr. Its name may come from a file; a request to stop that was lost is raised in each turn."""
+    """tqdm's bar on stderr. `desc` may come from a file. Each step raises a lost request to stop again."""
 
-    monitor_interval = 0  # tqdm would start a thread, and warn where there is none to be had
+    monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
 
     def __init__(self, *args: Any, desc: str, **options: Any) -> None:
         super().__init__(*args, desc=visible(desc, 60), file=to_terminal(sys.stderr), disable=None, **options)

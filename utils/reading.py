@@ -1,4 +1,4 @@
-"""One way of turning what a library raises over a stranger's file into an error of ours."""
+"""The one way to turn a library's error over a stranger's file into a UserError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,25 +10,25 @@ from utils.text import visible
 
 @contextmanager
 def told_as(kind: type[UserError], source: str, what: str, advice: str = "") -> Iterator[None]:
-    """Whatever Exception comes out of the block comes out as `kind`: "<source>: <what> (<reason>)<advice>".
+    """Turn every Exception of the block into `kind`: "<source>: <what> (<reason>)<advice>".
 
-    Libraries raise all sorts of things over files that were made to hurt them, and no list of those is complete. An
-    error of ours passes as it is, and so does a request to stop, which is no Exception. Where memory ran out the file
-    is not to blame, and the message does not say `what`.
+    Over hostile files libraries raise errors of any type, and no list of types is complete. A UserError passes
+    unchanged, and so does a request to stop, which is not an Exception. If memory ran out, the file is not to blame,
+    and the message does not contain `what`.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        Stopped.check()  # else it may be what a library made of the request
+        Stopped.check()  # a library may have turned the request into `error`
         if out_of_memory(error):
             raise kind(f"{source}: there is not enough memory for it; free some, or use a larger machine") from error
         raise kind(f"{source}: {what} ({reason_of(error)}){advice}") from error
 
 
 def reason_of(error: Exception) -> str:
-    """What an exception says, in one short line."""
+    """An exception's message in one short line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     if isinstance(error, KeyError | IndexError | RecursionError | AssertionError) or not text.strip():
         text = f"{type(error).__name__} {text}".strip()

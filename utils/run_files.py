@@ -1,4 +1,4 @@
-"""The files of a run's folder and of a grid's by name: known to those who write them and to those who only read."""
+"""The names of the files in the folders of runs and grids, for writers and readers."""
 
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.json"

@@ -1,7 +1,7 @@
-"""Random numbers: a generator for each (seed, purpose), and the state of the global ones.
+"""Random numbers: a generator for each (seed, purpose), and the state of the global generators.
 
-Nothing in this project draws from a stream that something else draws from too. So the arms of an experiment see the
-same split, the same noisy labels and the same batches at one seed, whatever else they draw.
+No two parts of this project draw from the same stream. So at one seed the arms of an experiment see the same split, the
+same noisy labels and the same batches, whatever else they draw.
 """
 
 import os
@@ -15,15 +15,14 @@ from utils.seeds import derive_seed
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A CPU generator for one purpose; on the CPU so that every device sees the same draws."""
+    """A generator for one purpose. It is on the CPU, so that every device sees the same draws."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *index))
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed the global generators of python, numpy and torch, for code that draws from them.
+    """Seed the global generators of Python, numpy and torch, for code that draws from them.
 
-    With `deterministic`, torch also takes only kernels whose result does not vary from run to run, and raises where
-    there is none.
+    With `deterministic`, torch also uses only deterministic kernels, and raises RuntimeError where there is none.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -53,14 +52,14 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `rng_state` returned; CUDA generators only where there are as many GPUs as then."""
+    """Restore what `rng_state` returned; CUDA generators only if the number of GPUs is the same."""
     _restore(state, random, np.random, torch.default_generator)
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def check_rng_state(state: dict[str, Any]) -> None:
-    """Raise whatever generators raise that cannot take `state`; the global ones stay as they are."""
+    """Raise an Exception, of any type, if generators cannot take `state`; the global ones do not change."""
     _restore(state, random.Random(), np.random.RandomState(), torch.Generator())
     if not isinstance(state["cuda"], list) or not all(
         isinstance(one, torch.Tensor) and one.dtype == torch.uint8 and one.dim() == 1 for one in state["cuda"]
@@ -72,7 +71,7 @@ def _restore(state: dict[str, Any], python: Any, numpy: Any, of_torch: torch.Gen
     of_python, of_numpy = state["python"], state["numpy"]
     python.setstate((of_python["version"], tuple(of_python["state"]), of_python["gauss"]))
     keys = of_numpy["keys"].numpy()
-    # numpy looks neither at the words nor at the position, and would read past the end of them.
+    # numpy checks neither the words nor the position, and would read beyond their end.
     if ((keys < 0) | (keys >= 1 << 32)).any() or not 0 <= of_numpy["position"] <= len(keys):
         raise ValueError("numpy's generator has 624 words of 32 bits, and a position among them")
     words = keys.astype(np.uint32)

@@ -15,15 +15,15 @@ STOP_SIGNALS = tuple(
 
 
 def exit_code(number: int) -> int:
-    """What a program that was stopped by this signal ends with."""
+    """The exit code of a program that this signal stopped."""
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
 
 
 class Handlers:
-    """Calls `handle` with the number of each signal in `signals` that comes while in this context.
+    """While in this context, calls `handle` with the number of each signal in `signals` that comes.
 
-    A signal that the process was started to ignore (SIGHUP under nohup) stays ignored. Off the main thread, where
-    Python has no say over signals, nothing happens. A request that came before and was lost is raised on entering.
+    A signal that the process ignored from the start (SIGHUP under nohup) stays ignored. Outside the main thread, where
+    Python cannot handle signals, the context does nothing. On entering it raises an earlier request that was lost.
     """
 
     def __init__(self, handle: Callable[[int], None], signals: tuple[int, ...] = STOP_SIGNALS) -> None:
@@ -48,7 +48,7 @@ class Handlers:
 
 
 class StopRequest(Handlers):
-    """Remembers the first signal that asks to stop, so that what is going on is never cut short; a context manager."""
+    """A context manager that remembers the first signal that asks to stop, and interrupts nothing."""
 
     def __init__(self) -> None:
         super().__init__(self._remember)

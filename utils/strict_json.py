@@ -1,4 +1,4 @@
-"""JSON as the standard has it: no duplicate keys, no NaN; every fault with its line and column."""
+"""Strict JSON: no duplicate keys, no NaN; every error has its line and column."""
 
 import json
 import json.decoder
@@ -13,7 +13,8 @@ def loads(text: str) -> Any:
     """Parse `text`.
 
     Raises:
-        json.JSONDecodeError: not JSON, a duplicate key, NaN or Infinity; its message ends with the line and column.
+        json.JSONDecodeError: the text is not JSON, or has a duplicate key, NaN or Infinity. The message ends with the
+            line and column.
     """
     try:
         return _StrictDecoder().decode(text)
@@ -26,7 +27,7 @@ def loads(text: str) -> Any:
 
 
 class _StrictDecoder(json.JSONDecoder):
-    """The standard decoder in its Python form, whose parts can be told where in the text they are."""
+    """The standard decoder in its Python form, which knows the position of each value in the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class _StrictDecoder(json.JSONDecoder):
 
     def _parse_object(self, text_and_end: tuple[str, int], strict: bool, scan: Scan, *_: Any) -> Any:
         text = text_and_end[0]
-        starts: list[int] = []  # of each value, in order
+        starts: list[int] = []  # the position of each value, in order
 
         def scan_value(text: str, index: int) -> Any:
             starts.append(index)

@@ -1,7 +1,7 @@
-"""What torch.save writes, read without torch.load: tensors and plain values come out, and nothing runs.
+"""Reads files of torch.save without torch.load: it returns tensors and plain values, and runs nothing.
 
-torch.load(weights_only=True) takes any number of opcodes, hashes whatever is a key, however deep, and calls some fifty
-functions. A file of ours needs three calls.
+torch.load(weights_only=True) takes any number of opcodes, hashes keys of any depth, and calls some fifty functions. Our
+files need three calls.
 """
 
 import pickle
@@ -19,22 +19,30 @@ from utils.memory_zip import open_zip
 from utils.plain_pickle import MalformedError, PlainUnpickler, malformed
 from utils.text import visible
 
-LARGEST_PICKLE = 16 << 20  # bytes of names and numbers around the tensors, which lie beside it
+LARGEST_PICKLE = 16 << 20  # bytes of the pickle, which has names and plain values; tensors are separate entries
 MOST_PARTS = 1 << 20  # opcodes of that pickle; a thousand epochs of a ResNet50 with diagnostics take 900,000
 
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-#: The name that torch.save gives the numbers of a tensor of each type.
+#: torch.save's names for storages, with their dtypes.
 _STORAGES = {
-    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
-    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
-    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
-    **{"BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64},
-    **{"ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8},
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,
 }
 
 
 class ForeignNameError(MalformedError):
-    """It names a global that such a file does not need; `name` was neither imported nor run."""
+    """The pickle names a global that such a file does not need; `name` was neither imported nor run."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"it names {name}, which was not run")
@@ -43,18 +51,18 @@ class ForeignNameError(MalformedError):
 
 @dataclass(frozen=True)
 class OddTensor:
-    """Stands for a tensor that does not lie in memory number by number; `kind` says how it does."""
+    """Stands for a tensor that is not a plain one in memory; `kind` is its layout and device."""
 
     kind: str
 
 
 def is_tensor_file(data: bytes) -> bool:
-    """Whether bytes begin as torch.save begins a zip, with the pickle."""
+    """Whether bytes begin like a zip of torch.save, with the pickle."""
     return data[:4] == b"PK\x03\x04" and data[30 : 30 + int.from_bytes(data[26:28], "little")].endswith(b"/data.pkl")
 
 
 def fits_its_storage(tensor: Tensor) -> bool:
-    """False of a view that repeats a few numbers any number of times."""
+    """Whether a tensor has no more numbers than its storage; False for a view that repeats a few numbers."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
@@ -62,8 +70,8 @@ def read_tensors(data: bytes) -> Any:
     """The value in a zip of torch.save's, on the CPU.
 
     Raises:
-        MalformedError: the pickle in it is too large or too long, names what it need not, or does not fit the rest.
-        Exception: whatever zipfile and the unpickler raise over a damaged one.
+        MalformedError: its pickle is too large or too long, names a foreign global, or does not fit the other entries.
+        Exception: zipfile and the unpickler raise any type over a damaged file.
     """
     with open_zip(data) as archive:
         entries = archive.infolist()
@@ -108,19 +116,19 @@ class _TensorUnpickler(PlainUnpickler):
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, OrderedDict) or not isinstance(state, dict) or state.keys() != {"_metadata"}:
-            malformed("attributes for what has none")
-        target._metadata = state["_metadata"]  # type: ignore[attr-defined] # of a model: its modules' versions
+            malformed("attributes for an object without any")
+        target._metadata = state["_metadata"]  # type: ignore[attr-defined]  # of a model: its modules' versions
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """The numbers of a tensor, flat."""
+        """The numbers of a storage, as a flat tensor."""
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[2], str):
-            malformed("a reference to no stored numbers")
+            malformed("a malformed reference to stored numbers")
         _, dtype, key, _, count = pid
         if not isinstance(dtype, torch.dtype) or type(count) is not int:
-            malformed("stored numbers of no type or number")
+            malformed("stored numbers without a type or a count")
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}data/{key}")
-            numbers = bytearray(entry.file_size)  # of its own: torch may write to it, and wants it aligned
+            numbers = bytearray(entry.file_size)  # a copy: torch may write to it, and needs it aligned
             with self._archive.open(entry) as file:
                 if file.readinto(numbers) != len(numbers):  # type: ignore[attr-defined]
                     malformed("fewer numbers than it says")
@@ -137,8 +145,8 @@ class _TensorUnpickler(PlainUnpickler):
 
 def _tensor(stored: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(stored, Tensor):
-        malformed("a tensor of no numbers")
-    return torch.as_strided(stored, size, stride, offset)  # which refuses what does not lie within
+        malformed("a tensor without numbers")
+    return torch.as_strided(stored, size, stride, offset)  # as_strided refuses views beyond the storage
 
 
 def _ordered() -> OrderedDict[Any, Any]:
@@ -161,7 +169,7 @@ def _without_numbers(*_: Any) -> OddTensor:
     return OddTensor(f"{torch.strided}, meta")
 
 
-#: All that is ever called. Tensors of the odd kinds are not made, so that they can be told from others by their place.
+#: All functions that are ever called. Sparse and meta tensors are not built; the caller reports their place.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -1,4 +1,4 @@
-"""Text from files and from users, made fit to be shown."""
+"""Makes text from files and users safe to show."""
 
 import unicodedata
 
@@ -8,9 +8,9 @@ CELL = 40  # characters of a name in a table
 
 
 def visible(text: str, limit: int = 2000) -> str:
-    """`text` in one line of at most `limit` characters, with whatever a terminal would act on as a visible escape.
+    """`text` in one line of at most `limit` characters, with all control characters as visible escapes.
 
-    Runs of white space become one space; control characters, lone surrogates, bidirectional marks and the like become
+    Runs of white space become one space. Control characters, lone surrogates, bidirectional marks and the like become
     \\x1b, \\u202e and so on.
     """
     line = escaped(" ".join(text[: 4 * limit].split()))
@@ -18,10 +18,7 @@ def visible(text: str, limit: int = 2000) -> str:
 
 
 def control_character(text: str) -> str | None:
-    """The first character of `text` that ends a line or that a terminal acts on, as an escape such as \\n; or None.
-
-    Those are the categories of control characters and of line and paragraph separators.
-    """
+    """The first control character, or line or paragraph separator, in `text`, as an escape such as \\n; or None."""
     for char in text:
         if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
             return char.encode("unicode_escape").decode("ascii")
@@ -29,22 +26,22 @@ def control_character(text: str) -> str | None:
 
 
 def one_line(text: str, what: str) -> str:
-    """`text` itself, which ends in a script, a command line or a log. Raises ConfigError if it has a control character,
-    for what follows a line's end could be taken for a command."""
+    """`text` itself, which goes into a script, a command line or a log. Raises ConfigError for a control character:
+    text after a newline could be run as a command."""
     found = control_character(text)
     if found is not None:
         raise ConfigError(f"{what} must not hold the control character {found}: {text!r}")
     return text
 
 
-FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are the first in their wide forms
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms of the first four
 
 
 def csv_cell(value: object) -> object:
-    """What to write into a CSV for `value`, which may be text that is not ours.
+    """The form of `value` in a CSV; `value` may be a stranger's text.
 
-    A spreadsheet runs text as a formula that starts with =, +, -, @, a tab or a line break, so it gets a quotation mark
-    in front. What reads as a number stays as it is.
+    A spreadsheet runs text that starts with =, +, -, @, a tab or a line break as a formula, so such text gets a
+    quotation mark in front. Numbers in text do not change.
     """
     if not isinstance(value, str) or not (value.lstrip()[:1] in FORMULA or value[:1] in tuple("\t\r\n")):
         return value
@@ -56,13 +53,13 @@ def csv_cell(value: object) -> object:
 
 
 def shown(text: str, limit: int) -> str:
-    """`visible` for a line whose spaces stay as they are; newlines and tabs become escapes as well."""
+    """As `visible`, but spaces stay, and newlines and tabs become escapes."""
     line = escaped(text[: limit + 1])
     return line if len(line) <= limit else line[: limit - 4] + " ..."
 
 
 def escaped(text: str, but: str = "") -> str:
-    """`text` with each character that is not to be seen, and is none of `but`, as an escape."""
+    """`text` with each unprintable character, except those in `but`, as an escape."""
     if text.isprintable():
         return text
     return "".join(

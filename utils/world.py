@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them; most often there is only this one."""
+"""The processes that train one model together, started by torchrun; most often there is only this one."""
 
 import datetime
 import os
@@ -12,12 +12,12 @@ import torch.distributed as dist
 from utils.errors import ConfigError, ProcessError, Stopped, UserError
 
 T = TypeVar("T")
-TIMEOUT = datetime.timedelta(minutes=30)  # the first process may be decoding or downloading a dataset
+TIMEOUT = datetime.timedelta(minutes=30)  # the first process may decode or download a dataset
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 class FirstFailed(UserError):
-    """The first process has said what is wrong; the others end as it does, in silence."""
+    """The first process has reported its error; the others end with its exit code and no message."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
@@ -25,9 +25,9 @@ class FirstFailed(UserError):
 
 
 class World:
-    """This process among `size`, number `rank` of them; a context manager around all that they do together.
+    """Process number `rank` of `size`; a context manager around their joint work.
 
-    What they tell each other here goes through the CPU, so that nothing waits for a GPU.
+    The processes communicate through the CPU here, so that nothing waits for a GPU.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class World:
         return self.rank == 0
 
     def __enter__(self) -> "World":
-        """Join the others, if torchrun's variables say that there are any. Raises ConfigError, ProcessError."""
+        """Join the other processes, if torchrun's variables are set. Raises ConfigError."""
         if "WORLD_SIZE" not in os.environ:
             return self
         try:
@@ -74,7 +74,7 @@ class World:
         raise ConfigError(f"cannot join the other processes: {what} {', '.join(VARIABLES)}, MASTER_ADDR, MASTER_PORT")
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """What `function` returns in the first process, where alone it is called; what it raises ends them all."""
+        """Call `function` in the first process only, and return its result in all. Its UserError ends them all."""
         Stopped.check()
         if self.size == 1:
             return function()
@@ -94,7 +94,7 @@ class World:
         return cast(T, value if self.first else outcome[0])
 
     def first_then_others(self, function: Callable[[], T]) -> T:
-        """What `function` returns, called in the first process before the others: it may leave files for them."""
+        """Call `function` in the first process, then in the others, which may use files that it made."""
         if self.first:
             made: list[T] = []
             self.on_first(lambda: made.append(function()))
@@ -119,23 +119,23 @@ class World:
         return values
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
-        """This process's part of the positions `start` to `stop` of a batch."""
+        """(start, stop) of this process's part of the positions `start` to `stop` of a batch."""
         count = stop - start
         return start + count * self.rank // self.size, start + count * (self.rank + 1) // self.size
 
     def take_buffers_of_first(self, model: torch.nn.Module) -> None:
-        """Give every process the first one's buffers: each has averaged BatchNorm's statistics over its own images."""
+        """Copy the first process's buffers to all: each process averages BatchNorm statistics over its own images."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(torch.view_as_real(buffer) if buffer.is_complex() else buffer, src=0)
 
     def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
-        """`model`, its gradients averaged over all processes."""
+        """`model`, with gradients averaged over all processes."""
         if self.size == 1:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        # In channels_last the gradients are copied into DDP's own buffers, which costs little beside the exchange.
+        # In channels_last DDP copies the gradients into its own buffers, which costs little next to the communication.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that the option will have another name
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # an option will be renamed
             return DistributedDataParallel(model, broadcast_buffers=False)

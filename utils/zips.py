@@ -1,4 +1,4 @@
-"""Zip files from strangers: whatever is wrong with one is a BadZipFile, and no entry unfolds beyond its size."""
+"""Reads zip files from strangers: every fault is a BadZipFile, and no entry unfolds beyond its declared size."""
 
 import bz2
 import copy
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_LZMA_MEMORY = 128 << 20  # bytes of a dictionary, which the entry asks for
+_LZMA_MEMORY = 128 << 20  # limit in bytes of the dictionary that an entry requests
 
 
 @contextmanager
 def zip_faults() -> Iterator[None]:
-    """Make a BadZipFile of what `zipfile` and its decompressors raise for a damaged or hostile zip.
+    """Turn the errors of `zipfile` and its decompressors over a damaged or hostile zip into BadZipFile.
 
-    MemoryError and what the machine refuses (an OSError) go by: they say nothing of the zip.
+    MemoryError and the machine's own OSErrors pass unchanged: the zip is not to blame.
     """
     try:
         yield
     except (MemoryError, zipfile.BadZipFile):
         raise
     except OSError as error:
-        # bz2's "invalid data stream" has no number; a zip that points to places that there are not is EINVAL.
+        # bz2's "invalid data stream" has no errno; a zip that points outside the file gives EINVAL.
         if error.errno not in (None, errno.EINVAL):
             raise
         raise zipfile.BadZipFile(str(error)) from error
@@ -33,13 +33,13 @@ def zip_faults() -> Iterator[None]:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Raises zipfile.BadZipFile if it is no zip, or OSError if it cannot be read."""
+    """Open a zip. Raises zipfile.BadZipFile if it is not a zip, or OSError if it cannot be read."""
     with zip_faults():
         return zipfile.ZipFile(path)
 
 
 def name_of(entry: zipfile.ZipInfo) -> str:
-    """An entry's name with forward slashes. Without the flag for UTF-8 it is UTF-8 if it can be, else code page 437."""
+    """An entry's name with forward slashes. Without the UTF-8 flag it is read as UTF-8 if that works, else as cp437."""
     name = entry.orig_filename
     if not entry.flag_bits & 0x800:
         with suppress(UnicodeError):
@@ -48,13 +48,13 @@ def name_of(entry: zipfile.ZipInfo) -> str:
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    """The contents of an entry, of which neither form may have more than `limit` bytes.
+    """The contents of an entry. Neither its compressed nor its unfolded size may exceed `limit` bytes.
 
-    zipfile itself unfolds all that it has read, whatever size the entry claims: 4 kB of bzip2 become 4 GB.
+    zipfile itself unfolds all that it has read, whatever size the entry declares: 4 kB of bzip2 become 4 GB.
 
     Raises:
-        zipfile.BadZipFile: it is damaged, encrypted, too large, or compressed in an unknown way.
-        OSError, MemoryError: the machine does not give it out.
+        zipfile.BadZipFile: the entry is damaged, encrypted, too large, or compressed in an unknown way.
+        OSError, MemoryError: the machine cannot read it.
     """
     with zip_faults():
         size = max(entry.file_size, entry.compress_size)
@@ -62,7 +62,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
             raise ValueError(f"{size:,} bytes, more than the {limit:,} that are read")
         stored = copy.copy(entry)
         stored.compress_type, stored.file_size = zipfile.ZIP_STORED, entry.compress_size
-        stored.CRC = None  # type: ignore[assignment]  # which zipfile takes for "not known"
+        stored.CRC = None  # type: ignore[assignment]  # zipfile takes None for "unknown"
         with archive.open(stored) as file:
             data = _unfold(file.read(), entry)
         if len(data) != entry.file_size or zlib.crc32(data) != entry.CRC:
@@ -80,7 +80,7 @@ def _unfold(data: bytes, entry: zipfile.ZipInfo) -> bytes:
         case zipfile.ZIP_BZIP2:
             return bz2.BZ2Decompressor().decompress(data, most)
         case zipfile.ZIP_LZMA:
-            # Two bytes of version, two of the length of the properties, which are 5: an .lzma file without its size.
+            # Two bytes of version, two of the length of the properties, 5 of properties: an .lzma file without size.
             alone = data[4:9] + b"\xff" * 8 + data[9:]
             return lzma.LZMADecompressor(lzma.FORMAT_ALONE, _LZMA_MEMORY).decompress(alone, most)
     raise NotImplementedError(f"it is compressed in a way (method {entry.compress_type}) that is not known here")

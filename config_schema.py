@@ -1,0 +1,450 @@
+"""What a config may hold: a class for each block, with the type, default and description of every setting.
+
+A block whose settings depend on its `type` has a class for each type. What a config leaves out is filled in here and
+nowhere else, so that `model_dump` is every setting that a run has.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
+
+from utils.columns import columns_of
+from utils.keys import flat
+from utils.text import control_character
+
+# The names that a config may use. A test holds each list against the registry that it names.
+ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
+NormName = Literal[
+    "bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none"
+]  # models.norms.NORMS
+ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
+DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
+MetricName = Literal["accuracy", "top5_accuracy"]  # models.metric.METRICS
+
+# What torch computes with: whole numbers of 64 bits, and floats of 32.
+LARGEST = 3.4e38
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+PositiveFloat = Annotated[float, Field(gt=0.0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0.0, le=LARGEST)]
+
+
+def _without_control_characters(text: str) -> str:
+    found = control_character(text)
+    if found is not None:
+        raise ValueError(f"must not hold the control character {found}")
+    return text
+
+
+#: What may end in a script, a command line or a log: no character of it ends a line or is one that a terminal acts on.
+PathText = Annotated[str, AfterValidator(_without_control_characters)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Block(BaseModel):
+    """Unknown keys are errors, and types are taken as written: `true` is no number and "1" no integer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def types_of(annotation: Any) -> list[type[BaseModel]]:
+    """The blocks that a field may hold: one, or one for each type of it; none for any other field."""
+    choices = get_args(annotation) or (annotation,)
+    return [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+
+
+def name_of(block: type[BaseModel]) -> str:
+    """The `type` of a block of which there is one for each type."""
+    return str(block.model_fields["type"].default)
+
+
+#: Where earlier code wrote null for an argument that was not set, or that the type does not take, null still says so.
+ONCE_NULL = frozenset(
+    {"momentum", "nesterov", "betas", "eps", "milestones", "gamma", "step_size", "T_max", "eta_min"}
+    | {"include_true_class", "path"}
+)
+
+
+def _said(block: Any) -> Any:
+    if not isinstance(block, dict):
+        return block
+    return {key: _said(value) for key, value in block.items() if value is not None or key not in ONCE_NULL}
+
+
+# Each union has one BeforeValidator: of two on a field, the oldest pydantic that requirements.txt takes drops one.
+def _filled(block: Any, **otherwise: Any) -> Any:
+    """What is given for a block that has a class for each type, with `otherwise` for what it does not say."""
+    return otherwise | _said(block) if isinstance(block, dict) else block
+
+
+class NoArgs(_Block):
+    """Those of a type that takes none."""
+
+
+class ArchArgs(_Block):
+    norm: NormName = Field(
+        "bn",
+        description="Arm: bn = BatchNorm, conv = ConvNorm alone, bncn = ConvNorm then BatchNorm; conv_published and "
+        "bncn_published are what the published experiments ran under those names.",
+    )
+    activation: ActivationName = Field("relu", description="relu, or srelu: max(x, b) with b learned per channel.")
+    num_classes: Positive | None = Field(None, description="Outputs of the network; null takes the dataset's classes.")
+    width: Positive = Field(64, description="Channels of the first stage; the last has eight times as many.")
+
+
+class Arch(_Block):
+    type: ArchName = Field("resnet18", description="The network.")
+    args: ArchArgs = Field(default_factory=ArchArgs, description="How the network is built.")
+
+
+class Augment(_Block):
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
+        4, description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing."
+    )
+    horizontal_flip: bool = Field(True, description="Mirror each training image with probability one half.")
+
+
+class DataLoaderArgs(_Block):
+    data_dir: PathText = Field("data", description="The folder of the dataset's files, or the file itself.")
+    batch_size: Positive = Field(128, description="Images in a training batch.")
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1,
+        description="Share of the images held out for validation, test images of the dataset's own not counted; unused "
+        "where it has validation images of its own.",
+    )
+    test_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the images held out for testing where the dataset has no test images of its own."
+    )
+    subset: float | None = Field(
+        None,
+        description="Use so many (2000) or such a share (0.1; 1 is all) of those that train and validate; null is all.",
+    )
+    float_bytes_as_pixels: bool | None = Field(
+        None, description="TinyCOCO: take the bytes of its floats for pixels, as published; null is as `protocol` says."
+    )
+    overlapping_splits: bool | None = Field(
+        None,
+        description="As published: test on the whole of a dataset that has no test images of its own, and validate on "
+        "training images of one that has; null is as `protocol` says.",
+    )
+    test_subset: float | None = Field(
+        None,
+        description="Use so many or such a share of the test images, for a faster look at each epoch; null is all.",
+    )
+    allow_duplicates: bool = Field(
+        False, description="Go on where train, validation and test share an image, pixel for pixel."
+    )
+    skip_broken: bool = Field(
+        False, description="ImageFolder: leave out images that cannot be read, and name them, instead of stopping."
+    )
+    augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
+
+    @field_validator("subset", "test_subset")
+    @classmethod
+    def _count_or_share(cls, subset: float | None) -> float | None:
+        if subset is None or 0.0 < subset <= 1.0 or (subset > 1.0 and subset == int(subset)):
+            return subset
+        raise ValueError(f"must be a number of images or a share in (0, 1], got {subset}")
+
+
+class DataLoader(_Block):
+    type: DatasetName = Field("CIFAR10", description="The dataset.")
+    args: DataLoaderArgs = Field(default_factory=DataLoaderArgs, description="Where it is and how it is served.")
+
+
+NoiseRate = Annotated[
+    Share, Field(description="Share of labels redrawn, from 0 to 1. It does not matter where a file has the labels.")
+]
+OnValidation = Annotated[bool, Field(description="Put noise on the validation labels as well. Test labels stay true.")]
+
+
+class SymmetricNoise(_Block):
+    type: Literal["symmetric"] = Field("symmetric", description="A wrong label is any other class.")
+    rate: NoiseRate = 0.0
+    include_true_class: bool | None = Field(
+        None,
+        description="Draw over all classes, the true one too, so that fewer labels change; null is as `protocol` says, "
+        "and false under the clean one.",
+    )
+    on_validation: OnValidation = True
+
+
+class AsymmetricNoise(_Block):
+    type: Literal["asymmetric"] = Field("asymmetric", description="A wrong label is the class that looks alike.")
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
+
+
+class NoiseFile(_Block):
+    type: Literal["file"] = Field("file", description="The labels are read from `path`.")
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
+    path: PathText = Field(description="An .npz with `index` and `given_label`, such as a run's noise.npz.")
+
+
+def _false_is_unset(block: Any) -> Any:
+    """Earlier code took `include_true_class: false` with every type."""
+    if isinstance(block, dict) and block["type"] != "symmetric" and block.get("include_true_class") is False:
+        return {key: value for key, value in block.items() if key != "include_true_class"}
+    return block
+
+
+LabelNoise = Annotated[
+    SymmetricNoise | AsymmetricNoise | NoiseFile,
+    Field(discriminator="type"),
+    BeforeValidator(lambda block: _false_is_unset(_filled(block, type="symmetric"))),
+]
+
+
+LearningRate = Annotated[PositiveFloat, Field(description="Learning rate at the start.")]
+WeightDecay = Annotated[NotNegative, Field(description="Weight decay; thresholds of srelu take none.")]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class SGDArgs(_Block):
+    lr: LearningRate = 0.1
+    momentum: Decay = Field(0.0, description="Momentum.")
+    weight_decay: WeightDecay = 0.0
+    nesterov: bool = Field(False, description="Nesterov's form of the momentum.")
+
+    @field_validator("nesterov")
+    @classmethod
+    def _nesterov(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and info.data.get("momentum") == 0.0:
+            raise ValueError("needs a momentum above 0")
+        return nesterov
+
+
+class SGD(_Block):
+    type: Literal["SGD"] = Field("SGD", description="Stochastic gradient descent.")
+    args: SGDArgs = Field(default_factory=SGDArgs, description="Its arguments.")
+
+
+class AdamArgs(_Block):
+    lr: LearningRate = 0.1
+    weight_decay: WeightDecay = 0.0
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="Decay of the two running averages."
+    )
+    eps: PositiveFloat = Field(1e-8, description="Term added to the denominator.")
+
+
+class Adam(_Block):
+    type: Literal["Adam"] = Field("Adam", description="Adam; its weight decay is part of the gradient.")
+    args: AdamArgs = Field(default_factory=AdamArgs, description="Its arguments.")
+
+
+class AdamW(_Block):
+    type: Literal["AdamW"] = Field("AdamW", description="Adam with a weight decay apart from the gradient.")
+    args: AdamArgs = Field(default_factory=AdamArgs, description="Its arguments.")
+
+
+Optimizer = Annotated[
+    SGD | Adam | AdamW,
+    Field(discriminator="type"),
+    BeforeValidator(lambda block: _filled(block, type="SGD", args={})),
+]
+
+
+class MultiStepLRArgs(_Block):
+    milestones: list[Positive] = Field(description="Epochs after which the rate is multiplied.")
+    gamma: PositiveFloat = Field(0.1, description="The factor.")
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones(cls, milestones: list[int]) -> list[int]:
+        if not milestones:
+            raise ValueError("MultiStepLR needs it")
+        if milestones != sorted(set(milestones)):
+            raise ValueError(f"must increase, got {milestones}")
+        return milestones
+
+
+class MultiStepLR(_Block):
+    type: Literal["MultiStepLR"] = Field("MultiStepLR", description="The rate is multiplied after given epochs.")
+    args: MultiStepLRArgs = Field(description="Its arguments.")
+
+
+class StepLRArgs(_Block):
+    step_size: Positive = Field(description="Epochs between two multiplications.")
+    gamma: PositiveFloat = Field(0.1, description="The factor.")
+
+
+class StepLR(_Block):
+    type: Literal["StepLR"] = Field("StepLR", description="The rate is multiplied every so many epochs.")
+    args: StepLRArgs = Field(description="Its arguments.")
+
+
+class CosineAnnealingLRArgs(_Block):
+    T_max: Positive | None = Field(
+        None,
+        description="Epochs to the lowest rate; null is all epochs, and stays null, for a resumed run may train for "
+        "longer.",
+    )
+    eta_min: NotNegative = Field(0.0, description="The lowest rate.")
+
+
+class CosineAnnealingLR(_Block):
+    type: Literal["CosineAnnealingLR"] = Field(
+        "CosineAnnealingLR", description="The rate falls along half a cosine, without restarts."
+    )
+    args: CosineAnnealingLRArgs = Field(default_factory=CosineAnnealingLRArgs, description="Its arguments.")
+
+
+class ConstantLR(_Block):
+    type: Literal["ConstantLR"] = Field("ConstantLR", description="The rate stays as it is.")
+    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+
+
+Scheduler = Annotated[
+    MultiStepLR | StepLR | CosineAnnealingLR | ConstantLR,
+    Field(discriminator="type"),
+    BeforeValidator(lambda block: _filled(block, type="ConstantLR", args={})),
+]
+
+
+class CrossEntropy(_Block):
+    type: Literal["cross_entropy"] = Field("cross_entropy", description="Cross-entropy.")
+    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+
+
+class SmoothedCrossEntropyArgs(_Block):
+    smoothing: Share = Field(0.1, description="Share of each target that is spread evenly over all classes.")
+
+
+class SmoothedCrossEntropy(_Block):
+    type: Literal["smoothed_cross_entropy"] = Field(
+        "smoothed_cross_entropy", description="Cross-entropy with label smoothing."
+    )
+    args: SmoothedCrossEntropyArgs = Field(default_factory=SmoothedCrossEntropyArgs, description="Its arguments.")
+
+
+def as_block(loss: Any) -> Any:
+    """The block that a loss stands for which is given by its bare name."""
+    return loss if isinstance(loss, dict) else {"type": loss}
+
+
+Loss = Annotated[
+    CrossEntropy | SmoothedCrossEntropy,
+    Field(discriminator="type"),
+    BeforeValidator(lambda loss: _filled(as_block(loss), type="cross_entropy", args={})),
+]
+
+
+class TrainerConfig(_Block):
+    epochs: Positive = Field(100, description="Epochs to train in all, those before a resume included.")
+    save_dir: PathText = Field("saved", description="Run folders are made in <save_dir>/<name>/.")
+    save_period: Positive = Field(1, description="Epochs between two checkpoints; the last epoch is always saved.")
+    save_every_minutes: PositiveFloat | None = Field(
+        None, description="Save within an epoch as well, when so many minutes have gone by since the last time."
+    )
+    monitor: str = Field(
+        "max val_accuracy",
+        description="What model_best.pth is best by: 'max COLUMN' or 'min COLUMN' of metrics.csv, or 'off'.",
+    )
+    early_stop: Positive | None = Field(
+        None, description="Stop after so many epochs without a better `monitor`; null never."
+    )
+    clip_grad_norm: PositiveFloat | None = Field(
+        None, description="Scale a step's gradients down to this norm, over all parameters; null leaves them."
+    )
+    device: PathText | None = Field(None, description="cpu, cuda, cuda:1 or mps; null is the best there is.")
+    amp: Literal["bf16", "fp16"] | None = Field(None, description="Autocast to this type; null trains in float32.")
+    channels_last: bool | None = Field(
+        None, description="Keep images in NHWC memory order; null does so on the CPU, where it is much faster."
+    )
+    compile: bool = Field(False, description="torch.compile the model; the first step then takes a minute.")
+    keep_freed_memory: bool = Field(
+        True,
+        description="Keep the memory that is freed: faster steps, a higher peak. Linux with glibc only.",
+    )
+    deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
+    tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+    diagnostics: bool = Field(
+        False,
+        description="After each epoch, write each layer's singular values, gradient and weight norm (diagnostics.csv).",
+    )
+
+    @field_validator("monitor")
+    @classmethod
+    def _monitor(cls, monitor: str) -> str:
+        columns = columns_of(("loss", *get_args(MetricName)))
+        mode, _, column = monitor.partition(" ")
+        if monitor == "off" or (mode in ("min", "max") and column in columns):
+            return monitor
+        raise ValueError(f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}")
+
+
+class Config(_Block):
+    """A run: every choice that its result depends on."""
+
+    _remarks: tuple[str, ...] = PrivateAttr(())
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+        description="Name of the experiment: letters, digits, '.', '_' and '-'."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        12,
+        description="The one seed; split, noise, initialisation, order and augmentation each derive their own from it.",
+    )
+    protocol: Literal["clean", "as_published"] = Field(
+        "clean",
+        description="clean: disjoint splits of rightly read images. as_published: the defects of the published "
+        "experiments' data, each of which is also a switch of its own; see docs/as_published.md.",
+    )
+    arch: Arch = Field(default_factory=Arch, description="The network.")
+    data_loader: DataLoader = Field(default_factory=DataLoader, description="The data.")
+    label_noise: LabelNoise = Field(default_factory=SymmetricNoise, description="Wrong labels, put in on purpose.")
+    optimizer: Optimizer = Field(default_factory=SGD, description="How weights are updated.")
+    lr_scheduler: Scheduler = Field(default_factory=ConstantLR, description="How the learning rate changes by epoch.")
+    loss: Loss = Field(default_factory=CrossEntropy, description="The training loss, or its bare name.")
+    metrics: list[MetricName] = Field(
+        ["accuracy", "top5_accuracy"], min_length=1, description="Figures besides the loss; accuracy comes first."
+    )
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="The loop, its files and its device.")
+
+    @field_validator("metrics")
+    @classmethod
+    def _accuracy_first(cls, metrics: list[str]) -> list[str]:
+        if metrics[0] != "accuracy" or len(set(metrics)) != len(metrics):
+            raise ValueError("must begin with 'accuracy' and name nothing twice")
+        return metrics
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines that whoever starts the run should be told: what the config's files do that is easily overlooked."""
+        return self._remarks
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its dotted key."""
+        return dict(flat(self.model_dump()))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a config file, for editors. A file may inherit, so no key is required, not even a `type`."""
+    schema = Config.model_json_schema()
+    for block in (schema, *schema["$defs"].values()):
+        block.pop("required", None)
+    for field in schema["properties"].values():
+        if field.pop("discriminator", None):
+            field["anyOf"] = field.pop("oneOf")
+    losses = [name_of(block) for block in types_of(Config.model_fields["loss"].annotation)]
+    schema["properties"]["loss"]["anyOf"].append({"enum": losses})
+    path = {"type": "string"}
+    schema["properties"] = {
+        "$schema": path | {"description": "The schema that an editor checks this file with."},
+        "_base_": {
+            "anyOf": [path, {"type": "array", "items": path}],
+            "description": "Files to inherit from, in order.",
+        },
+        **schema["properties"],
+    }
+    return schema

@@ -1,0 +1,112 @@
+"""How arms look in every figure: Okabe and Ito's colours, told apart by colour-blind readers, and a dash and a mark."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+from reporting.runs.run import ARMS
+from reporting.statistics.results import Results, arm_order
+from utils.drawing import draw
+
+TITLE = "Results: the paper's experiments, reproduced and re-examined"
+Dashes = str | tuple[int, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    dashes: Dashes
+    mark: str
+
+
+#: In the order of ARMS.
+_LOOKS = (
+    Look("#000000", "solid", "o"),
+    Look("#E69F00", (0, (5, 1.5)), "s"),
+    Look("#009E73", (0, (7, 1.5, 1.5, 1.5)), "^"),
+    Look("#D55E00", (0, (1.2, 1.2)), "D"),
+    Look("#0072B2", (0, (4, 1.2, 1, 1.2, 1, 1.2)), "v"),
+    Look("#56B4E9", "solid", "P"),
+    Look("#CC79A7", (0, (5, 1.5)), "X"),
+    Look("#7F6A00", (0, (1.2, 1.2)), "<"),
+    Look("#777777", (0, (7, 1.5, 1.5, 1.5)), ">"),
+)
+_MORE_MARKS = ("*", "p", "h", "d", "8", "H", "1", "2", "3", "4")
+
+_SETTINGS: dict[str, Any] = {
+    "svg.hashsalt": "report",  # ids by content, not at random
+    "svg.fonttype": "none",  # text as text: small, and the reader's machine can search it
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.2,
+}
+#: Inches. Two panels side by side in it are still readable on a phone.
+WIDTH = 4.3
+MOST_PANELS = 120
+MARKS = 6  # on a line
+
+
+def looks(results: Results) -> dict[str, Look]:
+    """Of each arm. One that is not known here looks like a known one that is not there, with a mark of its own."""
+    arms = sorted({want.key.arm for want in results.asked}, key=arm_order)
+    known = dict(zip(ARMS, _LOOKS, strict=False))
+    spare = [look for arm, look in reversed(known.items()) if arm not in arms] or list(_LOOKS)
+    others = [arm for arm in arms if arm not in known]
+    made = (replace(look, mark=mark) for look, mark in zip(cycle(spare), cycle(_MORE_MARKS), strict=False))
+    return {arm: known[arm] for arm in arms if arm in known} | dict(zip(others, made, strict=False))
+
+
+def label(arm: str) -> str:
+    """For a legend, from which matplotlib leaves out what begins with an underscore."""
+    return f" {arm}" if arm.startswith("_") else arm
+
+
+def svg(height: float, paint: Callable[[Any], None]) -> str:
+    """What `paint` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
+    metadata = {"Date": None, "Creator": None, "Title": TITLE}
+    return _short(draw(paint, (WIDTH, height), "svg", _SETTINGS, metadata=metadata).decode())
+
+
+def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
+    """A matplotlib grid of axes. Raises ValueError where it would be too large to draw or to read."""
+    if rows * columns > MOST_PANELS:
+        raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
+    return figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend(figure: Any, *panels: Any) -> None:
+    """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
+    shown: dict[str, Any] = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
+    columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
+    by_column = [name for first in range(columns) for name in list(shown)[first::columns]]  # as matplotlib fills it
+    figure.legend(
+        [shown[name] for name in by_column],
+        by_column,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        handlelength=3.6,
+    )
+
+
+def _short(text: str) -> str:
+    """With coordinates to a hundredth of a point instead of a millionth, which halves the file; text stays."""
+    import re
+
+    def rounded(tag: re.Match[str]) -> str:
+        return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0])
+
+    text = re.sub(r"<[^>]+>", rounded, text)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -1,0 +1,160 @@
+"""From folders of runs to the files of the report."""
+
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from html import escape
+from pathlib import Path
+
+from reporting.figures.style import TITLE
+from reporting.render.html import html
+from reporting.render.markdown import markdown
+from reporting.runs.grid import read_grid
+from reporting.runs.reading import find_runs
+from reporting.statistics.results import Results, sort_into_cells
+from reporting.text.blocks import Block, Figure, Paragraph
+from reporting.text.document import document
+from reporting.text.summary import CSV_COLUMNS, LATEX_NOTE, as_csv, as_latex
+from utils.drawing import reason
+from utils.errors import FileSystemError
+from utils.files import read_file, write_atomically
+from utils.stopping import Handlers
+
+NAME = "results"
+TEXTS = (".md", ".html", ".csv", ".tex")
+#: How the figures' names begin: what else lies in their folder is left alone.
+FIGURES = ("curves-", "robustness", "stability", "memorisation", "diagnostics-")
+
+#: The line that tells a report's file of each kind, and among how many of its first lines it stands.
+_MARKS = {
+    ".md": (f"# {TITLE}", 1),
+    ".csv": (",".join(CSV_COLUMNS), 1),
+    ".tex": (LATEX_NOTE, 1),
+    ".html": (f"<title>{escape(TITLE)}</title>", 10),
+    ".svg": (f"<dc:title>{TITLE}</dc:title>", 12),
+}
+_LARGEST = 1 << 28
+
+
+def read_results(folders: list[Path]) -> Results:
+    """Raises DataError; see `find_runs` and `read_grid`."""
+    runs, warnings = find_runs(folders)
+    return sort_into_cells(runs, warnings, read_grid(folders))
+
+
+def report_files(results: Results, warn: Callable[[str], object] = lambda text: None) -> dict[str, str]:
+    """The report's files by their path in its folder. `warn` is told, in a line, of pictures that cannot be drawn."""
+    return _files(results, _with_pictures(document(results), warn))
+
+
+def _files(results: Results, blocks: list[Block]) -> dict[str, str]:
+    figures = {f"{NAME}/{block.name}.svg": block.svg for block in blocks if isinstance(block, Figure)}
+    return {
+        f"{NAME}.md": markdown(blocks, NAME),
+        f"{NAME}.html": html(blocks),
+        f"{NAME}.csv": as_csv(results),
+        f"{NAME}.tex": as_latex(results),
+        **figures,
+    }
+
+
+def _with_pictures(blocks: Iterable[Block], warn: Callable[[str], object]) -> list[Block]:
+    """The blocks, with words in the place of each picture that cannot be drawn: the text is worth having without."""
+    made: list[Block] = []
+    problems: list[str] = []
+    for block in blocks:
+        try:
+            if isinstance(block, Figure):
+                _ = block.svg
+            made.append(block)
+        except Exception as error:
+            problems.append(reason(error))
+            made.append(Paragraph("This picture could not be drawn."))
+    if problems:
+        warn(f"{len(problems)} of the pictures could not be drawn: {problems[0]}")
+    return made
+
+
+def write_report(results: Results, folder: Path, warn: Callable[[str], object] = lambda text: None) -> list[Path]:
+    """Write the files and remove figures of an earlier report that this one has not; returns what was written.
+
+    All are written beside their places before the first takes the place of an older one, so that a full disk costs
+    nothing of the older report.
+
+    Raises:
+        FileSystemError: the folder cannot be made or written to, or what is to be replaced is no report's.
+    """
+    blocks = document(results)
+    names = [f"{NAME}/{block.name}.svg" for block in blocks if isinstance(block, Figure)]
+    try:
+        if (folder / NAME).is_symlink():
+            raise FileSystemError(f"{folder / NAME} is a link, which a report does not follow; see -o")
+        _refuse_others([folder / path for path in (*(f"{NAME}{kind}" for kind in TEXTS), *names)])
+        files = _files(results, _with_pictures(blocks, warn))
+        (folder / NAME).mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            beside = {place: stack.enter_context(_beside(folder / place)) for place in (".", NAME)}
+            staged = {folder / path: beside[str(Path(path).parent)] / Path(path).name for path in files}
+            for path, text in files.items():
+                write_atomically(staged[folder / path], text.encode())
+            with _uninterrupted():
+                for target, source in staged.items():
+                    os.replace(source, target)
+                _remove_old(folder / NAME, set(staged))
+    except OSError as error:
+        raise FileSystemError(f"cannot write the report to {folder}: {error.strerror}; see -o") from error
+    return list(staged)
+
+
+def _refuse_others(paths: list[Path]) -> None:
+    """Raise FileSystemError if something lies at one of `paths` that a report did not write."""
+    others = [path for path in paths if os.path.lexists(path) and not _written_by_report(path)]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        said = f"{others[0]}{more}: no report wrote what is there, and it would be replaced"
+        raise FileSystemError(f"{said}; nothing was written; move it away, or name another folder with -o")
+
+
+def _written_by_report(path: Path) -> bool:
+    """Whether what lies at `path` is a regular file, no link, that a report wrote.
+
+    Raises FileNotFoundError if there is nothing.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    mark, lines = _MARKS[path.suffix]
+    try:
+        head = read_file(path, _LARGEST)[:8192].decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    return mark in [line.strip() for line in head.splitlines()[:lines]]
+
+
+def _remove_old(folder: Path, new: set[Path]) -> None:
+    for old in sorted(folder.glob("*.svg")):
+        if old.name.startswith(FIGURES) and old not in new and _written_by_report(old):
+            old.unlink()
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for as long as the context: files go from it into their places by being renamed."""
+    place = Path(tempfile.mkdtemp(prefix=f".{NAME}.", suffix=".tmp", dir=folder))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal waits for the end of the context, which lasts no longer than some renames."""
+    came: list[int] = []
+    with Handlers(came.append):
+        yield
+    if came:
+        signal.raise_signal(came[0])

@@ -1,0 +1,55 @@
+"""Reading what grid.py writes of the runs that a grid has."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reporting.runs.run import Key, Place, Wanted
+from reporting.runs.settings import number, text, whole
+from reporting.runs.words import plain
+from utils import strict_json
+from utils.errors import DataError
+from utils.files import read_file
+from utils.run_files import GRID_NAME
+
+LARGEST_GRID = 1 << 24  # bytes of a grid.json
+_CELL: dict[str, Callable[[Any], bool]] = {
+    "dataset": text,
+    "arm": text,
+    "noise": number(0, 100),
+    "seed": whole(0),
+    "folder": lambda v: type(v) is str,
+}
+
+
+def read_grid(folders: list[Path]) -> list[Place] | None:
+    """The runs that every grid.json in and below the folders asks for; None if there is no grid.json.
+
+    Raises:
+        DataError: one is damaged.
+    """
+    wanted: list[Place] | None = None
+    for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
+        below = path.parent.relative_to(folders[root])
+        try:
+            cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
+            found = [(_wanted(cell), (root, (below / str(cell["folder"])).as_posix())) for cell in cells]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+            raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
+        wanted = (wanted or []) + found
+    return wanted
+
+
+def _grids(folder: Path) -> list[Path]:
+    return sorted(Path(place, GRID_NAME) for place, _, files in os.walk(folder) if GRID_NAME in files)
+
+
+def _wanted(cell: dict[str, Any]) -> Wanted:
+    """Noise is in percent there. Raises KeyError, TypeError and ValueError."""
+    for name, fits in _CELL.items():
+        if not fits(cell[name]):
+            raise ValueError(f"{name} is {json.dumps(cell[name])[:60]} in one of its cells")
+    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), cell["seed"])

@@ -1,0 +1,166 @@
+"""What the report knows of a run; reading.py makes it of a run folder."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, get_args
+
+from config_schema import NormName
+from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
+from reporting.runs.words import plain
+from utils.columns import FIRST_COLUMNS
+from utils.keys import value_at
+from utils.monitor import Monitor
+
+AS_PUBLISHED = "as_published"
+SYMMETRIC, FROM_FILE = "symmetric", "file"
+ARMS: tuple[str, ...] = get_args(NormName)
+Column = tuple[float | None, ...]  # None where the cell is empty or not finite
+
+
+class Key(NamedTuple):
+    """A cell of a grid, in which there is a run by seed."""
+
+    dataset: str
+    noise: float
+    arm: str
+
+
+class Wanted(NamedTuple):
+    """A run that there should be."""
+
+    key: Key
+    seed: int
+
+
+Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """diagnostics.csv, in its order: the epochs, the layers, and a column of each figure by (epoch, layer)."""
+
+    epochs: tuple[int, ...]
+    layers: tuple[str, ...]
+    values: Mapping[str, Mapping[tuple[int, str], float | None]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Of data.json: how many images train, val and test have, and of how many of train the given label is wrong."""
+
+    images: tuple[int, ...]
+    wrong: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes.
+
+    `data` is None where the run does not say; `diverged` is the epoch in which its loss ceased to be finite.
+    """
+
+    root: int
+    folder: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Column]
+    diagnostics: Diagnostics | None
+    data: Data | None = None
+    diverged: int | None = None
+
+    @cached_property
+    def dataset(self) -> str:
+        """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending; and, where runs
+        beside others would be another experiment, in what."""
+        match = self._name_parts
+        label = plain(match[1] if match else self.config["data_loader"]["type"])
+        notes = []
+        if self.partly_as_published:
+            notes.append("partly as published")
+        elif self.as_published and "published" not in label.lower():
+            notes.append("as published")
+        if self.noise_type != SYMMETRIC:
+            notes.append("labels of a file" if self.noise_type == FROM_FILE else f"{plain(self.noise_type)} noise")
+        return f"{label} ({', '.join(notes)})" if notes else label
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the data are as published, with every fault that this dataset can have."""
+        return self.config.get("protocol") == AS_PUBLISHED and False not in self._switches()
+
+    @property
+    def partly_as_published(self) -> bool:
+        """Whether some of those faults were switched on or off one by one."""
+        one_by_one = self._switches()
+        return False in one_by_one if self.config.get("protocol") == AS_PUBLISHED else True in one_by_one
+
+    def _switches(self) -> list[Any]:
+        """Of each fault of the data its own switch: True, False, or None where the protocol decides."""
+        keys = [OVERLAPPING, TRUE_CLASS]
+        if self.config["data_loader"]["type"] == "TinyCOCO":
+            keys.append(FLOAT_BYTES)
+        return [value_at(self.config, key) for key in keys]
+
+    @cached_property
+    def _name_parts(self) -> re.Match[str] | None:
+        """<dataset>_<arm>_<N>noise, in which the arm is a norm, or the run's own norm and a word for what is else."""
+        own = re.escape(self.config["arch"]["args"]["norm"])
+        arms = "|".join([rf"{own}_[a-z0-9]+", *sorted({own, *map(re.escape, ARMS)}, key=len, reverse=True)])
+        return re.fullmatch(rf"(.+?)_({arms})_[0-9.]+noise", self.config["name"])
+
+    @property
+    def arm(self) -> str:
+        """The norm; of a variant of it, such as a control, its name in the run's."""
+        norm, match = self.config["arch"]["args"]["norm"], self._name_parts
+        return plain(match[2] if match and match[2].startswith(f"{norm}_") and match[2] not in ARMS else norm)
+
+    @cached_property
+    def noise(self) -> float:
+        """Share of labels redrawn, from 0 to 1; of labels of a file the share of wrong ones in train, to a percent."""
+        if self.noise_type != FROM_FILE:
+            return float(f"{self.config['label_noise']['rate']:.6g}")  # what tells two levels apart in print as well
+        assert self.data is not None, "such a run is left out"
+        assert self.data.wrong is not None
+        return round(self.data.wrong / self.data.images[0], 2)
+
+    @property
+    def noise_type(self) -> str:
+        return str(self.config["label_noise"].get("type", SYMMETRIC))
+
+    @property
+    def key(self) -> Key:
+        return Key(self.dataset, self.noise, self.arm)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run has had."""
+        return len(self.metrics["epoch"])
+
+    @property
+    def planned(self) -> int:
+        return int(self.config["trainer"]["epochs"])
+
+    @cached_property
+    def finished(self) -> bool:
+        return self.epochs >= self.planned or self._stopped_early
+
+    def column(self, name: str) -> list[float]:
+        """A column that every run has, without gaps."""
+        values = self.metrics[name]
+        assert name in FIRST_COLUMNS
+        return [value for value in values if value is not None]
+
+    def last(self, name: str) -> float | None:
+        """The last epoch's figure; None if the run has no such column or the cell is empty."""
+        return self.metrics[name][-1] if name in self.metrics else None
+
+    @property
+    def _stopped_early(self) -> bool:
+        loop = self.config["trainer"]
+        monitor = Monitor(str(loop.get("monitor", "")), loop.get("early_stop"))
+        return monitor.add_all(self.metrics.get(monitor.column or "", ())).has_had_enough

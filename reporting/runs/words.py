@@ -1,0 +1,23 @@
+"""Words of runs as the report writes them."""
+
+from collections.abc import Sequence
+
+LONGEST = 250  # characters of a name, which is that of a folder
+
+
+def plain(text: str) -> str:
+    """`text` for a sentence or a figure: one line, printable, without the marks of inline code and of formulas."""
+    return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def listed(words: list[str], last: str = "and") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
+    more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
+    return between.join(words[:count]) + more

@@ -1,0 +1,58 @@
+"""Settings in which runs differ that are to be compared."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from reporting.runs.run import Key, Run
+from reporting.runs.words import LONGEST, first_of, percent, plain
+from utils.keys import flat
+
+#: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
+_OWN = {
+    *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
+    *("trainer.save_period", "trainer.save_every_minutes", "trainer.tensorboard", "trainer.keep_freed_memory"),
+    *("trainer.diagnostics",),
+}
+_UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
+MOST_SETTINGS = 20  # that are named where runs differ
+
+
+def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
+    """A warning for each setting in which runs of one dataset differ though neither arm, noise nor seed is meant to."""
+    by_dataset: dict[str, list[tuple[Key, Run]]] = {}
+    for group in groups:
+        for key, cell in group.items():
+            by_dataset.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
+    warnings = []
+    for dataset, runs in sorted(by_dataset.items()):
+        settings = [(key, _settings(run.config)) for key, run in runs]
+        differing = 0
+        for name in sorted({name for _, values in settings for name in values} - _OWN):
+            arms: dict[str, set[str]] = {}
+            for key, values in settings:
+                value = json.dumps(values.get(name, _UNSET.get(name)))
+                arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
+            differing += len(arms) > 1
+            if len(arms) > 1 and differing <= MOST_SETTINGS:
+                said = "; ".join(
+                    f"{_short(value)} in {first_of(sorted(cells), 3)}" for value, cells in sorted(arms.items())
+                )
+                warnings.append(f"Runs of {dataset} differ in `{_short(name)}`, so they do not quite compare: {said}.")
+        if differing > MOST_SETTINGS:
+            warnings.append(f"Runs of {dataset} differ in {differing - MOST_SETTINGS} more settings.")
+    return warnings
+
+
+def _short(text: str) -> str:
+    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key. Of data_dir the last part only: the same data lie elsewhere on another machine."""
+    found = dict(flat(config))
+    for key in found:
+        if key.split(".")[-1] == "data_dir":
+            found[key] = re.split(r"[/\\]", str(found[key]).rstrip("/\\"))[-1]
+    return found

@@ -1,0 +1,104 @@
+"""Means, spreads and seed-paired differences with their confidence intervals."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+CONFIDENCE = 0.95
+ENOUGH_SEEDS = 3
+HALVINGS = 50  # of the range from 0 to 1 in which an error probability is looked for
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1) over `n` seeds; no deviation of one."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` seeds with its confidence interval by Student's t, of 95 % unless another is asked for; no
+    interval of one. `error` is the standard error of the mean."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    error: float = 0.0
+
+    def at(self, confidence: float) -> "Interval":
+        """The same mean with the interval of another confidence."""
+        if self.n < 2:
+            return self
+        from scipy.special import stdtrit  # scikit-learn, which the project needs, brings it
+
+        half = float(stdtrit(self.n - 1, 0.5 + confidence / 2)) * self.error
+        return replace(self, low=self.mean - half, high=self.mean + half)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are seeds enough to decide anything by it."""
+        return self.n >= ENOUGH_SEEDS
+
+    def above(self, bound: float) -> bool:
+        return self.enough and self.low is not None and self.low > bound
+
+    def below(self, bound: float) -> bool:
+        return self.enough and self.high is not None and self.high < bound
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    average = mean(values)
+    if len(values) < 2:
+        return Spread(average, None, len(values))
+    squares = math.fsum((value - average) ** 2 for value in values)
+    return Spread(average, math.sqrt(squares / (len(values) - 1)), len(values))
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Of the mean of `values`, one a seed."""
+    found = spread(values)
+    if found.std is None:
+        return Interval(found.mean, None, None, found.n)
+    return Interval(found.mean, None, None, found.n, found.std / math.sqrt(found.n)).at(CONFIDENCE)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Interval | None:
+    """`first` less `second`, each by seed, over the seeds that both have; None if they share none."""
+    seeds = sorted(first.keys() & second.keys())
+    return interval([first[seed] - second[seed] for seed in seeds]) if seeds else None
+
+
+def smallest_error(value: Interval, decides: Callable[[Interval], bool]) -> float:
+    """The p of an interval: the smallest error at which it decides, by halving; 1 if it decides at none.
+
+    An interval that decides also does at every larger error, since it is narrower there.
+    """
+    if not decides(value.at(0.0)):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decides(value.at(1.0 - middle)) else (middle, high)
+    return high
+
+
+def holm(errors: Sequence[float], level: float = 1.0 - CONFIDENCE) -> list[float | None]:
+    """Of each of m errors the level at which it may decide, None if it may not: Holm 1979, Scand. J. Stat. 6, 65-70.
+
+    The smallest may at level / m, the next at level / (m - 1) and so on, up to the first that is larger than its own.
+    """
+    allowed: list[float | None] = [None] * len(errors)
+    for rank, index in enumerate(sorted(range(len(errors)), key=lambda index: errors[index])):
+        share = level / (len(errors) - rank)
+        if errors[index] > share:
+            break
+        allowed[index] = share
+    return allowed

@@ -1,0 +1,121 @@
+"""What is measured on one run, in percent (of accuracy) or points (of its changes)."""
+
+import math
+from collections.abc import Callable
+
+from reporting.runs.run import Diagnostics, Run
+from reporting.statistics.intervals import mean
+from utils import columns
+
+LAST_EPOCHS = 10
+MOST_STEPS = 8  # a rate that changes more often, or after more than half of the epochs, has no steps to speak of
+CLEAN, GIVEN, TRUE = (f"train_{figure}" for figure in (columns.CLEAN, columns.GIVEN, columns.TRUE))
+PARTS = ((CLEAN, "clean images"), (GIVEN, "mislabelled, as given"), (TRUE, "mislabelled, as true"))
+_CLASSES = {"CIFAR10": 10, "TinyCOCO": 10, "TinyExDark": 12, "Digits": 10}
+LARGEST, SMALLEST, GRADIENT, WEIGHT = columns.DIAGNOSTIC_COLUMNS[2:]
+
+
+def last_test(run: Run) -> float:
+    """Test accuracy of the last epoch."""
+    return 100.0 * run.column("test_accuracy")[-1]
+
+
+def best_test(run: Run) -> float:
+    """Test accuracy of the epoch with the best validation accuracy, the first of them on ties."""
+    return 100.0 * run.column("test_accuracy")[best_epoch(run) - 1]
+
+
+def best_epoch(run: Run) -> int:
+    validation = run.column("val_accuracy")
+    return validation.index(max(validation)) + 1
+
+
+def last_ten_test(run: Run) -> float:
+    """Mean test accuracy of the last ten epochs, or of all if there are fewer."""
+    return 100.0 * mean(run.column("test_accuracy")[-LAST_EPOCHS:])
+
+
+def last_validation(run: Run) -> float:
+    return 100.0 * run.column("val_accuracy")[-1]
+
+
+def last_training(run: Run) -> float:
+    return 100.0 * run.column("train_accuracy")[-1]
+
+
+def test_above_validation(run: Run) -> float:
+    """How far the accuracy called test is above that called val after the last epoch."""
+    return last_test(run) - last_validation(run)
+
+
+def rate_steps(run: Run) -> list[int]:
+    """The epochs that are the first of a new learning rate; none where the rate changes all the time."""
+    rates = run.column("lr")
+    steps = [epoch for epoch in range(2, len(rates) + 1) if not math.isclose(rates[epoch - 1], rates[epoch - 2])]
+    return steps if len(steps) <= min(MOST_STEPS, len(rates) // 2) else []
+
+
+def changes(run: Run) -> list[tuple[int, float]]:
+    """(epoch, absolute change of test accuracy since the epoch before), from epoch 2 on."""
+    accuracy = run.column("test_accuracy")
+    return [(e, 100.0 * abs(accuracy[e - 1] - accuracy[e - 2])) for e in range(2, len(accuracy) + 1)]
+
+
+def restlessness(run: Run, second_half: bool = True) -> float | None:
+    """Mean absolute change of test accuracy from epoch to epoch, where the rate stays the same.
+
+    Over the changes within the second half of the epochs, or within all. None if there are none.
+    """
+    first = run.epochs // 2 + 2 if second_half else 2  # both epochs of a change are to lie in the second half
+    steps = set(rate_steps(run))
+    values = [change for epoch, change in changes(run) if epoch >= first and epoch not in steps]
+    return mean(values) if values else None
+
+
+def share(column: str) -> Callable[[Run], float | None]:
+    """The measure of a run that is the last epoch's figure in a column, in percent; None if it has none."""
+
+    def of_run(run: Run) -> float | None:
+        value = run.last(column)
+        return None if value is None else 100.0 * value
+
+    return of_run
+
+
+def chance(run: Run) -> float | None:
+    """How often, in percent, the given label of a mislabelled image would be hit by one who knows nothing of it.
+
+    The given label is one of the classes - 1 wrong ones. Who answers with the true class in a share t of the cases and
+    with any wrong one alike in the others hits it in (1 - t) / (classes - 1). None if the classes are not known.
+    """
+    known = classes(run)
+    true = run.last(TRUE)
+    return None if known is None or true is None else 100.0 * (1.0 - true) / (known - 1)
+
+
+def classes(run: Run) -> int | None:
+    """Of the config, or of the dataset by its type or its name; None if neither says."""
+    own = run.config["arch"]["args"].get("num_classes")
+    by_name = 10 if "cifar10" in run.dataset.lower() else None
+    return own or _CLASSES.get(run.config["data_loader"]["type"]) or by_name
+
+
+def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
+    """One figure of an epoch: the largest of the largest, the smallest of the smallest singular values, and the norm
+    of all layers together (the root of the sum of squares) of gradients and weights. None without any value."""
+    cells = (found.values[column].get((epoch, layer)) for layer in found.layers)
+    values = [value for value in cells if value is not None]
+    if not values:
+        return None
+    if column in (LARGEST, SMALLEST):
+        return max(values) if column == LARGEST else min(values)
+    return math.sqrt(math.fsum(value * value for value in values))
+
+
+def last_layers(column: str) -> Callable[[Run], float | None]:
+    """The measure of a run that is `over_layers` of its last epoch; None if that has no diagnostics."""
+
+    def of_run(run: Run) -> float | None:
+        return over_layers(run.diagnostics, column, run.epochs) if run.diagnostics else None
+
+    return of_run

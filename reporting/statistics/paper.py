@@ -1,0 +1,79 @@
+"""The paper's own figures (paper.json), and which of our datasets and arms they stand beside."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reporting.runs.run import Run
+
+PATH = Path(__file__).with_name("paper.json")
+#: The arm's name in the paper, by ours.
+ARMS = {"bn": "bn", "conv": "conv", "bncn": "bncn", "conv_published": "conv", "bncn_published": "bncn"}
+CIFAR10, COCO = "cifar10", "coco"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the paper trained on. Steps are those of batches of 128."""
+
+    images: int
+    epochs: int
+    width: int
+    steps: int
+
+
+# 50,000 images make 391 batches. Of TinyCOCO's 3,400 the authors' code trains on nine tenths, 24 batches.
+SCALES = {CIFAR10: Scale(50_000, 100, 64, 39_100), COCO: Scale(3_400, 200, 64, 4_800)}
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The last epoch of one of the authors' logs, in percent; `val` and `test` are what their code called so."""
+
+    train: float
+    val: float
+    test: float
+    best_test: float
+
+
+def dataset_of(run: Run) -> str | None:
+    """The paper's dataset that a run is of, or is a smaller form of; None if it is of another."""
+    by_type = {"CIFAR10": CIFAR10, "TinyCOCO": COCO}.get(run.config["data_loader"]["type"])
+    name = run.dataset.lower()
+    return by_type or (CIFAR10 if "cifar10" in name else COCO if "coco" in name else None)
+
+
+def is_published_coco(run: Run) -> bool:
+    """Whether a run is of TinyCOCO, with data as published."""
+    return run.as_published and dataset_of(run) == COCO
+
+
+def stated(dataset: str, arm: str, noise: float) -> float | None:
+    """Test accuracy in percent that the paper's text gives, for the arm that ours goes by."""
+    figures: dict[str, float] = _file()["text"].get(dataset, {}).get(ARMS.get(arm, ""), {})
+    return figures.get(f"{100 * noise:g}")
+
+
+def logged(dataset: str, arm: str, noise: float) -> Logged | None:
+    for row in _file()["logs"]:
+        if (row["dataset"], row["arm"]) == (dataset, ARMS.get(arm)) and abs(row["noise"] - noise) < 1e-9:
+            return Logged(row["train_accuracy"], row["val_accuracy"], row["test_accuracy"], row["best_test_accuracy"])
+    return None
+
+
+def logged_validation(dataset: str) -> tuple[float, float]:
+    """The lowest and the highest validation accuracy, in percent, that the authors' runs of a dataset ended with."""
+    values = [row["val_accuracy"] for row in _file()["logs"] if row["dataset"] == dataset]
+    return min(values), max(values)
+
+
+def source() -> str:
+    return str(_file()["source"])
+
+
+@cache
+def _file() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,186 @@
+"""The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+
+from reporting.runs.run import ARMS, Place, Run, Wanted
+from reporting.runs.run import Key as Key
+from reporting.runs.words import percent, plain
+from reporting.statistics.differences import differing_settings
+
+MOST_HOLES = 10_000
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished runs by cell and seed; unfinished ones; runs not there at all; warnings, a sentence each."""
+
+    cells: Mapping[Key, Mapping[int, Run]]
+    unfinished: Mapping[Key, Mapping[int, Run]]
+    missing: tuple[Wanted, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        return sorted({key.dataset for key in (*self.cells, *self.unfinished)})
+
+    @cached_property
+    def asked(self) -> set[Wanted]:
+        """Every run that there is or should be, be it finished, unfinished or missing."""
+        there = (Wanted(key, seed) for key, cell in (*self.cells.items(), *self.unfinished.items()) for seed in cell)
+        return {*there, *self.missing}
+
+    def asked_of(self, dataset: str) -> list[Key]:
+        """Its cells with a run that there is or should be."""
+        return sorted({want.key for want in self.asked if want.key.dataset == dataset}, key=cell_order)
+
+    def fullest_levels(self, dataset: str) -> set[float]:
+        """The noise levels of a dataset for which the most seeds were asked for, by any arm."""
+        seeds = Counter(noise for noise, _ in {(key.noise, seed) for key, seed in self.asked if key.dataset == dataset})
+        return {noise for noise, count in seeds.items() if count == max(seeds.values())}
+
+    @property
+    def drawn(self) -> list[Key]:
+        """The cells with a run of an epoch or more."""
+        return [*self.cells, *(key for key, cell in self.unfinished.items() if any(r.epochs for r in cell.values()))]
+
+    @cached_property
+    def file_names(self) -> Mapping[str, str]:
+        """Each dataset's part of the names of its figures, no two the same."""
+        names: dict[str, str] = {}
+        for dataset in self.datasets:
+            name = first = slug(dataset)[:80] or "dataset"
+            number = 1
+            while name in names.values():
+                number += 1
+                name = f"{first}-{number}"
+            names[dataset] = name
+        return names
+
+    def noises(self, dataset: str) -> list[float]:
+        """Of cells with a finished run."""
+        return sorted({key.noise for key in self.cells if key.dataset == dataset})
+
+    def arms(self, dataset: str, noise: float | None = None) -> list[str]:
+        """Of cells with a finished run, at `noise` or at any."""
+        found = {key.arm for key in self.cells if key.dataset == dataset and noise in (None, key.noise)}
+        return sorted(found, key=arm_order)
+
+    def runs(self, dataset: str, noise: float, arm: str) -> list[Run]:
+        """The finished runs of a cell, by seed."""
+        return list(self.cells.get(Key(dataset, noise, arm), {}).values())
+
+    def by_seed(self, dataset: str, noise: float, arm: str, measure: Callable[[Run], float | None]) -> dict[int, float]:
+        """A measure of the finished runs of a cell by seed, those left out that it is not defined for."""
+        found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
+        return {seed: value for seed, value in found if value is not None}
+
+    def values(self, dataset: str, noise: float, arm: str, measure: Callable[[Run], float | None]) -> list[float]:
+        """The values of `by_seed`."""
+        return list(self.by_seed(dataset, noise, arm, measure).values())
+
+    @property
+    def lacking(self) -> int:
+        """How many runs are missing or unfinished."""
+        return len(self.missing) + sum(len(cell) for cell in self.unfinished.values())
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for cell in self.cells.values() for run in cell.values()]
+
+    def of(self, dataset: str) -> list[Run]:
+        """All finished runs of a dataset, or the unfinished ones if none has finished."""
+        for cells in (self.cells, self.unfinished):
+            found = [run for key, cell in cells.items() if key.dataset == dataset for run in cell.values()]
+            if found:
+                return found
+        return []
+
+
+def slug(text: str) -> str:
+    """`text` for a file's name."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
+    return "-".join(part for part in kept.split("-") if part)
+
+
+def arm_order(arm: str) -> tuple[int, str]:
+    return (ARMS.index(arm) if arm in ARMS else len(ARMS), arm)
+
+
+def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
+    """`wanted` are the runs that there should be with their folders; None takes every hole in what was found."""
+    warnings = list(warnings)
+    by_cell: dict[Key, dict[int, list[Run]]] = {}
+    for run in runs:
+        by_cell.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
+    cells: dict[Key, dict[int, Run]] = {}
+    unfinished: dict[Key, dict[int, Run]] = {}
+    for key in sorted(by_cell, key=cell_order):
+        for seed, found in sorted(by_cell[key].items()):
+            chosen = max(found, key=_newest_complete)
+            if len(found) > 1:
+                which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
+                warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
+            (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
+    warnings += differing_settings(cells, unfinished)
+    lost = [
+        f"{describe(key)}, seed {seed}"
+        for key, cell in unfinished.items()
+        for seed, run in cell.items()
+        if run.diverged
+    ]
+    if lost:
+        count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
+        warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
+    have = {Wanted(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
+    missing = _holes(have, warnings) if wanted is None else _absent(list(wanted), runs, have)
+    return Results(
+        cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
+    )
+
+
+def describe(key: Key) -> str:
+    return f"{key.dataset}, `{plain(key.arm)}`, {percent(key.noise)} noise"
+
+
+def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
+    return key.dataset, key.noise, arm_order(key.arm)
+
+
+def _newest_complete(run: Run) -> tuple[bool, str, str]:
+    """Finished before unfinished, then by the time in the folder's name, as train.py names them, then by the path."""
+    stamp = re.search(r"\d{8}_\d{6}(-\d+)?$", run.folder)
+    return run.finished, stamp[0] if stamp else "", run.folder
+
+
+def _holes(have: set[Wanted], warnings: list[str]) -> list[Wanted]:
+    """What lacks in each dataset to every arm with every noise and seed; a warning where that is far from a grid."""
+    missing: list[Wanted] = []
+    for dataset in sorted({key.dataset for key, _ in have}):
+        here = [(key, seed) for key, seed in have if key.dataset == dataset]
+        noises, arms, seeds = {k.noise for k, _ in here}, {k.arm for k, _ in here}, {seed for _, seed in here}
+        if len(noises) * len(arms) * len(seeds) > MOST_HOLES:
+            warnings.append(f"The runs of {dataset} are too unlike each other to tell which are missing.")
+        else:
+            cells = product(noises, arms, seeds)
+            missing += {Wanted(Key(dataset, noise, arm), seed) for noise, arm, seed in cells} - have
+    return missing
+
+
+def _absent(wanted: list[Place], runs: list[Run], have: set[Wanted]) -> list[Wanted]:
+    """Those of `wanted` that are neither in their folder nor anywhere else.
+
+    A grid's names of datasets are taken for the runs' own where a run lies in the folder that the grid says.
+    """
+    folders = {(run.root, run.folder): run for run in runs}
+    labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}
+    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder in wanted)
+    return [want for want, folder in named if folder not in folders and want not in have]
+
+
+def _named(key: Key, labels: Mapping[str, str]) -> Key:
+    return key._replace(dataset=labels.get(key.dataset, key.dataset))

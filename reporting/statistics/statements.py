@@ -1,0 +1,275 @@
+"""The paper's statements, each held against the runs by rules that were fixed beforehand (docs/rules.md).
+
+A statement is about the noise levels of a dataset for which the most seeds were asked for, be its runs finished or
+still missing. At one level the confidence interval of a difference, paired over seeds, decides: wholly on the
+statement's side of 0, it holds there; wholly on the other, it does not; otherwise, or with fewer than three seeds, it
+is not decided. How wide the interval has to be is Holm's correction over all intervals of the dataset. For a dataset a
+statement holds if it holds at every level that counts, and does not if it does not hold at one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from reporting.runs.run import Run
+from reporting.runs.words import percent
+from reporting.statistics import paper
+from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error
+from reporting.statistics.measures import last_test, last_validation, restlessness, test_above_validation
+from reporting.statistics.numbers import with_interval
+from reporting.statistics.results import Results
+from reporting.statistics.robustness import drop_less_than
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+SAME_MARGIN = 3.0  # points within which two arms do the same; the paper's BatchNorm is 20 and more away from both
+NEAR = 5.0  # points from the authors' logged range within which a validation accuracy is near it
+MOST_NOISE = 0.2  # the paper's
+AUTHORS = paper.logged_validation(paper.COCO)
+FAR = 10.0  # points by which "test" is far above validation
+Decision = Callable[[Interval], str]
+Theirs = Callable[[str, float], float | None]  # (the paper's dataset, noise) -> points
+Level = tuple[float, str, Interval | None]
+Levels = Callable[[Results, str], Iterator[Level]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found at one noise level (and arm): the difference with its 95 % interval, what Holm's correction makes
+    of it, and the paper's own difference, if it has one.
+
+    A level that does not `count` is shown and decides nothing.
+    """
+
+    noise: float
+    level: str
+    interval: Interval | None
+    verdict: str
+    counts: bool
+    theirs: float | None = None
+
+    @property
+    def could_decide(self) -> bool:
+        return self.counts and self.interval is not None and self.interval.enough
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement on one dataset: what was measured at each noise level (and arm), and the verdict of all together."""
+
+    statement: "Statement"
+    dataset: str
+    measured: tuple[Measured, ...]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """A line for each level: its difference, interval and verdict."""
+        return tuple(
+            f"{at.level}: "
+            + (with_interval(at.interval, self.statement.signed) if at.interval else self.statement.lacking)
+            + f", {at.verdict if at.counts else 'shown beside'}"
+            for at in self.measured
+        )
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        return tuple(at.verdict for at in self.measured if at.counts)
+
+    @property
+    def verdict(self) -> str:
+        """Of all levels together."""
+        if FAILS in self.verdicts:
+            return FAILS
+        return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
+
+    @property
+    def in_short(self) -> str:
+        """The verdict, and at how many of the levels the statement holds."""
+        if len(self.verdicts) == 1:
+            return self.verdict
+        return (
+            f"{self.verdict} ({self.verdicts.count(HOLDS)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(self.verdicts)})"
+        )
+
+
+@dataclass(frozen=True)
+class Statement:
+    """`levels` gives (its noise, what is compared there, its interval or None) for each level of a dataset, none where
+    the statement does not apply; `decide` the verdict of an interval."""
+
+    text: str
+    measured: str
+    levels: Levels
+    decide: Decision
+    theirs: Theirs | None = None
+    signed: bool = True
+    lacking: str = "no seed has both runs"
+
+    @property
+    def of_arms(self) -> bool:
+        """Whether it is one of the paper's on how two arms differ."""
+        return self.theirs is not None
+
+    def decided(self, value: Interval) -> bool:
+        return self.decide(value) != OPEN
+
+
+def _above(bound: float) -> Decision:
+    return lambda value: HOLDS if value.above(bound) else FAILS if value.below(bound) else OPEN
+
+
+def _within(low: float, high: float) -> Decision:
+    """Holds if the interval lies within the range; does not if it lies wholly beyond."""
+
+    def decide(value: Interval) -> str:
+        if value.above(high) or value.below(low):
+            return FAILS
+        return HOLDS if value.above(low) and value.below(high) else OPEN
+
+    return decide
+
+
+positive = _above(0.0)
+far_above = _above(FAR)
+within_margin = _within(-SAME_MARGIN, SAME_MARGIN)
+near_the_authors = _within(AUTHORS[0] - NEAR, AUTHORS[1] + NEAR)
+
+
+def the_same(value: Interval) -> str:
+    """Holds if the interval has 0 in it and lies within SAME_MARGIN of it; does not if 0 is outside."""
+    return FAILS if value.above(0.0) or value.below(0.0) else within_margin(value)
+
+
+def difference(first: str, second: str, measure: Callable[[Run], float | None]) -> Levels:
+    """A measure at each noise level, `first` less `second`."""
+
+    def levels(results: Results, dataset: str) -> Iterator[Level]:
+        for noise in _asked_noises(results, dataset, first, second):
+            found = (results.by_seed(dataset, noise, arm, measure) for arm in (first, second))
+            yield noise, percent(noise), paired(*found)
+
+    return levels
+
+
+def more_robust(first: str, second: str) -> Levels:
+    """How much less `first` loses than `second` from clean to the paper's 20 % noise, or to the most there is below."""
+
+    def levels(results: Results, dataset: str) -> Iterator[Level]:
+        noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
+        if noises and noises[0] == 0.0 < noises[-1]:
+            most = noises[-1]
+            yield most, f"0 to {percent(most)}", drop_less_than(results, dataset, most, first, second)
+
+    return levels
+
+
+def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
+    """All levels of a dataset if it has the arms; those without finished runs decide nothing, but are asked after."""
+    asked = results.asked_of(dataset)
+    return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
+
+
+def of_published_coco(measure: Callable[[Run], float]) -> Levels:
+    """A measure of every arm and noise level of a TinyCOCO trained as published."""
+
+    def levels(results: Results, dataset: str) -> Iterator[Level]:
+        for key in results.asked_of(dataset) if all(map(paper.is_published_coco, results.of(dataset))) else ():
+            values = results.values(*key, measure)
+            yield key.noise, f"{percent(key.noise)}, {key.arm}", interval(values) if values else None
+
+    return levels
+
+
+def stated_difference(first: str, second: str) -> Theirs:
+    """Test accuracy that the paper states, `first` less `second`."""
+
+    def difference(dataset: str, noise: float) -> float | None:
+        ours, others = (paper.stated(dataset, arm, noise) for arm in (first, second))
+        return None if ours is None or others is None else ours - others
+
+    return difference
+
+
+def stated_drops(first: str, second: str) -> Theirs:
+    """How much less `first` loses from clean labels to `noise` than `second`, by what the paper states."""
+
+    def difference(dataset: str, noise: float) -> float | None:
+        at = stated_difference(first, second)
+        clean, noisy = at(dataset, 0.0), at(dataset, noise)
+        return None if clean is None or noisy is None else noisy - clean
+
+    return difference
+
+
+def _accuracy(text: str, first: str, second: str, decide: Decision = positive) -> Statement:
+    levels, theirs = difference(first, second, last_test), stated_difference(first, second)
+    return Statement(text, f"test accuracy, `{first}` less `{second}`", levels, decide, theirs)
+
+
+def _robust(first: str, second: str) -> Statement:
+    text, by = "ConvNorm is more robust to label noise than BatchNorm", f"points lost, `{second}` less `{first}`"
+    return Statement(text, by, more_robust(first, second), positive, stated_drops(first, second))
+
+
+def _steady(first: str, second: str) -> Statement:
+    text, by = (
+        "ConvNorm is steadier from epoch to epoch than BatchNorm",
+        f"mean change an epoch, `{second}` less `{first}`",
+    )
+    return Statement(text, by, difference(second, first, restlessness), positive)
+
+
+STATEMENTS = (
+    *(_accuracy("BatchNorm outperforms ConvNorm", "bn", arm) for arm in ("conv", "conv_published")),
+    *(_accuracy("Adding ConvNorm brings BatchNorm down", "bn", arm) for arm in ("bncn", "bncn_published")),
+    *(_robust(arm, "bn") for arm in ("conv", "bncn", "conv_published")),
+    _accuracy("As published, conv and bncn do the same", "conv_published", "bncn_published", the_same),
+    Statement(
+        "Clipping gradients as `conv` does leaves BatchNorm where it is (a control)",
+        "test accuracy, `bn_clipped` less `bn`",
+        difference("bn_clipped", "bn", last_test),
+        within_margin,
+    ),
+    *(_steady(arm, "bn") for arm in ("conv", "conv_published")),
+    Statement(
+        "TinyCOCO as published: held-out accuracy is near that of the authors' logs",
+        "validation accuracy, %",
+        of_published_coco(last_validation),
+        near_the_authors,
+        signed=False,
+        lacking="no finished run",
+    ),
+    Statement(
+        'TinyCOCO as published: "test" accuracy, mostly of training images, is far higher',
+        "test less validation accuracy",
+        of_published_coco(test_above_validation),
+        far_above,
+        lacking="no finished run",
+    ),
+)
+
+
+def examine(results: Results) -> list[Finding]:
+    """Every statement on every dataset that has the runs for it, in the order of the statements."""
+    found = [finding for dataset in results.datasets for finding in _examine(results, dataset)]
+    return sorted(found, key=lambda finding: STATEMENTS.index(finding.statement))
+
+
+def _examine(results: Results, dataset: str) -> list[Finding]:
+    """All statements on one dataset, whose intervals share one error of 5 %."""
+    counting, original = results.fullest_levels(dataset), paper.dataset_of(results.of(dataset)[0])
+    asked = [(statement, level) for statement in STATEMENTS for level in statement.levels(results, dataset)]
+    able = [
+        (statement, value)
+        for statement, (noise, _, value) in asked
+        if value is not None and value.enough and noise in counting
+    ]
+    allowed = iter(holm([smallest_error(value, statement.decided) for statement, value in able]))
+    measured: dict[Statement, list[Measured]] = {}
+    for statement, (noise, name, value) in asked:
+        counts = noise in counting
+        verdict = OPEN
+        if counts and value is not None and value.enough:
+            error = next(allowed)
+            verdict = OPEN if error is None else statement.decide(value.at(1.0 - error))
+        theirs = statement.theirs(original, noise) if statement.theirs and original else None
+        measured.setdefault(statement, []).append(Measured(noise, name, value, verdict, counts, theirs))
+    return [Finding(statement, dataset, tuple(levels)) for statement, levels in measured.items()]

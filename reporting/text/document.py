@@ -1,0 +1,156 @@
+"""The report from first to last block."""
+
+from collections import Counter
+
+from reporting.figures.style import TITLE
+from reporting.runs.words import first_of, listed, percent, plain
+from reporting.statistics import statements
+from reporting.statistics.intervals import ENOUGH_SEEDS
+from reporting.statistics.numbers import NONE, with_std
+from reporting.statistics.results import Key, Results, cell_order
+from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Statement
+from reporting.text import prose, scale, summary
+from reporting.text.blocks import Block, Bullets, Code, Heading, Paragraph, Table
+from reporting.text.sections import (
+    curve_section,
+    diagnostics_section,
+    forest_figure,
+    paper_section,
+    robustness_section,
+    stability_section,
+    tables,
+)
+
+
+def document(results: Results) -> list[Block]:
+    found = statements.examine(results)
+    return [
+        Heading(1, TITLE),
+        Paragraph(_in_short(results, found)),
+        *forest_figure(found),
+        *_warnings(results),
+        *paper_section(results),
+        *robustness_section(results),
+        Heading(2, "The paper's statements"),
+        *_statements(results, found),
+        *curve_section(results),
+        *stability_section(results),
+        *diagnostics_section(results),
+        Heading(2, "Summary"),
+        *_summary(results),
+        Heading(2, "Scale"),
+        *_scale(results),
+        Heading(2, "Missing and unfinished runs"),
+        *_missing(results),
+        Heading(2, "How to make this page again"),
+        Paragraph(prose.AGAIN),
+        Code("python report.py RUNS -o FOLDER"),
+    ]
+
+
+def _in_short(results: Results, found: list[Finding]) -> str:
+    """Five sentences made from the figures."""
+    runs, lacking = len(results.finished), results.lacking
+    text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
+    text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "
+    if not found:
+        return text.strip()
+    count = Counter(finding.verdict for finding in found)
+    counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
+    text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}. "
+    decided = [f"{f.dataset}, {f.statement.measured}: {f.verdict}" for f in found if f.verdict != OPEN]
+    text += f"Decided are {first_of(decided, 4, '; ')}. " if decided else ""
+    return text + prose.WHAT_CONV_IS
+
+
+def _warnings(results: Results) -> list[Block]:
+    notes = list(results.warnings)
+    few = [
+        f"{key.dataset} {percent(key.noise)} `{plain(key.arm)}` ({len(cell)})"
+        for key, cell in results.cells.items()
+        if len(cell) < ENOUGH_SEEDS
+    ]
+    if few:
+        notes.append(
+            f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
+            f"decide nothing: {first_of(few, 6)}."
+        )
+    if results.lacking:
+        some = "run is" if results.lacking == 1 else "runs are"
+        notes.append(f"{results.lacking} {some} missing or unfinished, listed near the end; verdicts may yet change.")
+    return [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
+
+
+def _scale(results: Results) -> list[Block]:
+    return [
+        Bullets(tuple(scale.lines(results, dataset) for dataset in results.datasets)),
+        Paragraph("What such a scale can and cannot show:"),
+        Bullets(tuple(scale.can_show(results))),
+    ]
+
+
+def _statements(results: Results, found: list[Finding]) -> list[Block]:
+    if not found:
+        return [Paragraph("None of them can be held against these runs: no two of the arms it takes are there.")]
+    datasets = [dataset for dataset in results.datasets if any(finding.dataset == dataset for finding in found)]
+    by_row: dict[Statement, dict[str, str]] = {}
+    for finding in found:
+        by_row.setdefault(finding.statement, {})[finding.dataset] = finding.in_short
+    overview = tuple(
+        (statement.text, statement.measured, *(verdicts.get(dataset, NONE) for dataset in datasets))
+        for statement, verdicts in by_row.items()
+    )
+    intervals = sum(at.could_decide for finding in found for at in finding.measured)
+    caption = "Verdicts, and at how many noise levels (for TinyCOCO as published, of each arm) the statement holds"
+    behind = f"{intervals} intervals stand behind these verdicts; those of a dataset share one error of 5 %."
+    return [
+        Paragraph(prose.RULE),
+        Table(caption, ("statement", "by", *datasets), overview, 2 + len(datasets)),
+        Paragraph(f"{behind} {prose.ARMS}"),
+        *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
+    ]
+
+
+def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
+    short = scale.scale(results, dataset).short
+    return Table(
+        f"{dataset} ({short}): mean and 95 % confidence interval, points, seeds paired",
+        ("statement", "verdict", "at each noise level"),
+        tuple((f"{f.statement.text}\n{f.statement.measured}", f.verdict, "\n".join(f.numbers)) for f in found),
+        text_columns=3,
+        unbroken=(2,),
+    )
+
+
+def _summary(results: Results) -> list[Block]:
+    rows = [
+        (row.dataset, row.arm, percent(row.noise), *map(with_std, row.readings), _seeds(row.seeds), row.epochs)
+        for row in summary.rows(results)
+    ]
+    header = ("arm", "noise", *(name for name, _ in summary.READINGS), "seeds", "epochs")
+    return [Paragraph(prose.SUMMARY), *tables("Test accuracy, %", header, rows)]
+
+
+def _seeds(count: int) -> str:
+    return f"{count}, too few" if count < ENOUGH_SEEDS else str(count)
+
+
+def _missing(results: Results) -> list[Block]:
+    states: dict[Key, list[str]] = {}
+    for key, cell in results.unfinished.items():
+        states.setdefault(key, []).extend(
+            f"seed {seed}: {run.epochs} of {run.planned} epochs"
+            + (f", diverged in epoch {run.diverged}" if run.diverged else "")
+            for seed, run in cell.items()
+        )
+    for want in results.missing:
+        states.setdefault(want.key, []).append(f"seed {want.seed}: missing")
+    if not states:
+        return [Paragraph(f"None: all {len(results.finished)} runs have finished.")]
+    rows = [
+        (key.dataset, key.arm, percent(key.noise), "\n".join(states[key])) for key in sorted(states, key=cell_order)
+    ]
+    return [
+        Paragraph("They count in no mean. Unfinished runs are thin lines in the curves."),
+        *tables("Runs that are missing or unfinished", ("arm", "noise", "runs"), rows, text_columns=3),
+    ]

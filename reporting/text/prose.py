@@ -1,0 +1,102 @@
+"""The sentences of the report that stand in every one."""
+
+from reporting.statistics import paper
+from reporting.statistics.numbers import number
+from reporting.statistics.statements import AUTHORS, FAR, NEAR, SAME_MARGIN
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_LOW, _HIGH = AUTHORS
+
+WHAT_CONV_IS = _line("""
+    What the paper, and Liu et al., call conv holds a BatchNorm inside the layer: its correct counterpart is `bncn`, and
+    `conv` here, ConvNorm with no BatchNorm anywhere, is a harder question of our own. The rules stood before the runs.
+""")
+FOREST = _line("""
+    Each statement's difference at each noise level, mean over seeds with its 95 % interval, the paper's own beside it,
+    and the verdict of all levels together after Holm's correction. Hollow marks do not decide by themselves.
+""")
+RULE = _line(f"""
+    The rules are mechanical, stood before the runs, and are in `docs/rules.md`. At each noise level the difference
+    of the last epoch's test accuracy, paired over seeds, gets a confidence interval (Student's t, n - 1 degrees of
+    freedom, n seeds, at least 3). It decides if it excludes 0: the statement holds there, or does not. How wide it
+    has to be is Holm's correction: all intervals of a dataset share an error of 5 %. The levels that count are
+    those for which the most seeds were asked for; others are shown beside. A statement holds for a dataset if it
+    holds at every level that counts, those included whose runs are missing, and does not hold if it fails at one;
+    all else is not decided. Robustness compares the drops from 0 to 20 % noise, steadiness the mean absolute change
+    of test accuracy from epoch to epoch in the second half of the epochs. Two arms do the same if the interval has
+    0 in it and lies within {SAME_MARGIN:g} points of 0, and do not if it excludes 0. A validation accuracy is near
+    the authors' ({number(_LOW, 1)} to {number(_HIGH, 1)} % at the end of their logs) if its interval over seeds
+    lies within {NEAR:g} points of that range, and "test" is far higher if it is by more than {FAR:g} points. The
+    intervals in the tables are those of 95 %, before the correction.
+""")
+ARMS = _line("""
+    `bn` is BatchNorm, `conv` ConvNorm alone, `bncn` ConvNorm then BatchNorm; `conv_published` and `bncn_published`
+    are what the published code ran under the names conv and bncn. Where data are as published, test accuracy is the
+    published code's own, which for TinyCOCO is mostly accuracy on training images.
+""")
+SUMMARY = _line("""
+    Test accuracy in percent, mean ± sample standard deviation over seeds. Best by validation is the test accuracy of
+    the epoch with the best validation accuracy, the first on ties; the mean of the last ten is that of all epochs if
+    there are fewer. The same as `results.csv` and `results.tex`.
+""")
+BAND = "Lines are means over seeds, bands reach from the least to the greatest seed"
+CURVES = _line(f"""
+    {BAND}; dotted vertical lines are steps of the learning rate, thin lines unfinished runs. Training figures are
+    those of the training pass itself, with augmentation. Validation and training labels hold the noise, test labels
+    are true. A loss far above the others leaves its panel.
+""")
+ROBUSTNESS = _line("""
+    Points of test accuracy (last epoch) lost to noise, paired over seeds: mean [95 % confidence interval, Student's
+    t] (seeds). An arm that has learnt less has less to lose, so the share of its clean accuracy that is left stands
+    beside.
+""")
+ROBUSTNESS_ALT = _line("""
+    Test accuracy by noise level, and the drop from the clean runs, of each arm on each dataset; the numbers are in
+    the table below.
+""")
+ROBUSTNESS_CAPTION = _line("""
+    Left: means over seeds, bars from the least to the greatest seed. Right: seed-paired drop, bars are 95 %
+    confidence intervals.
+""")
+STABILITY = _line("""
+    How much test accuracy changes from one epoch to the next, in points, whichever way. The table has the mean over
+    the second half of the epochs and over all, changes at a step of the learning rate left out; mean ± sample
+    standard deviation over seeds. Steady learning is change as well, which is why the second half decides.
+""")
+STABILITY_ALT = _line("""
+    Absolute change of test accuracy since the epoch before, by epoch, a line an arm, a panel a dataset and noise
+    level; the means are in the table below.
+""")
+MEMORISATION = _line("""
+    What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and on
+    mislabelled ones, against the wrong label that they were given (memorised) and against the true one (resisted). By
+    chance is how often the given label would be hit if the answers that are not the true class were spread evenly
+    over the wrong classes, one in nine of them with ten classes. Above it, labels are being memorised.
+""")
+MEMORISATION_ALT = _line("""
+    Accuracy on clean, mislabelled-as-given and mislabelled-as-true training images of each arm; the numbers are in
+    the table below.
+""")
+MEMORISATION_CAPTION = (
+    "Means over seeds, bars from the least to the greatest seed. Grey dashes: the given label by chance."
+)
+DIAGNOSTICS = _line("""
+    Singular values are those of a layer's transfer matrices over the frequency grid; ConvNorm's own paper claims that
+    it bounds the largest, which is the layer's Lipschitz constant. The table takes the largest of the largest and the
+    smallest of the smallest over all layers, and the norm of all layers together for gradients and weights, at the
+    last epoch, means over seeds.
+""")
+PAPER = _line(f"""
+    Source: {paper.source()}. Both of our forms of an arm, the correct one and the published one, stand beside the
+    paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand to
+    each other, not the values. The authors' validation and test images were not all held out from training (CIFAR10's
+    validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as published.
+""")
+AGAIN = _line("""
+    RUNS is the folder of the runs. The same runs give the same bytes; `grid.py` runs what is missing of a grid, and
+    the `config.json` of each run folder makes that run again with `train.py -c`.
+""")

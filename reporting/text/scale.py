@@ -1,0 +1,214 @@
+"""At what scale the runs were made, beside the paper's, and what such a scale can and cannot show."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from reporting.runs.run import Run
+from reporting.runs.words import listed, percent
+from reporting.statistics import paper
+from reporting.statistics.intervals import ENOUGH_SEEDS, mean
+from reporting.statistics.measures import GIVEN, chance, last_test, last_training, last_validation, share
+from reporting.statistics.numbers import number
+from reporting.statistics.results import Results
+
+_ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it
+
+CAN = (
+    "It can show which arm learns faster at an equal, small budget; what the faults of the published layer and of the "
+    "published data cost, since they act from the first step; and how far apart seeds lie, which says how large a "
+    "difference must be to mean anything."
+)
+CANNOT = (
+    "It cannot show where the arms end after 100 or 200 epochs at width 64: an arm that is ahead while all still learn "
+    "fast need not be so when all have converged. No figure here is the paper's figure reproduced or missed; only the "
+    "signs of differences, and which are large, compare."
+)
+FULL_SCALE = (
+    "These runs have the paper's width and epochs; what else they do not share with it is in each run's config."
+)
+LEARNT_BY_HEART = (
+    "The paper's networks had learnt the wrong labels of CIFAR10 by heart at the end (98 % training accuracy and more "
+    "under 20 % noise)."
+)
+NOT_BY_HEART = (
+    "A drop of test accuracy before wrong labels are learnt by heart says what noise does to learning, not what "
+    "memorising it does."
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of the runs of one dataset: sets of values, since they may differ. `steps` are of a run; None if not known."""
+
+    images: str
+    network: str
+    epochs: str
+    batch: str
+    steps: int | None
+    seeds: int
+
+    @property
+    def short(self) -> str:
+        return f"{self.images}, {self.network}, {self.epochs} epochs"
+
+
+def scale(results: Results, dataset: str) -> Scale:
+    runs = results.of(dataset)
+    sizes = _sizes(runs)
+    args = [run.config["data_loader"].get("args", {}) for run in runs]
+    arch = [run.config["arch"] for run in runs]
+    steps = {_steps(run, sizes) for run in runs}
+    return Scale(
+        images=f"{sizes[0]:,} training images" if sizes else _both([_images(run) for run in runs]),
+        network=_both([f"{a.get('type', 'network')} of width {a['args'].get('width', '?')}" for a in arch]),
+        epochs=_both([str(run.planned) for run in runs]),
+        batch=_both([str(a.get("batch_size", "?")) for a in args]),
+        steps=steps.pop() if len(steps) == 1 else None,
+        seeds=len({run.seed for run in runs}),
+    )
+
+
+def lines(results: Results, dataset: str) -> str:
+    """One dataset's scale in a sentence or two, with the paper's where it has that dataset."""
+    found, runs = scale(results, dataset), results.of(dataset)
+    text = f"{dataset}: {_split(runs, found)}; {found.network}, {found.epochs} epochs, "
+    text += f"batches of {found.batch}"
+    text += f", about {found.steps:,} steps" if found.steps else ""
+    text += f"; {found.seeds} seed{'' if found.seeds == 1 else 's'}."
+    if runs[0].as_published:
+        text += " Data, splits and noise as published, faults included."
+    elif runs[0].partly_as_published:
+        text += " Data, splits or noise are in part as published; the runs' configs say which."
+    clips = _clips(runs)
+    text += f" {clips}" if clips else ""
+    original = paper.dataset_of(runs[0])
+    if original:
+        theirs = paper.SCALES[original]
+        text += (
+            f" The paper: {theirs.images:,} images, width {theirs.width}, {theirs.epochs} epochs, about "
+            f"{theirs.steps:,} steps."
+        )
+    return text
+
+
+def _split(runs: list[Run], found: Scale) -> str:
+    """How many images train, validate and test, as the runs say it or as their configs let one tell."""
+    if sizes := _sizes(runs):
+        train, val, test = sizes
+        return f"{train:,} images to train on, {val:,} to validate, {test:,} to test"
+    return f"{found.images} to train and validate, {_tests(runs)}"
+
+
+def _sizes(runs: list[Run]) -> tuple[int, ...] | None:
+    """Of train, val and test, where those runs that say it, if any, say the same."""
+    said = {run.data.images for run in runs if run.data}
+    return said.pop() if len(said) == 1 else None
+
+
+def smaller(results: Results) -> bool:
+    """Whether any dataset's runs are at less than the paper's width or epochs."""
+    for run in (run for dataset in results.datasets for run in results.of(dataset)):
+        original = paper.dataset_of(run)
+        if original is None:
+            return True
+        theirs = paper.SCALES[original]
+        if run.planned < theirs.epochs or run.config["arch"]["args"].get("width", 64) < theirs.width:
+            return True
+    return False
+
+
+def can_show(results: Results) -> list[str]:
+    """What follows from the scale, in sentences."""
+    if not smaller(results):
+        return [FULL_SCALE]
+    by_heart = _test_by_heart(results)
+    return [CAN, CANNOT, _memorised(results), *([by_heart] if by_heart else [])]
+
+
+def _test_by_heart(results: Results) -> str | None:
+    """How far "test" has come above held-out accuracy on each TinyCOCO as published; None if there is none."""
+    found = []
+    for dataset in results.datasets:
+        noises = results.noises(dataset)
+        if not noises or not all(
+            run.as_published and paper.dataset_of(run) == paper.COCO for run in results.of(dataset)
+        ):
+            continue
+        cells = [results.runs(dataset, noises[0], arm) for arm in results.arms(dataset, noises[0])]
+        most = max(cells, key=lambda runs: mean(list(map(last_training, runs))))
+        measured = [list(map(measure, most)) for measure in (last_training, last_test, last_validation)]
+        train, test, val = (number(mean(values), 0) for values in measured)
+        at = f"`{most[0].arm}`, {most[0].planned} epochs, {percent(noises[0])} noise"
+        found.append(f"{train} %, {test} % and {val} % on {dataset} ({at})")
+    theirs = paper.logged(paper.COCO, "bn", 0.0)
+    if not found or theirs is None:
+        return None
+    return (
+        "What TinyCOCO as published calls test accuracy rises above the accuracy on held-out images as far as training "
+        "images are learnt by heart, and that takes epochs: the authors' BatchNorm run ended with "
+        f"{number(theirs.train, 0)} % on training images, {number(theirs.test, 0)} % called test and "
+        f"{number(theirs.val, 0)} % held out. Here the arm that learnt the most of them ended with {listed(found)}."
+    )
+
+
+def _memorised(results: Results) -> str:
+    """Whether the runs have got to where robustness to label noise is decided."""
+    noisy = [key for key in results.cells if key.noise]
+    enough = [key for key in noisy if len(results.cells[key]) >= ENOUGH_SEEDS]
+    memorised = {key: results.values(*key, share(GIVEN)) for key in enough or noisy}
+    known = [(mean(values), key) for key, values in memorised.items() if values]
+    if not known:
+        return f"{LEARNT_BY_HEART} How far these runs got is not known: they have no figures on mislabelled images."
+    most, key = max(known, key=lambda found: found[0])
+    guesses = results.values(*key, chance)
+    by_chance = f", where chance alone would hit {number(mean(guesses), 1)} %" if guesses else ""
+    at = f"{key.dataset}, `{key.arm}`, {percent(key.noise)} noise{by_chance}"
+    return f"{LEARNT_BY_HEART} Here at most {number(most, 1)} % of them are answered as given ({at}). {NOT_BY_HEART}"
+
+
+def _images(run: Run) -> str:
+    subset = run.config["data_loader"].get("args", {}).get("subset")
+    kind = run.config["data_loader"]["type"]
+    count = _count(run)
+    if count is not None:
+        return f"{count:,} images"
+    return f"{percent(subset)} of the images" if subset else f"all images of its {kind} files"
+
+
+def _count(run: Run) -> int | None:
+    subset = run.config["data_loader"].get("args", {}).get("subset")
+    if subset is not None and subset > 1.0:
+        return int(subset)
+    everything = _ALL_IMAGES.get(run.config["data_loader"]["type"])
+    return None if everything is None else round(everything * (subset or 1.0))
+
+
+def _steps(run: Run, sizes: tuple[int, ...] | None) -> int | None:
+    args, count = run.config["data_loader"].get("args", {}), _count(run)
+    if sizes and "batch_size" in args:
+        return int(-(-sizes[0] // args["batch_size"]) * run.planned)
+    if count is None or "batch_size" not in args:
+        return None
+    images = count if run.as_published else count * (1 - args.get("validation_split", 0.1))
+    return int(-(-round(images) // args["batch_size"]) * run.planned)
+
+
+def _tests(runs: list[Run]) -> str:
+    subsets = {run.config["data_loader"].get("args", {}).get("test_subset") for run in runs}
+    some = [f"{int(s):,} test images" if s > 1 else f"{percent(s)} of the test images" for s in subsets if s]
+    return listed(sorted(some), "or") if some else "all test images"
+
+
+def _clips(runs: list[Run]) -> str:
+    """Which arms clip gradients, if some do and others do not."""
+    by_arm: dict[str, set[Any]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, set()).add(run.config["trainer"].get("clip_grad_norm"))
+    clipped = [(arm, norm) for arm, norms in sorted(by_arm.items()) for norm in sorted(norms - {None})]
+    if not clipped or all(None not in norms for norms in by_arm.values()):
+        return ""
+    return f"Gradients are clipped in {listed([f'`{arm}` (to norm {norm:g})' for arm, norm in clipped])} only."
+
+
+def _both(values: list[str]) -> str:
+    return listed(sorted(set(values)), "or")
