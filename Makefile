@@ -7,8 +7,12 @@ PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 300
+# For `make versions`, which makes a .venvs/<name> for each of PYTHONS, and for the lowest versions on LOWEST.
+PYTHONS ?= python3.11 python3.12 python3.13
+LOWEST ?= python3.11
+LOWER := s/>=\([0-9.]*\),.*/==\1/p
 
-.PHONY: help demo test test-slow fuzz coverage bench lint format schema clean
+.PHONY: help demo test test-slow versions fuzz coverage bench lint format schema clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +25,12 @@ test: $(VENV)/dev.stamp  ## run the test suite
 
 test-slow: $(VENV)/dev.stamp  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
+
+versions: .venvs/lowest/stamp $(PYTHONS:%=.venvs/%/stamp)  ## run the test suite with the lowest versions and on each Python
+	@failed=; for venv in $(^D); do \
+		echo "$$venv: $$($$venv/bin/python -V), torch $$($$venv/bin/python -c 'import torch; print(torch.__version__)')"; \
+		$$venv/bin/python -m pytest -m "not slow" $(PARALLEL) || failed="$$failed $$venv"; \
+	done; test -z "$$failed" || { echo "failed in$$failed"; exit 1; }
 
 fuzz: $(VENV)/dev.stamp  ## feed the readers damaged files for FUZZ_SECONDS (300); guided where atheris is installed
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
@@ -44,7 +54,7 @@ schema: $(VENV)/run.stamp  ## write configs/schema.json anew, after a change of 
 	$(BIN)/python parse_config.py > configs/schema.json
 
 clean:  ## remove .venv and caches; runs in saved/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 $(VENV)/run.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,4 +67,11 @@ $(VENV)/run.stamp: requirements.txt
 $(VENV)/dev.stamp: requirements-dev.txt requirements-slurm.txt $(VENV)/run.stamp
 	@echo "installing the development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venvs/%/stamp: requirements.txt requirements-dev.txt requirements-slurm.txt
+	@$(if $(filter lowest,$*),$(LOWEST),$*) -m venv $(@D)
+	@sed -n '$(if $(filter lowest,$*),$(LOWER),/>=/p)' requirements.txt requirements-slurm.txt > $(@D)/requirements.txt
+	@echo "installing into $(@D): PyTorch is large, this takes some minutes"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -22,7 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
-from config_schema import Config, Loss, Optimizer, Scheduler, as_block, json_schema
+from config_schema import Config as Config
+from config_schema import Loss, Optimizer, Scheduler, as_block, json_schema
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file

@@ -1,6 +1,7 @@
 """The interface of a model."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ class BaseModel(nn.Module, ABC):
         """Number of trainable scalars."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def parameter_groups(self, weight_decay: float) -> list[dict]:
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups. Parameters that their module names in `no_weight_decay` get no weight decay."""
         exempt = {
             id(parameter)

@@ -86,7 +86,7 @@ class _DataType:
         order = _text(state[1]) if isinstance(state, tuple) and len(state) >= 2 else None
         if order not in ("<", ">", "|", "="):
             malformed("a data type's state")
-        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+        self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
@@ -164,7 +164,7 @@ class _Encode:
 
 
 #: The exact globals in pickles of arrays from numpy 1 and 2, with their replacements.
-_ALLOWED: dict[tuple[str, str], Callable] = {
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -202,8 +202,8 @@ class _ArrayUnpickler(PlainUnpickler):
         )
 
     def load_build(self) -> None:
-        state = self.stack.pop()  # type: ignore[attr-defined]
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if not isinstance(target, _Array | _DataType):
             malformed("a state for an object without one")
         target.set_state(state)

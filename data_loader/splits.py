@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_loader.dataset import ImageDataset
 from utils.errors import ConfigError, DataError
-from utils.seeding import derive_seed
+from utils.seeds import derive_seed
 
 
 @dataclass(frozen=True)

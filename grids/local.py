@@ -22,7 +22,7 @@ class LocalRun(GridRun):
     def __init__(self, grid: Grid, jobs: int, devices: Sequence[str | None], show: Show) -> None:
         super().__init__(grid, show)
         self._devices = devices
-        self._slots: list[subprocess.Popen | None] = [None] * jobs
+        self._slots: list[subprocess.Popen[bytes] | None] = [None] * jobs
         self._cell_of: dict[int, Cell] = {}  # by slot
         self._log_starts: dict[Cell, int] = {}  # bytes that its log had before
         self._deadline = 0.0

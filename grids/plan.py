@@ -116,7 +116,7 @@ def load_grid(path: Path) -> Grid:
         given = [key for key in GIVEN if key in keys and key != allowed]
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
-    lists: tuple[list, ...] = (file.datasets, file.noise, file.seeds, *map(file.arms_for, file.datasets))
+    lists: tuple[list[Any], ...] = (file.datasets, file.noise, file.seeds, *map(file.arms_for, file.datasets))
     if any(len(set(each)) < len(each) for each in lists):
         raise ConfigError(f"{path}: datasets, arms, noise and seeds must each name nothing twice")
     count = len(file.noise) * len(file.seeds) * sum(len(file.arms_for(dataset)) for dataset in file.datasets)

@@ -48,7 +48,7 @@ def start(
     threads: int,
     folder: Path | None = None,
     in_child: Callable[[], None] | None = None,
-) -> subprocess.Popen:
+) -> subprocess.Popen[bytes]:
     """Start a run with so many threads, in `folder` if not in this one; what it prints is appended to `log`.
 
     It has a session of its own, so that a signal to this process, a Ctrl-C in its terminal too, reaches the run only as

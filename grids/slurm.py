@@ -60,7 +60,7 @@ class TrainJob:
     def __init__(self, argv: list[str], log: Path, folder: Path) -> None:
         """`folder` is where relative paths start."""
         self._argv, self._log, self._folder = argv, log, folder
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._terminated = False
 
     def __call__(self) -> int:

@@ -23,7 +23,7 @@ class _OneLine(logging.Formatter):
         return shown(super().format(record), 2000)
 
 
-class _LogFile(logging.StreamHandler):
+class _LogFile(logging.StreamHandler[io.TextIOWrapper]):
     """The log in a file, as long as the file can be written: a full disk must not stop a run."""
 
     def __init__(self, folder: Folder) -> None:
@@ -33,6 +33,7 @@ class _LogFile(logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         logger, error = get_logger(), sys.exc_info()[1]
         logger.removeHandler(self)
+        self.close()  # or Python 3.13 prints, whenever it collects the file, that what it still holds cannot be written
         logger.warning("cannot write %s (%s); the log goes on in the terminal only", self._place, error)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from models.resnet import MODELS
 from parse_config import Config
 from utils.errors import ConfigError
 from utils.memory import machine_memory
-from utils.seeding import derive_seed
+from utils.seeds import derive_seed
 
 ALWAYS_FITS = 512  # largest width and number of outputs that need no check of memory
 

@@ -211,7 +211,8 @@ class PreConv2d(RunningPreconditioner):
     def _pick_method(self, x: Tensor) -> str:
         if self.method != "auto":
             return self.method
-        if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return "fft"
         return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
 
@@ -263,7 +264,7 @@ class PreConv2d(RunningPreconditioner):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreConv2d":
         self._kept = None  # .to(), .double() and the like
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # a copy makes its own

@@ -30,7 +30,7 @@ def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: in
 
     The products run in x's dtype.
     """
-    return _FilteredConv.apply(x, weight, v, stride, padding)  # type: ignore[no-any-return]
+    return _FilteredConv.apply(x, weight, v, stride, padding)
 
 
 class _FilteredConv(torch.autograd.Function):
@@ -48,7 +48,7 @@ class _FilteredConv(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, v = ctx.saved_tensors
         need_x = ctx.needs_input_grad[0]
         grad_x, grad_weight = _Gradients.apply(grad, x, weight, v, ctx.stride, ctx.padding, need_x)
@@ -72,7 +72,7 @@ class _Gradients(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, of_x: Tensor, of_weight: Tensor) -> tuple[Tensor | None, ...]:
         grad, x, weight, v = ctx.saved_tensors
         rest = (v, ctx.stride, ctx.padding)
         onto_grad = _FilteredConv.apply(x, of_weight, *rest)

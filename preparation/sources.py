@@ -161,7 +161,12 @@ def _pad_to_size(image: Image.Image) -> Image.Image:
 
 
 def _plan_of_pictures(
-    command: str, source: Path, files: Files, candidates: list[Candidate], classes: Sequence[str], options: dict
+    command: str,
+    source: Path,
+    files: Files,
+    candidates: list[Candidate],
+    classes: Sequence[str],
+    options: dict[str, Any],
 ) -> Plan:
     """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
     to_size = {"crop": crop_to_size, "pad": _pad_to_size}[options["square"]]

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,20 @@ def write_pickle(path: Path, value: object, protocol: int = 4) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture that ends a small run takes longer than an epoch of it: only tests of pictures draw it."""
+    from tests import runs
+
+    monkeypatch.setattr(runs, "draws_pictures", request.node.get_closest_marker("pictures") is not None)
+    if not runs.draws_pictures:
+        monkeypatch.setattr("logger.confusion.draw", runs.no_picture)
+
+
 @pytest.fixture(scope="session")
 def coco_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
-    images, labels = make_pixels(200, COCO_CLASSES)
+    images, labels = make_pixels(100, COCO_CLASSES)
     write_pickle(folder / "tinycoco.pkl", {"images": images.astype(np.float32) / 255.0, "labels": labels})
     return folder
 
@@ -106,12 +117,20 @@ def write_image_folder(folder: Path, classes: tuple[str, ...] = ("ant", "bee", "
     return folder
 
 
-def program(name: str, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run train.py or test.py as a user does, in a process of its own."""
+def program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run train.py or another program in a process of its own, which has what it imports already."""
+    from tests.runs import Started
+
+    with tempfile.TemporaryDirectory() as place:
+        ended = Started(args, Path(place), program=name).end(240)
+    return subprocess.CompletedProcess([name, *args], ended.code, ended.out, ended.err)
+
+
+def fresh_program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """`program` from the first import on, as a user runs it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, name, *args], cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment, **options
-    )
+    command = [sys.executable, name, *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
 
 
 def same_tree(a: object, b: object, path: str = "") -> list[str]:

@@ -26,7 +26,7 @@ def backward(loss: Tensor) -> dict[int, Tensor]:
             assert grads[0].shape == node.variable.shape
             leaves[id(node.variable)] = grads[0]
             continue
-        apply = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
+        apply: Any = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
         results = apply(*grads)
         results = results if isinstance(results, tuple) else (results,)
         for (child, slot), grad in zip(node.next_functions, results, strict=False):

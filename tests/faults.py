@@ -29,7 +29,7 @@ def _kill(moment: str, name: str) -> None:
     import utils.files
 
     write, fsync, replace = utils.files._write_all, os.fsync, os.replace
-    renamed = []
+    renamed: list[str] = []
 
     def dying_write(file: Any, data: memoryview) -> None:
         if moment == "mid-write" and f".{name}." in str(path_of(file.fileno())):

@@ -486,7 +486,7 @@ def guided(name: str, seed: int, seconds: float) -> None:
         for value in list(vars(module).values()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 atheris.instrument_func(value)
-    for method in [m for m in vars(pickle._Unpickler).values() if hasattr(m, "__code__")]:  # type: ignore[attr-defined]
+    for method in [m for m in vars(pickle._Unpickler).values() if hasattr(m, "__code__")]:
         atheris.instrument_func(method)
 
     def case(data: bytes) -> None:

@@ -18,13 +18,13 @@ from models.resnet import resnet18
 FILE = Path(__file__).parent / "data" / "golden_losses.json"
 
 
-def ten_losses(norm: str) -> list[float]:
+def losses(norm: str, steps: int = 10) -> list[float]:
     torch.manual_seed(12)
     model = resnet18(norm, num_classes=10, width=8).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.025, momentum=0.9, weight_decay=1e-4)
     draws = torch.Generator().manual_seed(7)
-    losses = []
-    for _ in range(10):
+    found = []
+    for _ in range(steps):
         images = torch.randn(16, 3, 32, 32, generator=draws, dtype=torch.float64)
         targets = torch.randint(10, (16,), generator=draws)
         loss = F.cross_entropy(model(images), targets)
@@ -32,9 +32,9 @@ def ten_losses(norm: str) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-    return losses
+        found.append(loss.item())
+    return found
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({norm: ten_losses(norm) for norm in NORMS}, indent=1) + "\n")
+    FILE.write_text(json.dumps({norm: losses(norm) for norm in NORMS}, indent=1) + "\n")

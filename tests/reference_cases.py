@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
@@ -22,7 +22,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def case_errors(
-    cases: np.lib.npyio.NpzFile, tag: str, dtype: torch.dtype, make: Callable[..., nn.Module]
+    cases: np.lib.npyio.NpzFile, tag: str, dtype: torch.dtype, make: Callable[..., Any]
 ) -> dict[str, float]:
     """How far the layer that `make` makes is from a case: outputs, gradients, running estimate, evaluation."""
 

@@ -1,5 +1,6 @@
 """Small runs of the programs, what they leave, and real processes to do things to."""
 
+import base64
 import csv
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from tests.conftest import ROOT, same_tree
 from trainer.checkpoint import read
 from trainer.state import RunState
 
-SMALL = ("arch.args.width=4", "data_loader.args.batch_size=32", "trainer.save_dir=unused", "trainer.device=cpu")
+SMALL = ("arch.args.width=4", "data_loader.args.batch_size=16", "trainer.save_dir=unused", "trainer.device=cpu")
 
 
 def run(*arguments: object) -> int:
@@ -27,10 +28,26 @@ def run(*arguments: object) -> int:
 
 
 def coco(coco_dir: Path, folder: Path, *more: str, arm: str = "bn", noise: int = 20) -> list[str]:
-    """Arguments for a small run of a shipped config: 160 training images, five steps an epoch, three epochs."""
+    """Arguments for a small run of a shipped config: 80 training images, five steps an epoch, three epochs."""
     config = str(ROOT / "configs" / f"coco_{arm}_{noise}noise.json")
     options = [*SMALL, f"data_loader.args.data_dir={coco_dir}", "trainer.epochs=3", "lr_scheduler.args.milestones=[2]"]
     return ["-c", config, "--run-dir", str(folder), *options, *more]
+
+
+draws_pictures = True  # set for each test
+
+
+def no_picture(*_: object, **__: object) -> bytes:
+    """A PNG of one pixel, in place of what `utils.drawing.draw` takes its time for."""
+    return base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    )
+
+
+def spare_pictures() -> None:
+    import logger.confusion
+
+    logger.confusion.draw = no_picture
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -94,7 +111,7 @@ class Started:
         self,
         arguments: Sequence[object],
         place: Path,
-        prepare: Sequence[Callable[[], None]] = (),
+        prepare: Sequence[Callable[[], object]] = (),
         program: str = "train.py",
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -102,7 +119,8 @@ class Started:
         for file in self._files:
             file.write_text("")  # it may be killed before it gets there
         argv = [program, *(str(argument) for argument in arguments)]
-        self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, tuple(prepare)), daemon=True)
+        before = (*((spare_pictures,) if not draws_pictures else ()), *prepare)
+        self.process = _CONTEXT.Process(target=_in_process, args=(argv, *self._files, before), daemon=True)
         self.process.start()
 
     def send(self, number: int) -> None:
@@ -127,12 +145,12 @@ class Started:
         return Ended(self.process.exitcode, out, err)
 
 
-def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+def launch(place: Path, *arguments: object, prepare: Sequence[Callable[[], object]] = ()) -> Ended:
     """train.py from start to end in a process of its own, in which `prepare` is called first."""
     return Started(arguments, place / "process", prepare).end()
 
 
-def evaluate(place: Path, *arguments: object, prepare: Sequence[Callable[[], None]] = ()) -> Ended:
+def evaluate(place: Path, *arguments: object, prepare: Sequence[Callable[[], object]] = ()) -> Ended:
     """test.py from start to end in a process of its own."""
     return Started(arguments, place / "process", prepare, "test.py").end()
 
@@ -145,7 +163,7 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
         assert part in ended.err, (part, ended.err)
 
 
-def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], None]]) -> None:
+def _in_process(argv: list[str], out: Path, err: Path, prepare: Sequence[Callable[[], object]]) -> None:
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream.fileno())
     os.chdir(ROOT)

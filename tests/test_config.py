@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from config_schema import ONCE_NULL, Config, name_of, types_of
 from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
-from tests.conftest import ROOT, program
+from tests.conftest import ROOT, fresh_program
 from trainer.optim import OPTIMIZERS, schedule_of
 from trainer.restore import _BUFFERS
 from utils.errors import ConfigError
@@ -498,7 +498,7 @@ def test_a_loss_is_its_name_or_a_block(tmp_path: Path) -> None:
 
 def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
     start = time.perf_counter()
-    done = program("train.py", "-c", "configs/demo.json", "loss=cross_entorpy")
+    done = fresh_program("train.py", "-c", "configs/demo.json", "loss=cross_entorpy")
     elapsed = time.perf_counter() - start
     assert done.returncode == 2
     assert done.stdout == ""
@@ -511,6 +511,6 @@ def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("arguments", [["-x"], ["-c"], []])
 def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
-    done = program("train.py", *arguments)
+    done = fresh_program("train.py", *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

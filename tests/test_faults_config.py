@@ -125,7 +125,7 @@ def test_34_a_loss_that_is_not_finite(coco_dir: Path, tmp_path: Path, arm: str) 
 
 def test_34_weights_that_blow_up_in_the_last_step(coco_dir: Path, tmp_path: Path) -> None:
     """One step an epoch: its loss is finite, and what it leaves is not."""
-    options = ("data_loader.args.batch_size=160", "optimizer.args.lr=1e20", "trainer.epochs=1")
+    options = ("data_loader.args.batch_size=80", "optimizer.args.lr=1e20", "trainer.epochs=1")
     ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *options))
     one_line(ended, 6, "in epoch 1 at step 1; lower optimizer.args.lr")
     assert not list((tmp_path / "run").glob("*.pth"))

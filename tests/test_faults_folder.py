@@ -276,7 +276,7 @@ def test_42_a_finished_cell_stays_finished(coco_dir: Path, tmp_path: Path, capsy
 # --- 44: which run is the newest -----------------------------------------------------------------------------------
 
 
-def config_of(finished: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+def config_of(finished: Path, tmp_path: Path):
     return load_config(finished / "config.json", [f"trainer.save_dir={tmp_path}"])
 
 
@@ -418,7 +418,7 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
 def hold(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     argv = [sys.executable, "-c", HOLD, str(folder)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(argv, env=environment, text=True, cwd=ROOT, **pipes)  # type: ignore[call-overload]
+    return subprocess.Popen(argv, env=environment, text=True, cwd=ROOT, **pipes)
 
 
 def test_46_no_locks_and_a_live_process(preload: Callable[..., dict[str, str]], tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def _no_threads() -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    threading.Thread.start = start  # type: ignore[method-assign]
+    threading.Thread.start = start
 
 
 def test_75_no_thread_can_be_started(finished: Path, coco_dir: Path, tmp_path: Path) -> None:

@@ -236,12 +236,13 @@ def test_64_the_classes_that_a_check_lists() -> None:
     labels = torch.arange(300).repeat_interleave(torch.arange(300))
     parts = {"train": torch.arange(len(labels)), "val": torch.arange(2)}
     dataset = SimpleNamespace(classes=[f"class {n}\x1b" for n in range(300)], labels=labels)
-    lines = _class_counts(SimpleNamespace(dataset=dataset, splits=SimpleNamespace(named=lambda: parts)))  # type: ignore[arg-type]
+    lines = _class_counts(SimpleNamespace(dataset=dataset, splits=SimpleNamespace(named=lambda: parts)))
     assert len(lines) == 31
     assert lines[1].split()[-2:] == ["0", "0"]
     assert lines[-1].split() == ["class", "299\\x1b", "299", "0"]
 
 
+@pytest.mark.pictures
 def test_64_a_signal_while_the_picture_is_drawn(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     drawing = tmp_path / "drawing"
@@ -253,6 +254,7 @@ def test_64_a_signal_while_the_picture_is_drawn(finished: Path, tmp_path: Path) 
     assert (tmp_path / "run" / "model_best-test.json").exists()
 
 
+@pytest.mark.pictures
 def test_64_a_signal_while_a_run_draws_its_last_picture(coco_dir: Path, tmp_path: Path) -> None:
     drawing = tmp_path / "drawing"
     arguments = coco(coco_dir, tmp_path / "run", "trainer.epochs=1", "lr_scheduler.args.milestones=[1]")
@@ -277,7 +279,7 @@ class Slow:
             for _ in range(6000):
                 time.sleep(0.02)
 
-        Figure.savefig = slow  # type: ignore[method-assign]
+        Figure.savefig = slow
 
 
 # --- 65 --------------------------------------------------------------------------------------------------------------
@@ -311,6 +313,7 @@ def test_65_a_run_whatever_is_set_for_matplotlib(coco_dir: Path, tmp_path: Path,
     assert b"test/confusion" in events.read_bytes()
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("classes", [len(NAMES), 40])
 def test_65_names_are_drawn_as_they_stand(classes: int, capfd: pytest.CaptureFixture[str]) -> None:
     names = [*NAMES, *(f"{n}$x$" for n in range(classes - len(NAMES)))]
@@ -333,9 +336,10 @@ class Broken:
         def broken(*_: object, **options: object) -> None:
             raise getattr(builtins, self.error)("it is broken")
 
-        matplotlib.figure.Figure.__init__ = broken  # type: ignore[method-assign]
+        matplotlib.figure.Figure.__init__ = broken
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("error", ["ImportError", "MemoryError", "OSError"])
 def test_65_no_picture_is_one_warning(finished: Path, tmp_path: Path, error: str) -> None:
     shutil.copytree(finished, tmp_path / "run")
@@ -344,6 +348,7 @@ def test_65_no_picture_is_one_warning(finished: Path, tmp_path: Path, error: str
     assert (tmp_path / "run" / "model_best-test.json").exists()
 
 
+@pytest.mark.pictures
 def test_65_a_run_without_its_last_picture(coco_dir: Path, tmp_path: Path) -> None:
     arguments = coco(coco_dir, tmp_path / "run", "trainer.epochs=1", "lr_scheduler.args.milestones=[1]")
     one_line(launch(tmp_path, *arguments, prepare=[Broken("ImportError")]), 0, "no picture of the confusion matrix")
@@ -359,6 +364,7 @@ def test_65_a_report_without_matplotlib(runs: Path, tmp_path: Path) -> None:
     assert "This picture could not be drawn." in (tmp_path / "out" / "results.md").read_text()
 
 
+@pytest.mark.pictures
 def test_65_a_full_disk_for_the_picture_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     room_for_the_numbers = limit_file_size(8_000)

@@ -234,16 +234,16 @@ def _stop_after(steps: int) -> None:
 
     def stopping(self: Trainer, *args: Any) -> None:
         original(self, *args)
-        self.train_step = StoppingTrainer(self, steps)  # type: ignore[method-assign]
+        self.train_step = StoppingTrainer(self, steps)
 
-    Trainer.__init__ = stopping  # type: ignore[method-assign]
+    Trainer.__init__ = stopping
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_55_a_compiled_run_stopped_after_an_odd_batch_goes_on_bit_for_bit(coco_dir: Path, tmp_path: Path) -> None:
     """Five batches of 31 and one of 5; each process compiles on its own, and meets the two in another order."""
-    options = ("trainer.compile=true", "trainer.epochs=2", "data_loader.args.batch_size=31")
+    options = ("trainer.compile=true", "trainer.epochs=2", "data_loader.args.batch_size=15")
     assert Started(coco(coco_dir, tmp_path / "a", *options), tmp_path).end(1200).code == 0
     stopped = Started(coco(coco_dir, tmp_path / "b", *options), tmp_path, [partial(_stop_after, 8)]).end(1200)
     assert stopped.code == 143
@@ -264,7 +264,7 @@ def within(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         _stop_after(7)
         assert run(*coco(coco_dir, folder, "arch.args.norm=gn", "trainer.epochs=2")) == 143
     finally:
-        Trainer.__init__ = original  # type: ignore[method-assign]
+        Trainer.__init__ = original
     return folder
 
 
@@ -272,8 +272,8 @@ def within(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("override", "part"),
     [
         (
-            "data_loader.args.batch_size=20",
-            "another one: data_loader.args.batch_size 32 -> 20; set it back, or ",
+            "data_loader.args.batch_size=10",
+            "another one: data_loader.args.batch_size 16 -> 10; set it back, or ",
         ),
         ("seed=13", "set "),  # which other splits are refused for as well
     ],
@@ -292,9 +292,9 @@ def test_56_another_order_within_an_epoch(
 
 def test_56_another_batch_size_at_an_epoch_s_end(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    more = ("data_loader.args.batch_size=20", "trainer.epochs=4")
+    more = ("data_loader.args.batch_size=10", "trainer.epochs=4")
     assert run("-r", "auto", "--run-dir", folder, *more) == 0
-    assert "changed since: data_loader.args.batch_size 32 -> 20, trainer.epochs 3 -> 4\n" in capsys.readouterr().out
+    assert "changed since: data_loader.args.batch_size 16 -> 10, trainer.epochs 3 -> 4\n" in capsys.readouterr().out
     assert final_state(folder, 4)["global_step"] == 3 * 5 + 8
     assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=5") == 0, "its steps are of two sizes"
     assert len(rows(folder)) == 5

@@ -33,7 +33,7 @@ def settings(coco_dir: Path) -> dict[str, object]:
     return {
         "arch.args.width": 4,
         "data_loader.args.data_dir": str(coco_dir),
-        "data_loader.args.batch_size": 32,
+        "data_loader.args.batch_size": 16,
         "trainer.epochs": 2,
         "trainer.device": "cpu",
         "lr_scheduler.args.milestones": [1],

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from models.preconv_batchnorm import ConvNormBatchNorm
 Weights = dict[str, Tensor]
 
 
-def evaluated(method: str = "matmul", **options: object) -> tuple[PreConv2d, Tensor]:
+def evaluated(method: str = "matmul", **options: Any) -> tuple[PreConv2d, Tensor]:
     """A layer in evaluation with a running estimate, and images too large for one dense matrix, (2, 2, 12, 11)."""
     torch.manual_seed(0)
     layer = PreConv2d(2, 3, 3, stride=2, padding=1, method=method, **options).double()

@@ -576,7 +576,7 @@ def test_a_damaged_config_costs_its_run_alone(
 def test_a_run_with_damaged_metrics_is_left_out_and_said(tmp_path: Path, damage: object, says: str) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6))
     path = tmp_path / "cifar10_bn_0noise" / "seed12" / "metrics.csv"
-    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    path.write_text(damage(path.read_text()))
     results = read_results([tmp_path])
     assert [run.seed for run in results.finished] == [13]
     (warning,) = (warning for warning in results.warnings if "seed12" in warning)
@@ -642,8 +642,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """At another place, in other processes with other hash seeds, with other times, and with files touched."""
     runs, moved = tmp_path / "runs", tmp_path / "elsewhere" / "moved"
     for arm in ("bn", "conv"):
-        for noise in (0.0, 0.2):
-            write_cell(runs, arm, noise, seeds(0.5, 0.6))
+        write_cell(runs, arm, 0.2, seeds(0.5, 0.6))
     write_cell(runs, "bncn", 0.1, dict.fromkeys(range(90, 99), 0.5))  # which makes holes of all others
     shutil.copytree(runs, moved)
     for path in moved.rglob("metrics.csv"):
@@ -668,7 +667,8 @@ def test_data_flow_one_way_through_the_report_s_folders() -> None:
     assert seen == set(order)
 
 
-def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> None:
+def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
     assert run_report(ROOT / "results" / "cpu.zip", "-o", tmp_path) == 0
     for name in ("results.md", "results.csv", "results.tex"):  # the figures' bytes depend on matplotlib's version
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name

@@ -35,7 +35,7 @@ def submit(path: Path, environment: dict[str, str], *more: str) -> subprocess.Co
 def watch(path: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     argv = [sys.executable, "grid.py", str(path), "--executor", "slurm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
+    return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)
 
 
 def write_longer_grid(place: Path, coco_dir: Path) -> Path:

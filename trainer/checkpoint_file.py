@@ -53,7 +53,7 @@ def serialise(state: Mapping[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     data = buffer.getbuffer()
-    assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
+    assert bytes(data[-2:]) == b"\0\0", "torch.save has begun to write a comment of its own"
     return data
 
 

@@ -28,7 +28,7 @@ class Evaluator:
     amp: torch.dtype | None = None
     world: World = field(default_factory=World)
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
 
     def figures(

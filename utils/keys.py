@@ -15,9 +15,11 @@ def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def nested(key: str, value: Any) -> dict[str, Any]:
     """A nested object with `value` at `key` and nothing else."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+    *outer, last = key.split(".")
+    block = {last: value}
+    for part in reversed(outer):
+        block = {part: block}
+    return block
 
 
 def value_at(block: Any, keys: str | Iterable[str]) -> Any:

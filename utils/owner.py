@@ -114,7 +114,7 @@ def read(folder: Folder) -> dict[str, Any] | None:
     if not data:
         return None
     try:
-        found = json.loads(data)
+        found: dict[str, Any] = json.loads(data)
         if not all(type(found[key]) is kind for key, kind in _KEYS.items()) or found["pid"] < 1:
             raise ValueError("of another form")
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -22,7 +22,7 @@ def _refused(self: Any) -> NoReturn:
     malformed("an opcode that a file of plain values does not need")
 
 
-class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class PlainUnpickler(pickle._Unpickler):
     """The standard unpickler in its Python form, for None, numbers, text, bytes, lists, tuples and dicts. A subclass
     may handle more in `find_class`, `load_build` and `persistent_load`.
 
@@ -33,7 +33,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     values, and a dict's keys are short and plain. Text of Python 2, which may be bytes, is returned as bytes.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for _opcode in (
         pickle.EMPTY_SET,
         pickle.ADDITEMS,

@@ -11,7 +11,7 @@ from utils.output import to_terminal
 from utils.text import visible
 
 
-class Bar(tqdm):
+class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     """tqdm's bar on stderr. `desc` may come from a file. Each step raises a lost request to stop again."""
 
     monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
@@ -26,4 +26,5 @@ class Bar(tqdm):
 
     def update(self, n: float | None = 1) -> bool | None:
         Stopped.check()
-        return super().update(n)
+        shown: bool | None = super().update(n)
+        return shown

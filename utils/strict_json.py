@@ -6,6 +6,8 @@ import json.scanner
 from collections.abc import Callable
 from typing import Any
 
+Scan = Callable[[str, int], Any]
+
 
 def loads(text: str) -> Any:
     """Parse `text`.
@@ -29,11 +31,11 @@ class _StrictDecoder(json.JSONDecoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parse_object = self._parse_object  # type: ignore[method-assign, assignment]
-        self.parse_array = self._parse_array  # type: ignore[method-assign, assignment]
+        self.parse_object = self._parse_object
+        self.parse_array = self._parse_array
         self.scan_once = _finite(json.scanner.py_make_scanner(self))  # type: ignore[attr-defined]
 
-    def _parse_object(self, text_and_end: tuple[str, int], strict: bool, scan: Callable, *_: Any) -> Any:
+    def _parse_object(self, text_and_end: tuple[str, int], strict: bool, scan: Scan, *_: Any) -> Any:
         text = text_and_end[0]
         starts: list[int] = []  # the position of each value, in order
 
@@ -52,11 +54,11 @@ class _StrictDecoder(json.JSONDecoder):
 
         return json.decoder.JSONObject(text_and_end, strict, scan_value, None, unique, {})  # type: ignore[attr-defined]
 
-    def _parse_array(self, text_and_end: tuple[str, int], scan: Callable, *_: Any) -> Any:
+    def _parse_array(self, text_and_end: tuple[str, int], scan: Scan, *_: Any) -> Any:
         return json.decoder.JSONArray(text_and_end, _finite(scan))  # type: ignore[attr-defined]
 
 
-def _finite(scan: Callable) -> Callable:
+def _finite(scan: Scan) -> Scan:
     def checked(text: str, index: int) -> Any:
         if text.startswith(("NaN", "Infinity", "-Infinity"), index):
             raise json.JSONDecodeError("NaN and Infinity are not JSON", text, index)

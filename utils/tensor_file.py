@@ -108,13 +108,13 @@ class _TensorUnpickler(PlainUnpickler):
         return found
 
     def load_reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
+        arguments, function = self.stack.pop(), self.stack[-1]
         if not any(function is known for known in _FUNCTIONS.values()) or len(arguments) > 8:
             malformed("a call of what is no function")
-        self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
+        self.stack[-1] = function(*arguments)
 
     def load_build(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
+        state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, OrderedDict) or not isinstance(state, dict) or state.keys() != {"_metadata"}:
             malformed("attributes for an object without any")
         target._metadata = state["_metadata"]  # type: ignore[attr-defined]  # of a model: its modules' versions

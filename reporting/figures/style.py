@@ -105,7 +105,7 @@ def _short(text: str) -> str:
     """With coordinates to a hundredth of a point instead of a millionth, which halves the file; text stays."""
     import re
 
-    def rounded(tag: re.Match) -> str:
+    def rounded(tag: re.Match[str]) -> str:
         return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0])
 
     text = re.sub(r"<[^>]+>", rounded, text)

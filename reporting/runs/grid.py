@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from utils.files import read_file
 from utils.run_files import GRID_NAME
 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
-_CELL = {"dataset": text, "arm": text, "noise": number(0, 100), "seed": whole(0), "folder": lambda v: type(v) is str}
+_CELL: dict[str, Callable[[Any], bool]] = {
+    "dataset": text,
+    "arm": text,
+    "noise": number(0, 100),
+    "seed": whole(0),
+    "folder": lambda v: type(v) is str,
+}
 
 
 def read_grid(folders: list[Path]) -> list[Place] | None:

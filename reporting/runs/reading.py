@@ -98,7 +98,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
     """
-    config = _read_json(path, f"{path.name}: ")
+    config: dict[str, Any] = _read_json(path, f"{path.name}: ")
     if found := misfit(config):
         setting, value = found
         raise DamagedRun(f"{path.name}: {setting.key} must be {setting.what}, is {json.dumps(value)[:60]}")
@@ -166,7 +166,7 @@ def read_divergence(path: Path) -> int:
     Raises:
         DamagedRun: unreadable, not JSON, or without an epoch.
     """
-    epoch = value_at(_read_json(path), ("epoch",))
+    epoch: int = value_at(_read_json(path), ("epoch",))
     if not whole(1)(epoch):
         raise DamagedRun("it has no epoch")
     return epoch

@@ -134,7 +134,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.config["seed"]
+        return int(self.config["seed"])
 
     @property
     def epochs(self) -> int:
@@ -143,7 +143,7 @@ class Run:
 
     @property
     def planned(self) -> int:
-        return self.config["trainer"]["epochs"]
+        return int(self.config["trainer"]["epochs"])
 
     @cached_property
     def finished(self) -> bool:

@@ -52,7 +52,7 @@ def is_published_coco(run: Run) -> bool:
 
 def stated(dataset: str, arm: str, noise: float) -> float | None:
     """Test accuracy in percent that the paper's text gives, for the arm that ours goes by."""
-    figures = _file()["text"].get(dataset, {}).get(ARMS.get(arm, ""), {})
+    figures: dict[str, float] = _file()["text"].get(dataset, {}).get(ARMS.get(arm, ""), {})
     return figures.get(f"{100 * noise:g}")
 
 
@@ -70,9 +70,10 @@ def logged_validation(dataset: str) -> tuple[float, float]:
 
 
 def source() -> str:
-    return _file()["source"]
+    return str(_file()["source"])
 
 
 @cache
 def _file() -> dict[str, Any]:
-    return json.loads(PATH.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    return content

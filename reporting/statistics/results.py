@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
-from reporting.runs.run import ARMS, Key, Place, Run, Wanted
+from reporting.runs.run import ARMS, Place, Run, Wanted
+from reporting.runs.run import Key as Key
 from reporting.runs.words import percent, plain
 from reporting.statistics.differences import differing_settings
 

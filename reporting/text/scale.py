@@ -186,11 +186,11 @@ def _count(run: Run) -> int | None:
 def _steps(run: Run, sizes: tuple[int, ...] | None) -> int | None:
     args, count = run.config["data_loader"].get("args", {}), _count(run)
     if sizes and "batch_size" in args:
-        return -(-sizes[0] // args["batch_size"]) * run.planned
+        return int(-(-sizes[0] // args["batch_size"]) * run.planned)
     if count is None or "batch_size" not in args:
         return None
     images = count if run.as_published else count * (1 - args.get("validation_split", 0.1))
-    return -(-round(images) // args["batch_size"]) * run.planned
+    return int(-(-round(images) // args["batch_size"]) * run.planned)
 
 
 def _tests(runs: list[Run]) -> str:

@@ -10,4 +10,4 @@ for name in ("pwrite", "pread", "fchmod", "O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTOR
 for name in ("SIGUSR1", "SIGHUP"):
     if hasattr(signal, name):
         delattr(signal, name)
-sys.modules["fcntl"] = None  # type: ignore[assignment]
+sys.modules["fcntl"] = None
