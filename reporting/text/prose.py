@@ -9,6 +9,15 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def beside_the_paper() -> str:
+    return _line(f"""
+        Source: {paper.source()}. Both of our forms of an arm, the correct one and the published one, stand beside the
+        paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand to
+        each other, not the values. The authors' validation and test images were not all held out from training (CIFAR10's
+        validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as published.
+    """)
+
+
 def rule() -> str:
     low, high = paper.logged_validation(paper.COCO)
     return _line(f"""
@@ -91,12 +100,6 @@ DIAGNOSTICS = _line("""
     it bounds the largest, which is the layer's Lipschitz constant. The table takes the largest of the largest and the
     smallest of the smallest over all layers, and the norm of all layers together for gradients and weights, at the
     last epoch, means over seeds.
-""")
-PAPER = _line(f"""
-    Source: {paper.source()}. Both of our forms of an arm, the correct one and the published one, stand beside the
-    paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand to
-    each other, not the values. The authors' validation and test images were not all held out from training (CIFAR10's
-    validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as published.
 """)
 AGAIN = _line("""
     RUNS is the folder of the runs. The same runs give the same bytes; `grid.py` runs what is missing of a grid, and

@@ -174,4 +174,8 @@ def paper_section(results: Results) -> list[Block]:
         return []
     caption = "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)"
     header = ("arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val")
-    return [Heading(2, "The paper's own numbers beside ours"), Paragraph(prose.PAPER), *tables(caption, header, rows)]
+    return [
+        Heading(2, "The paper's own numbers beside ours"),
+        Paragraph(prose.beside_the_paper()),
+        *tables(caption, header, rows),
+    ]
