@@ -12,9 +12,10 @@ def _line(text: str) -> str:
 def beside_the_paper() -> str:
     return _line(f"""
         Source: {paper.source()}. Both of our forms of an arm, the correct one and the published one, stand beside the
-        paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand to
-        each other, not the values. The authors' validation and test images were not all held out from training (CIFAR10's
-        validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as published.
+        paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand
+        to each other, not the values. The authors' validation and test images were not all held out from training
+        (CIFAR10's validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as
+        published.
     """)
 
 
