@@ -461,6 +461,7 @@ def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_saved(
 ) -> None:
     one_step = ("data_loader.args.batch_size=80", "optimizer.args.lr=1e30", "trainer.epochs=1")
     assert run(*coco(coco_dir, tmp_path / "run", *one_step)) == 6
+    assert "NaN or infinite in epoch 1 at step 1;" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
