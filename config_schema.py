@@ -4,7 +4,7 @@ A block whose settings depend on its `type` has a class for each type. What a co
 nowhere else, so that `model_dump` is every setting that a run has.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -447,4 +447,19 @@ def json_schema() -> dict[str, Any]:
         },
         **schema["properties"],
     }
-    return schema
+    return cast(dict[str, Any], _in_one_form(schema))
+
+
+def _in_one_form(schema: Any) -> Any:
+    """The same schema, whichever pydantic made it: before 2.9 it wrapped references in allOf, before 2.10 it gave a
+    constant as an enum as well."""
+    if isinstance(schema, list):
+        return [_in_one_form(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _in_one_form(part) for key, part in schema.items()}
+    if len(parts.get("allOf", ())) == 1:
+        parts |= parts.pop("allOf")[0]
+    if "const" in parts:
+        parts.pop("enum", None)
+    return dict(sorted(parts.items())) if "$ref" in parts else parts

@@ -7,7 +7,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.reading import told_as
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
@@ -61,6 +61,7 @@ def entries(path: Path) -> Iterator[tuple[int, Entry]]:
     """The objects of the lists images, categories and annotations, in the order of the file, each with its index.
 
     Raises:
+        ConfigError: ijson is not installed.
         DataError: the file cannot be read or is not JSON, one of the lists is missing or there twice, or what is in it
             lacks something.
     """
@@ -73,7 +74,7 @@ def _events(file: BinaryIO, path: Path) -> Iterator[_Event]:
     try:
         import ijson
     except ImportError as error:
-        raise DataError(f"ijson, which reads {path}, is not there; pip install ijson") from error
+        raise ConfigError("the command coco needs ijson: pip install -r requirements.txt") from error
     events = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events, use_float=True)
     piece = file.read(_PIECE).removeprefix(b"\xef\xbb\xbf")  # a byte order mark

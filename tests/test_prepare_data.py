@@ -569,7 +569,7 @@ def test_what_is_not_needed_of_the_annotations_is_not_kept(tmp_path: Path) -> No
 
 def test_a_missing_ijson_is_one_line(coco_source: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ijson", None)
-    assert "pip install ijson" in refused(3, *coco_arguments(*coco_source))
+    assert "coco needs ijson: pip install -r requirements.txt" in refused(2, *coco_arguments(*coco_source))
 
 
 def test_a_square_grows_within_the_image() -> None:

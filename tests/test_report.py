@@ -316,6 +316,19 @@ def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -
     assert read_results([tmp_path]).warnings == ()
 
 
+def test_a_setting_that_an_earlier_config_left_open_is_no_difference(tmp_path: Path) -> None:
+    earlier = {"type": "StepLR", "args": {"step_size": 3, "gamma": None, "milestones": None, "T_max": None}}
+    resolved = {"type": "StepLR", "args": {"step_size": 3, "gamma": 0.1}}
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5), loss="cross_entropy", lr_scheduler=earlier)
+    loss = {"type": "cross_entropy", "args": {}}
+    write_cell(tmp_path, "bncn", 0.0, seeds(0.5), loss=loss, lr_scheduler=resolved)
+    assert read_results([tmp_path]).warnings == ()
+    resolved["args"]["gamma"] = 0.2
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5), loss=loss, lr_scheduler=resolved)
+    (warning,) = read_results([tmp_path]).warnings
+    assert "differ in `lr_scheduler.args.gamma`" in warning
+
+
 def write_data(folder: Path, wrong: int, train: int = 1000) -> None:
     record = {"images": {"train": train, "val": 100, "test": 100}, "wrong_labels": {"train": wrong, "val": 0}}
     (folder / "data.json").write_text(json.dumps(record))

@@ -19,5 +19,6 @@ def listed(words: list[str], last: str = "and") -> str:
 
 
 def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
+    """The first `count` of them, and how many more there are."""
     more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
     return between.join(words[:count]) + more

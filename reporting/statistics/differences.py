@@ -1,21 +1,32 @@
 """Settings in which runs differ that are to be compared."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from config_schema import Config
 from reporting.runs.run import Key, Run
 from reporting.runs.words import LONGEST, first_of, percent, plain
-from utils.keys import flat
+from utils.keys import flat, value_at
 
 #: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
 _OWN = {
-    *("name", "seed", "arch.args.norm", "label_noise.rate", "trainer.clip_grad_norm", "trainer.save_dir"),
-    *("trainer.save_period", "trainer.save_every_minutes", "trainer.tensorboard", "trainer.keep_freed_memory"),
-    *("trainer.diagnostics",),
+    "name",
+    "seed",
+    "arch.args.norm",
+    "label_noise.rate",
+    "trainer.clip_grad_norm",
+    "trainer.diagnostics",
+    "trainer.keep_freed_memory",
+    "trainer.save_dir",
+    "trainer.save_every_minutes",
+    "trainer.save_period",
+    "trainer.tensorboard",
 }
-_UNSET = {"protocol": "clean"}  # what it means where an older config lacks the key
 MOST_SETTINGS = 20  # that are named where runs differ
 
 
@@ -32,7 +43,7 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
         for name in sorted({name for _, values in settings for name in values} - _OWN):
             arms: dict[str, set[str]] = {}
             for key, values in settings:
-                value = json.dumps(values.get(name, _UNSET.get(name)))
+                value = json.dumps(values.get(name))
                 arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
             differing += len(arms) > 1
             if len(arms) > 1 and differing <= MOST_SETTINGS:
@@ -50,9 +61,30 @@ def _short(text: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key. Of data_dir the last part only: the same data lie elsewhere on another machine."""
-    found = dict(flat(config))
+    """By dotted key. A setting that an older config left open has its default.
+
+    Of data_dir the last part only: the same data lie elsewhere on another machine."""
+    found = _resolved(config)
     for key in found:
         if key.split(".")[-1] == "data_dir":
             found[key] = re.split(r"[/\\]", str(found[key]).rstrip("/\\"))[-1]
     return found
+
+
+def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as this code understands it, and as it stands what a newer config has more; all as it stands, if it is
+    not understood."""
+    known = copy.deepcopy(dict(config))
+    more = {}
+    try:
+        return Config.model_validate(known).settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            *above, last = map(str, problem["loc"])
+            block = value_at(known, above)
+            if problem["type"] == "extra_forbidden" and isinstance(block, dict):
+                more[".".join([*above, last])] = block.pop(last, None)
+    try:
+        return Config.model_validate(known).settings() | dict(flat(more))
+    except ValidationError:
+        return dict(flat(config))

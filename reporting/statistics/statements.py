@@ -23,7 +23,6 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 SAME_MARGIN = 3.0  # points within which two arms do the same; the paper's BatchNorm is 20 and more away from both
 NEAR = 5.0  # points from the authors' logged range within which a validation accuracy is near it
 MOST_NOISE = 0.2  # the paper's
-AUTHORS = paper.logged_validation(paper.COCO)
 FAR = 10.0  # points by which "test" is far above validation
 Decision = Callable[[Interval], str]
 Theirs = Callable[[str, float], float | None]  # (the paper's dataset, noise) -> points
@@ -130,7 +129,12 @@ def _within(low: float, high: float) -> Decision:
 positive = _above(0.0)
 far_above = _above(FAR)
 within_margin = _within(-SAME_MARGIN, SAME_MARGIN)
-near_the_authors = _within(AUTHORS[0] - NEAR, AUTHORS[1] + NEAR)
+
+
+def near_the_authors(value: Interval) -> str:
+    """Holds if it lies within NEAR of the validation accuracies in the authors' logs; does not if it is beyond."""
+    low, high = paper.logged_validation(paper.COCO)
+    return _within(low - NEAR, high + NEAR)(value)
 
 
 def the_same(value: Interval) -> str:

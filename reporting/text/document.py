@@ -104,7 +104,7 @@ def _statements(results: Results, found: list[Finding]) -> list[Block]:
     caption = "Verdicts, and at how many noise levels (for TinyCOCO as published, of each arm) the statement holds"
     behind = f"{intervals} intervals stand behind these verdicts; those of a dataset share one error of 5 %."
     return [
-        Paragraph(prose.RULE),
+        Paragraph(prose.rule()),
         Table(caption, ("statement", "by", *datasets), overview, 2 + len(datasets)),
         Paragraph(f"{behind} {prose.ARMS}"),
         *(_numbers(results, dataset, [f for f in found if f.dataset == dataset]) for dataset in datasets),
