@@ -1,13 +1,16 @@
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.faults import Call
 from tests.states import made_state
 from trainer.checkpoint import CheckpointStore, checkpoint_name, position, read
-from trainer.checkpoint_file import pack, unpack
+from trainer.checkpoint_file import foreign_global, pack, unpack
 from trainer.restore import check_tensors
 from trainer.state import FORMAT_VERSION, RunState, checked
 from utils.errors import CheckpointError, FileSystemError
@@ -169,3 +172,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
         signal.signal(signal.SIGXFSZ, previous)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_what_a_file_would_import_is_found_whether_it_is_packed_or_not(method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Call(os.system, "true")))
+    assert foreign_global(buffer.getvalue()) == f"{os.name}.system"

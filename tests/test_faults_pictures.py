@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 import prepare_data
 import report
-from data_loader import image_folder
+from data_loader import image_folder, pictures
 from data_loader.dataset import ImageDataset
 from data_loader.image_folder import load_image_folder
 from data_loader.pictures import SUFFIXES, BrokenImageError, Picture, decode
@@ -666,6 +666,13 @@ def test_73_a_large_picture_takes_bounded_memory(tmp_path: Path, depth: int, col
     arguments = ["folder", folder, "-o", tmp_path / "x.npz"]
     ended = Started(arguments, tmp_path / "p", [limit_more_memory(420 << 20)], "prepare_data.py").end()
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(("tile", "pixels"), [((16, 32), 48 * 96), ((32, 16), 64 * 80), ((64, 96), 64 * 96)])
+def test_the_tiles_of_a_picture_reach_beyond_it(tile: tuple[int, int], pixels: int) -> None:
+    data = raw_tiff(40, 70, bytes(100), t258=8, t322=tile[0], t323=tile[1], t324=200, t325=100)
+    with Image.open(io.BytesIO(data)) as image:
+        assert pictures._padded(image) == pixels
 
 
 def test_73_what_a_library_writes_to_stderr_itself_is_kept_off_it(tmp_path: Path) -> None:

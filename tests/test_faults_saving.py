@@ -300,7 +300,7 @@ def test_08_the_log_cannot_be_written(coco_dir: Path, tmp_path: Path, finished: 
     same_run(folder, finished, 3)
 
 
-def test_08_a_log_that_cannot_be_written_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its end is when Python collects it, which from 3.13 on tells of what could not be written."""
     monkeypatch.setattr(Folder, "append", Folder.append)
     _full_log()

@@ -487,6 +487,7 @@ def test_74_every_field_of_every_wrong_type(small: dict[str, Any], tmp_path: Pat
 
 
 #: Changes that no run makes, those that the data or the network tell, and those that only a resume looks at.
+MEASURED = ("loss", "accuracy", "top5_accuracy")
 FORM: dict[str, Callable[[dict], None]] = {
     "a class that is a number": set_in("classes", 0, 7),
     "a split of floats": lambda state: state["splits"].update(test=state["splits"]["val"].float()),
@@ -509,6 +510,9 @@ FORM: dict[str, Callable[[dict], None]] = {
     "sums without a process": set_in("partial_sums", {"0": {"loss": [1.0]}}),
     "sums of another figure": set_in("partial_sums", {"0": {"evil": [1.0, 1.0]}}),
     "a whole epoch without sums": lambda state: state.update(batch=5, global_step=20),
+    "sums of no image": lambda state: state.update(
+        batch=4, global_step=19, partial_sums={"0": {key: [0.0, 0.0] for key in MEASURED}}
+    ),
 }
 FIT: dict[str, Callable[[dict], None]] = {
     "classes renamed": set_in("classes", 0, "\x1b[31mred"),

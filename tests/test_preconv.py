@@ -1,5 +1,6 @@
 import copy
 import io
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 from torch.func import functional_call
 
 from models.preconv import METHODS, PreConv2d
-from models.preconv_fft import preconditioner
+from models.preconv_fft import inverse_root, preconditioner
+from models.preconv_published import PublishedPreConv2d
 from models.preconv_running import cosine_momentum
 from tests.reference_cases import TOLERANCE, case_errors, load_cases, relative_error
 
@@ -100,6 +102,22 @@ def test_parameters_and_buffers_have_their_names() -> None:
     assert state["affine.weight"].shape == (4, 1, 3, 3)
     assert list(PreConv2d(3, 4, 3, affine=False, track_running_stats=False).state_dict()) == ["weight"]
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in PreConv2d(3, 4, 3).modules())
+
+
+@pytest.mark.parametrize("kind", [PreConv2d, PublishedPreConv2d])
+def test_kernels_start_as_those_of_conv2d(kind: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    bound = (3 * 3 * 3) ** -0.5
+    assert 0.98 * bound < kind(3, 100, 3).get_parameter("weight").abs().max() <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_magnitude_is_bounded_by_epsilon_times_the_largest(dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    magnitudes = torch.tensor([[[2.0, 2.0 * 8 * eps, 2.0 * eps / 8, 0.0]]], dtype=torch.float64)
+    v = inverse_root(magnitudes.square().to(dtype), dtype)
+    wanted = torch.tensor([[[0.5, 0.5 / (8 * eps), 0.5 / eps, 0.5 / eps]]], dtype=dtype)
+    torch.testing.assert_close(v, wanted, rtol=1e-5, atol=0.0)
 
 
 def test_affine_part_starts_as_the_identity() -> None:
