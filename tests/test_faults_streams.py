@@ -72,10 +72,10 @@ def stopped(ended: Ended) -> None:
     ("where", "becomes"),
     [
         ("utils.tensor_file._TensorUnpickler", "raised"),
-        ("trainer.checkpoint.read_tensors", "raised"),
-        ("trainer.checkpoint.read_tensors", "another error"),
-        ("trainer.checkpoint.read_tensors", "lost"),
-        ("trainer.checkpoint._check_form", "another error"),
+        ("trainer.checkpoint_file.read_tensors", "raised"),
+        ("trainer.checkpoint_file.read_tensors", "another error"),
+        ("trainer.checkpoint_file.read_tensors", "lost"),
+        ("trainer.checkpoint.checked", "another error"),
     ],
 )
 def test_49_a_signal_while_a_checkpoint_is_read(finished: Path, tmp_path: Path, where: str, becomes: str) -> None:
@@ -451,7 +451,12 @@ def _no_gpu_memory(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["trainer.checkpoint.read_tensors", "trainer.trainer.load_optimizer", "trainer.checkpoint._check_form"]
+    "where",
+    [
+        "trainer.checkpoint_file.read_tensors",
+        "trainer.trainer.load_optimizer",
+        "trainer.checkpoint_file._check_tensors",
+    ],
 )
 def test_76_too_little_gpu_memory_for_a_checkpoint(finished: Path, tmp_path: Path, where: str) -> None:
     """It is not the checkpoint that is malformed, and no older one is tried. There is no GPU here to fill."""

@@ -73,7 +73,7 @@ def test_a_file_that_is_no_archive_of_records(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reporting.records.LARGEST", 1 << 20)
+    monkeypatch.setattr("reporting.runs.records.LARGEST", 1 << 20)
     path = tmp_path / "x.zip"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
