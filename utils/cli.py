@@ -44,7 +44,7 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
     except (Exception, Stopped, KeyboardInterrupt) as error:
         message, code = _outcome(error)
         if "--debug" in arguments and not isinstance(error, Stopped):
-            complain(*traceback.format_exc().splitlines())
+            complain(*map(visible, traceback.format_exc().splitlines()))
         complain(visible(message))
         return code
 
