@@ -15,6 +15,8 @@ from utils.output import complain, set_up
 from utils.stopping import STOP_SIGNALS, Handlers, exit_code
 from utils.text import visible
 
+LONGEST_LINE = 2000  # characters of a line of a traceback
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser with --debug. A wrong command line is a ConfigError; --help has the usage."""
@@ -44,7 +46,7 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
     except (Exception, Stopped, KeyboardInterrupt) as error:
         message, code = _outcome(error)
         if "--debug" in arguments and not isinstance(error, Stopped):
-            complain(*map(visible, traceback.format_exc().splitlines()))
+            complain(*(line[:LONGEST_LINE] for line in traceback.format_exc().splitlines()))
         complain(visible(message))
         return code
 
