@@ -1,4 +1,4 @@
-"""Metrics by name: (N, C) logits and int64 (N,) targets -> the number of correct images, a scalar on the device.
+"""Metrics by name: (N, C) logits and int64 (N,) targets -> the sum over the images of a figure, a scalar on the device.
 
 The usual library would take three seconds to import for these few lines.
 """
