@@ -1,9 +1,9 @@
 """Losses of ten training steps of every arm, to be unchanged by a rewrite.
 
-`python -m tests.golden_losses NORM` adds a new norm to tests/data/golden_losses.json. Without NORM it writes all of them
-anew: only after a change that is meant to change what the arms compute. The file was first made with the torch.fft form of the layer. float64, since in float32 ten steps
-with BatchNorm on random images amplify rounding a hundred-thousand-fold: there the fft form differs from itself by 1e-2
-when one weight is changed by 1e-6.
+`python -m tests.golden_losses NORM` adds a new norm to tests/data/golden_losses.json. Without NORM it writes all of
+them anew: only after a change that is meant to change what the arms compute. The file was first made with the torch.fft
+form of the layer. float64, since in float32 ten steps with BatchNorm on random images amplify rounding a
+hundred-thousand-fold: there the fft form differs from itself by 1e-2 when one weight is changed by 1e-6.
 """
 
 import json
