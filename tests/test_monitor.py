@@ -18,6 +18,7 @@ from utils.monitor import Monitor
         ([math.nan, math.nan], "max val_accuracy", 2, True),
         ([0.3, 0.2, 0.1], "max val_accuracy", None, False),
         ([], "max val_accuracy", 1, False),
+        ([0.3, 0.2], "max val_accuracy", 0, False),  # no config of ours, but a report may meet it
     ],
 )
 def test_stopped_early(scores: list, monitor: str, patience: int | None, stopped: bool) -> None:

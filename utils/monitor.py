@@ -36,4 +36,4 @@ class Monitor:
     @property
     def has_had_enough(self) -> bool:
         """Whether `patience` epochs have passed without a better score."""
-        return self.patience is not None and self.epochs_since_best >= self.patience
+        return bool(self.patience) and self.epochs_since_best >= (self.patience or 0)
