@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grids.plan import Cell, Grid
-from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
+from grids.progress import FAILED, Progress, misfit
 from utils import strict_json
 from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, UserError
 from utils.folder import Folder
@@ -90,8 +90,8 @@ class GridRun(ABC):
     def __init__(self, grid: Grid, show: Show) -> None:
         self.grid = grid
         self.folder = Folder(grid.folder)
-        self.states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
-        self.notes: dict[Cell, str] = {}
+        self._progress = Progress(grid)
+        self.states, self.notes = self._progress.states, self._progress.notes
         self.stop = StopRequest()
         self._codes: dict[Cell, int] = {}
         self._show = show
@@ -151,7 +151,7 @@ class GridRun(ABC):
 
     def show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
-        self._show(table(self.grid, self.states, self.notes), last)
+        self._show(self._progress.table(), last)
 
     def show_if_due(self) -> None:
         if time.monotonic() - self._shown > REFRESH:

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from parse_config import json_schema, load_config, merge, parse_overrides, valid
 from tests.conftest import ROOT, fresh_program
 from trainer.optim import OPTIMIZERS, schedule_of
 from trainer.restore import _BUFFERS
+from utils import strict_json
 from utils.errors import ConfigError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -249,6 +251,22 @@ def test_what_is_not_json_is_refused_with_its_place(tmp_path: Path, text: str, p
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path / "c.json", text))
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": [1, 2.5e3, null, true, {"b": "\\u00e9"}]}', '{"a": 1, "b": {"c": 1, "c": 1}}', "[1, NaN]", "{", '"x'],
+)
+def test_json_of_few_and_of_many_objects_is_read_alike(text: str) -> None:
+    """Many are read by another decoder."""
+    many = f"[{'[], ' * 200}{text}]"
+    try:
+        value = strict_json.loads(text)
+    except json.JSONDecodeError as few:
+        with pytest.raises(json.JSONDecodeError, match=re.escape(few.msg)):
+            strict_json.loads(many)
+    else:
+        assert strict_json.loads(many)[-1] == value
 
 
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from itertools import cycle
 from typing import Any
 
 from reporting.runs.run import ARMS
-from reporting.statistics.results import Results, arm_order
+from reporting.statistics.results import Results
 from utils.drawing import draw
 
 TITLE = "Results: the paper's experiments, reproduced and re-examined"
@@ -57,7 +57,7 @@ MARKS = 6  # on a line
 
 def looks(results: Results) -> dict[str, Look]:
     """Of each arm. One that is not known here looks like a known one that is not there, with a mark of its own."""
-    arms = sorted({want.key.arm for want in results.asked}, key=arm_order)
+    arms = results.asked_arms
     known = dict(zip(ARMS, _LOOKS, strict=False))
     spare = [look for arm, look in reversed(known.items()) if arm not in arms] or list(_LOOKS)
     others = [arm for arm in arms if arm not in known]

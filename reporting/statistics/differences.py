@@ -32,13 +32,15 @@ MOST_SETTINGS = 20  # that are named where runs differ
 
 def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A warning for each setting in which runs of one dataset differ though neither arm, noise nor seed is meant to."""
-    by_dataset: dict[str, list[tuple[Key, Run]]] = {}
+    by_dataset: dict[str, dict[tuple[Key, str], Run]] = {}  # one run of each cell for each config but for name and seed
     for group in groups:
         for key, cell in group.items():
-            by_dataset.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
+            for run in cell.values():
+                config = json.dumps({**run.config, "name": None, "seed": None})
+                by_dataset.setdefault(key.dataset, {})[key, config] = run
     warnings = []
     for dataset, runs in sorted(by_dataset.items()):
-        settings = [(key, _settings(run.config)) for key, run in runs]
+        settings = [(key, _settings(run.config)) for (key, _), run in runs.items()]
         differing = 0
         for name in sorted({name for _, values in settings for name in values} - _OWN):
             arms: dict[str, set[str]] = {}

@@ -34,6 +34,10 @@ class Results:
         there = (Wanted(key, seed) for key, cell in (*self.cells.items(), *self.unfinished.items()) for seed in cell)
         return {*there, *self.missing}
 
+    @cached_property
+    def asked_arms(self) -> list[str]:
+        return sorted({want.key.arm for want in self.asked}, key=arm_order)
+
     def asked_of(self, dataset: str) -> list[Key]:
         """Its cells with a run that there is or should be."""
         return sorted({want.key for want in self.asked if want.key.dataset == dataset}, key=cell_order)
