@@ -4,6 +4,7 @@ A block whose settings depend on its `type` has a class for each type. What a co
 nowhere else, so that `model_dump` is every setting that a run has.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
@@ -47,6 +48,14 @@ def _without_control_characters(text: str) -> str:
 #: What may end in a script, a command line or a log: no character of it ends a line or is one that a terminal acts on.
 PathText = Annotated[str, AfterValidator(_without_control_characters)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class UnknownChoice(ValueError):
+    """A text that is none of `choices`."""
+
+    def __init__(self, message: str, choices: Sequence[str]) -> None:
+        super().__init__(message)
+        self.choices = choices
 
 
 class _Block(BaseModel):
@@ -377,10 +386,11 @@ class TrainerConfig(_Block):
     @classmethod
     def _monitor(cls, monitor: str) -> str:
         columns = columns_of(("loss", *get_args(MetricName)))
-        mode, _, column = monitor.partition(" ")
-        if monitor == "off" or (mode in ("min", "max") and column in columns):
+        choices = ["off", *(f"{mode} {column}" for mode in ("max", "min") for column in columns)]
+        if monitor in choices:
             return monitor
-        raise ValueError(f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}")
+        message = f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}"
+        raise UnknownChoice(message, choices)
 
 
 class Config(_Block):

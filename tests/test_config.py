@@ -154,6 +154,7 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
         ({"name": "x", "data_loader": {"args": {"subset": True}}}, "data_loader.args.subset: should be a valid number"),
         ({"name": "x", "data_loader": {"args": {"subset": 10.5}}}, "data_loader.args.subset: must be"),
         ({"name": "x", "trainer": {"monitor": "max val_acc"}}, "trainer.monitor: must be 'off'"),
+        ({"name": "x", "trainer": {"monitor": "max val_acuracy"}}, "; did you mean 'max val_accuracy'?"),
         ({"name": "x", "trainer": {"monitor": "max test_top5_accuracy"}, "metrics": ["accuracy"]}, "trainer.monitor"),
         ({"name": "x", "trainer": {"monitor": "off", "early_stop": 3}}, "trainer.early_stop: needs"),
         ({"name": "x", "metrics": []}, "metrics: "),
@@ -428,7 +429,29 @@ CHOOSE = {
             {"optimizer": {"type": "AdamW", "args": {"ep": 1e-3}}},
             "unknown key 'optimizer.args.ep'; did you mean 'eps'?; keys here: lr, weight_decay, betas, eps",
         ),
-        ({"optimizer": {"SGD": 1}}, "unknown key 'optimizer.SGD'; keys here: type, args"),
+        (
+            {"optimizer": {"SGD": 1}},
+            "unknown key 'optimizer.SGD'; keys here: type, args; arguments go to optimizer.args",
+        ),
+        (
+            {"optimizer": {"lr": 1}},
+            "unknown key 'optimizer.lr'; did you mean 'optimizer.args.lr'?; keys here: type, args",
+        ),
+        (
+            {"loss": {"focus": 1}},
+            "unknown key 'loss.focus'; keys here: type, args; arguments go to loss.args",
+        ),
+        (
+            {"metrics": "confidence"},
+            "metrics.0: unknown choice 'confidence'; choose from accuracy, top5_accuracy; "
+            'the default is ["accuracy", "top5_accuracy"]',
+        ),
+        (
+            {"metrics": "top5_accuracy"},
+            "metrics: must begin with 'accuracy' and name nothing twice; "
+            'the default is ["accuracy", "top5_accuracy"]',
+        ),
+        ({"trainer": {"epochs": "0"}}, "trainer.epochs: should be greater than 0, got 0; the default is 100"),
         (
             {"optimizer": {"type": "Adm"}},
             f"optimizer.type: unknown choice 'Adm'; did you mean 'Adam'?; {CHOOSE['optimizer']}",
