@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config_schema import ONCE_NULL, Config, UnknownChoice, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, UnknownChoice, name_of, types_of
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.keys import value_at
@@ -174,7 +174,7 @@ def _fields_at(keys: Sequence[str]) -> list[FieldInfo]:
 def kinds_at(keys: Sequence[str]) -> set[Any]:
     """The plain types that may stand at that path, {str, NoneType} for trainer.amp; none where no setting is."""
     kinds = set().union(*(_kinds(field.annotation) for field in _fields_at(keys)))
-    return kinds | {NoneType} if kinds and keys[-1] in ONCE_NULL else kinds
+    return kinds | {NoneType} if kinds and keys[-1] in NULL_IS_UNSET else kinds
 
 
 def _kinds(annotation: Any) -> set[Any]:

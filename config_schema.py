@@ -76,22 +76,22 @@ def name_of(block: type[BaseModel]) -> str:
 
 
 #: Where earlier code wrote null for an argument that was not set, or that the type does not take, null still says so.
-ONCE_NULL = frozenset(
+NULL_IS_UNSET = frozenset(
     {"momentum", "nesterov", "betas", "eps", "milestones", "gamma", "step_size", "T_max", "eta_min"}
     | {"include_true_class", "path"}
 )
 
 
-def _said(block: Any) -> Any:
+def _without_unset(block: Any) -> Any:
     if not isinstance(block, dict):
         return block
-    return {key: _said(value) for key, value in block.items() if value is not None or key not in ONCE_NULL}
+    return {key: _without_unset(value) for key, value in block.items() if value is not None or key not in NULL_IS_UNSET}
 
 
 # Each union has one BeforeValidator: of two on a field, the oldest pydantic that requirements.txt takes drops one.
 def _filled(block: Any, **otherwise: Any) -> Any:
     """What is given for a block that has a class for each type, with `otherwise` for what it does not say."""
-    return otherwise | _said(block) if isinstance(block, dict) else block
+    return otherwise | _without_unset(block) if isinstance(block, dict) else block
 
 
 class NoArgs(_Block):

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 JOBS_NAME = "slurm.json"
 MINUTES = 240  # a job's time limit where none is given; what is not done by then goes on in the next turn
-TURNS = 1000  # how often a job may reach its limit
+MOST_REQUEUES = 1000  # how often a job may reach its limit
 LARGEST_RECORD = 16 << 20  # bytes of slurm.json
-_OURS = {  # what the grid sets for each job, and what is to be said instead
+_SET_BY_GRID = {  # what the grid sets for each job, and what is to be said instead
     **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
     **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
     **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
 }
 #: What may be given: of submitit's parameters those that become an `#SBATCH --key=value`, and none that is a command.
-_GIVEN = (
+_ALLOWED = (
     *("partition", "account", "qos", "time", "constraint", "exclude", "nodelist", "exclusive", "signal_delay_s"),
     *("cpus_per_task", "cpus_per_gpu", "num_gpus", "gpus_per_node", "gpus_per_task", "gres"),
     *("mem", "mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "wckey", "stderr_to_stdout"),
@@ -139,7 +139,7 @@ class SlurmRun(GridRun):
             log = log_path(self.grid, cell).resolve()
             Folder(log.parent).remove(_exit_path(log).name)
             jobs.append(TrainJob(command(cell, self._device), log, Path.cwd()))
-        with _no_stop():  # a job that is not noted would be submitted again
+        with _signals_blocked():  # a job that is not noted would be submitted again
             try:
                 with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():  # it would say it twice
                     submitted = [self._executor.submit(job) for job in jobs]
@@ -201,11 +201,11 @@ def parameters_of(settings: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--slurm: expected KEY=VALUE such as partition=gpu, got {text!r}")
-        if key in _OURS:
-            raise ConfigError(f"--slurm: {key} cannot be given: {_OURS[key]}")
-        if key not in _GIVEN:
-            hint = did_you_mean(key, _GIVEN)
-            raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_GIVEN)}")
+        if key in _SET_BY_GRID:
+            raise ConfigError(f"--slurm: {key} cannot be given: {_SET_BY_GRID[key]}")
+        if key not in _ALLOWED:
+            hint = did_you_mean(key, _ALLOWED)
+            raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_ALLOWED)}")
         one_line(value, f"--slurm: {key}")
         found[key] = int(value) if value.isdecimal() and len(value) < 20 else value
     if not isinstance(found.get("time", MINUTES), int):
@@ -227,7 +227,7 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
         ("python", sys.executable),
     ):
         one_line(text, f"--executor slurm: {what}")
-    executor = submitit.SlurmExecutor(logs, max_num_timeout=TURNS)
+    executor = submitit.SlurmExecutor(logs, max_num_timeout=MOST_REQUEUES)
     # Without the safe path the job would import what lies in the folder that it was started from.
     setup = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted = {
@@ -261,7 +261,7 @@ def _queue(name: str) -> dict[str, str] | None:
 
 
 @contextlib.contextmanager
-def _no_stop() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Signals that ask to stop wait until this is over, for child processes as well."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from utils.errors import ConfigError, DataError
-from utils.reading import told_as
+from utils.reading import errors_as
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
 _Pixels = Annotated[int, Field(ge=1, lt=2**63)]
@@ -65,7 +65,7 @@ def entries(path: Path) -> Iterator[tuple[int, Entry]]:
         DataError: the file cannot be read or is not JSON, one of the lists is missing or there twice, or what is in it
             lacks something.
     """
-    with told_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open(path, "rb") as file:
+    with errors_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open(path, "rb") as file:
         yield from _lists(path, _events(file, path))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_loader.npz import LARGEST
-from data_loader.picture_files import told_broken, told_dim
+from data_loader.picture_files import broken_message, dim_message
 from data_loader.pictures import SIZE, BrokenImageError, Picture
 from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
@@ -102,10 +102,9 @@ def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[C
         selection = select(plan, request, outcome)
     if selection.broken and not request.skip_broken:
         broken = [(candidate.name, outcomes[candidate].fault) for candidate in selection.broken]
-        raise DataError(
-            f"{plan.place}: {told_broken(broken)}; remove or replace {'it' if len(broken) == 1 else 'them'}, or leave "
-            "such images out with --skip-broken"
-        )
+        them = "it" if len(broken) == 1 else "them"
+        advice = f"remove or replace {them}, or leave such images out with --skip-broken"
+        raise DataError(f"{plan.place}: {broken_message(broken)}; {advice}")
     return selection, outcomes
 
 
@@ -163,7 +162,7 @@ def _report(plan: Plan, selection: Selection, dim: list[str]) -> list[str]:
     lines += [f"{label:>5}  {name:<{width}}  {count:>8,}" for label, (name, count) in enumerate(counts)]
     lines += plan.notes
     if dim:
-        lines.append(told_dim(dim))
+        lines.append(dim_message(dim))
     if selection.duplicates:
         lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
     if selection.broken:

@@ -11,12 +11,11 @@ import pytest
 import torch
 from pydantic import BeforeValidator
 
-from config_schema import ONCE_NULL, Config, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, name_of, types_of
 from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
 from trainer.optim import OPTIMIZERS, schedule_of
-from trainer.restore import _BUFFERS
 from utils import strict_json
 from utils.errors import ConfigError
 
@@ -342,7 +341,7 @@ def test_no_field_needs_two_validators_of_a_kind(block: str) -> None:
 
 def test_every_type_has_its_implementation() -> None:
     """Each kind of noise: tests/test_data.py."""
-    assert OPTIMIZERS.keys() == _BUFFERS.keys() == {name for block, name in RESOLVES if block == "optimizer"}
+    assert OPTIMIZERS.keys() == {name for block, name in RESOLVES if block == "optimizer"}
     for block, name in RESOLVES:
         config = validate({"name": "x", block: {"type": name, **RESOLVES[block, name][0]}}, "test")
         if block == "optimizer":
@@ -398,7 +397,7 @@ def test_null_is_not_taken_where_it_never_was() -> None:
     found = problems({"name": "x", "loss": {"type": "smoothed_cross_entropy", "args": {"smoothing": None}}})
     assert "loss.args.smoothing: should be a valid number, got null" in found
     given = {key for args in EARLIER.values() for key, value in args.items() if value is None}
-    assert given | {"include_true_class", "path"} == ONCE_NULL
+    assert given | {"include_true_class", "path"} == NULL_IS_UNSET
 
 
 def test_false_was_taken_for_noise_that_is_never_drawn_over_all_classes() -> None:

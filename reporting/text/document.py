@@ -43,7 +43,7 @@ def document(results: Results) -> list[Block]:
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
-        Paragraph(prose.AGAIN),
+        Paragraph(prose.HOW_TO_REPEAT),
         Code("python report.py RUNS -o FOLDER"),
     ]
 
