@@ -37,17 +37,38 @@ JOBS_NAME = "slurm.json"
 MINUTES = 240  # a job's time limit where none is given; what is not done by then goes on in the next turn
 MOST_REQUEUES = 1000  # how often a job may reach its limit
 LARGEST_RECORD = 16 << 20  # bytes of slurm.json
-_SET_BY_GRID = {  # what the grid sets for each job, and what is to be said instead
+_SET_BY_GRID = {  # parameter that the grid sets for each job -> the reason or advice for a user who gives it
     **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
-    **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
+    "array_parallelism": "use --jobs",
+    "job_name": "jobs have the grid's name",
     **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
 }
-#: What may be given: of submitit's parameters those that become an `#SBATCH --key=value`, and none that is a command.
-_ALLOWED = (
-    *("partition", "account", "qos", "time", "constraint", "exclude", "nodelist", "exclusive", "signal_delay_s"),
-    *("cpus_per_task", "cpus_per_gpu", "num_gpus", "gpus_per_node", "gpus_per_task", "gres"),
-    *("mem", "mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "wckey", "stderr_to_stdout"),
-)
+#: The parameters of submitit that a user may give: those that become an `#SBATCH --key=value` and run no command.
+_ALLOWED = [
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "exclusive",
+    "signal_delay_s",
+    "cpus_per_task",
+    "cpus_per_gpu",
+    "num_gpus",
+    "gpus_per_node",
+    "gpus_per_task",
+    "gres",
+    "mem",
+    "mem_per_gpu",
+    "mem_per_cpu",
+    "comment",
+    "mail_type",
+    "mail_user",
+    "wckey",
+    "stderr_to_stdout",
+]
 
 
 class TrainJob:
@@ -231,8 +252,12 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
     # Without the safe path the job would import what lies in the folder that it was started from.
     setup = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted = {
-        **{"job_name": name, "time": MINUTES, "stderr_to_stdout": True, "setup": [setup]},
-        **{"array_parallelism": jobs, "additional_parameters": {"requeue": True}},
+        "job_name": name,
+        "time": MINUTES,
+        "stderr_to_stdout": True,
+        "setup": [setup],
+        "array_parallelism": jobs,
+        "additional_parameters": {"requeue": True},
         **parameters,
     }
     try:

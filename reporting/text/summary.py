@@ -12,16 +12,27 @@ from reporting.statistics.results import Results
 from utils.text import csv_cell
 
 CSV_COLUMNS = (
-    *("dataset", "noise_percent", "arm", "seeds", "epochs", "best_by_validation_mean_percent"),
-    *("best_by_validation_std_percent", "last_mean_percent", "last_std_percent", "last_ten_mean_percent"),
+    "dataset",
+    "noise_percent",
+    "arm",
+    "seeds",
+    "epochs",
+    "best_by_validation_mean_percent",
+    "best_by_validation_std_percent",
+    "last_mean_percent",
+    "last_std_percent",
+    "last_ten_mean_percent",
     "last_ten_std_percent",
 )
 LATEX_NOTE = "% Test accuracy in percent, mean and sample standard deviation over seeds. Needs \\usepackage{booktabs}."
 READINGS = (("best by validation", best_test), ("last epoch", last_test), ("mean of the last ten", last_ten_test))
-_LATEX = {
-    **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"},
-    **{"[": "{[}", "*": "{*}"},  # which after a line's end would be taken for what that is given
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
+_LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "[": "{[}",  # LaTeX would take [ or * after the end of a line for an argument
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
 }
 
 
