@@ -1,7 +1,7 @@
 """Run a grid of arms, datasets, noise and seeds: python grid.py configs/grids/cpu.json [--jobs N] [--executor slurm]
 
-What has finished is skipped, what was interrupted goes on, and what is missing is run; every cell is an ordinary run
-folder, and the command that made it is an ordinary train.py.
+The grid skips finished runs, resumes interrupted runs and starts missing ones. Every cell is an ordinary run folder,
+made by an ordinary train.py.
 """
 
 import utils.early  # isort: skip # noqa: F401
@@ -75,8 +75,8 @@ def _dry_run(grid: "Grid", device: str | None) -> None:
 
 
 def _shower() -> "Show":
-    """On a terminal each table takes the place of the last. Elsewhere the first and the last are printed whole, and of
-    those between only what is new, epochs and minutes left aside."""
+    """A function that shows a table. On a terminal each table replaces the last one. Elsewhere the first and the last
+    table are printed whole, and of those between only the new lines, apart from epochs and minutes."""
     if not sys.stdout.isatty():
         seen: set[str] = set()
 
@@ -108,7 +108,7 @@ def _without_progress(line: str) -> str:
 
 
 def screen_lines(lines: Sequence[str], columns: int) -> int:
-    """How many lines of a terminal `lines` take, those that it breaks counted as often as it breaks them."""
+    """The number of lines that `lines` take on a terminal, which breaks long lines."""
     return sum(max(1, -(-len(line) // columns)) for line in lines)
 
 

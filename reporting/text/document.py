@@ -1,4 +1,4 @@
-"""The report from first to last block."""
+"""The blocks of the whole report, in order."""
 
 from collections import Counter
 
@@ -49,7 +49,7 @@ def document(results: Results) -> list[Block]:
 
 
 def _in_short(results: Results, found: list[Finding]) -> str:
-    """Five sentences made from the figures."""
+    """The summary: five sentences made from the results."""
     runs, lacking = len(results.finished), results.lacking
     text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
     text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "

@@ -1,4 +1,4 @@
-"""The sentences of the report that stand in every one."""
+"""The sentences that every report has."""
 
 from reporting.statistics import paper
 from reporting.statistics.numbers import number

@@ -1,4 +1,4 @@
-"""The summary table: test accuracy of each cell in three readings; as rows, CSV and LaTeX."""
+"""The summary table, test accuracy of each cell in three readings, as rows, CSV and LaTeX."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def as_csv(results: Results) -> str:
-    """In percent, to four digits; an empty cell where one seed has no deviation."""
+    """The table in percent, to four digits; cells are empty if one seed has no deviation."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -75,7 +75,7 @@ def as_csv(results: Results) -> str:
 
 
 def as_latex(results: Results) -> str:
-    """A tabular for booktabs; datasets and noise levels apart by a rule."""
+    """The table as a tabular for booktabs, with a rule between datasets and noise levels."""
     lines = [
         LATEX_NOTE,
         "\\begin{tabular}{llrrrrr}",
