@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from data_loader.class_names import TINY_COCO
 from data_loader.pictures import SIZE, BrokenImageError, Picture, decode
 from preparation.annotations import EXPECTED, Box, Category, CocoImage, entries, place_of
 from preparation.plan import Candidate, Plan
@@ -15,9 +16,8 @@ from preparation.sources import VERSIONS, describe, open_files
 from utils.errors import DataError
 from utils.progress import Bar
 
-#: TinyCOCO's classes in the order of their labels (data_loader.tiny_coco.FORMAT.classes) -> their names in COCO.
-CATEGORIES = {name: name for name in ["cat", "dog", "car", "bus", "train", "boat", "ball", "pizza", "chair", "table"]}
-CATEGORIES |= {"ball": "sports ball", "table": "dining table"}
+#: TinyCOCO's classes in the order of their labels -> their names in COCO.
+CATEGORIES = {name: name for name in TINY_COCO} | {"ball": "sports ball", "table": "dining table"}
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
             command="coco",
             options={"min_size": min_size},
             classes=tuple(CATEGORIES),
-            candidates=sorted(candidates, key=Candidate.order),
+            candidates=sorted(candidates),
             sources=[describe(annotations), describe(images)],
             versions=VERSIONS,
             place=str(images),
@@ -139,4 +139,4 @@ def _candidates(
         within = (max(left, 0.0), max(top, 0.0), min(left + width, picture.width), min(top + height, picture.height))
         if min(within[2] - within[0], within[3] - within[1]) >= min_size:
             x, y, side = square_around(within, picture.width, picture.height)
-            yield Candidate(picture.file_name, labels[box.category_id], box.id, (x, y, side, side))
+            yield Candidate(labels[box.category_id], picture.file_name, box.id, (x, y, side, side))

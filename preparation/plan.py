@@ -14,18 +14,17 @@ from utils.errors import DataError
 from utils.seeds import derive_seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Candidate:
-    """A picture that may go into the file, or a box cut from one. At most one box of a picture is taken."""
+    """A picture that may go into the file, or a box cut from one. At most one box of a picture is taken.
 
-    name: str  # of the picture in its source, a relative POSIX path
+    Candidates sort as the rows of a file do.
+    """
+
     label: int
+    name: str  # of the picture in its source, a relative POSIX path
     number: int | None = None  # of the box in its source
     box: tuple[int, int, int, int] | None = None  # left, top, width, height of the square that is cut, in pixels
-
-    def order(self) -> tuple[int, str, int]:
-        """The sort key of a file's rows."""
-        return self.label, self.name, self.number or 0
 
     def key(self) -> str:
         """A text that no other candidate of the source has."""
@@ -39,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """The candidates of one source, sorted by `Candidate.order`, and how to read and decode them."""
+    """The candidates of one source, sorted, and how to read and decode them."""
 
     command: str
     options: Mapping[str, Any]  # of the command: those that its candidates and their pixels depend on
@@ -136,8 +135,7 @@ def select(plan: Plan, request: Request, outcomes: Outcomes = lambda candidate: 
                     continue
             chosen.append(candidate)
             wanted -= 1
-    in_order = {twice: duplicates[twice] for twice in sorted(duplicates, key=Candidate.order)}
-    return Selection(sorted(chosen, key=Candidate.order), sorted(broken, key=Candidate.order), in_order)
+    return Selection(sorted(chosen), sorted(broken), dict(sorted(duplicates.items())))
 
 
 def _queues(plan: Plan, seed: int) -> list[list[Candidate]]:

@@ -11,6 +11,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from data_loader import picture_files
+from data_loader.class_names import TINY_EXDARK
 from data_loader.picture_files import Files, Labelled, Parts, everything
 from data_loader.pictures import SIZE, Picture, crop_to_size, decode
 from preparation.plan import Candidate, Plan
@@ -22,22 +23,6 @@ from utils.progress import Bar
 Square = Literal["crop", "pad"]
 
 VERSIONS = {"numpy": np.__version__, "Pillow": PIL.__version__}
-
-#: ExDark's classes in the order of their labels: data_loader.tiny_exdark.FORMAT.classes, without importing torch.
-EXDARK_CLASSES = (
-    "Bicycle",
-    "Boat",
-    "Bottle",
-    "Bus",
-    "Car",
-    "Cat",
-    "Chair",
-    "Cup",
-    "Dog",
-    "Motorbike",
-    "People",
-    "Table",
-)
 
 
 @contextmanager
@@ -60,7 +45,7 @@ def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square:
                 f"{source}: no images of class {', '.join(missing)}; it has {picture_files.first_of(names)}"
             )
         order = {name: label for label, name in enumerate(chosen or names)}
-        candidates = [Candidate(picture.name, order[picture.label]) for picture in found if picture.label in order]
+        candidates = [Candidate(order[picture.label], picture.name) for picture in found if picture.label in order]
         options = {"classes": list(order), "split": split, "square": square}
         yield _plan_of_pictures("folder", source, files, candidates, list(order), options)
 
@@ -96,11 +81,11 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
         ConfigError: one of `classes` is not a class of ExDark.
         DataError: there is no such source, or a wanted class has no images in it.
     """
-    labels = {name.lower(): label for label, name in enumerate(EXDARK_CLASSES)}
-    wanted = {name.lower() for name in classes or EXDARK_CLASSES}
+    labels = {name.lower(): label for label, name in enumerate(TINY_EXDARK)}
+    wanted = {name.lower() for name in classes or TINY_EXDARK}
     unknown = sorted(wanted - labels.keys())
     if unknown:
-        raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(EXDARK_CLASSES)}")
+        raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(TINY_EXDARK)}")
 
     def label_of(folders: Sequence[str]) -> int | None:
         """The label of the innermost folder that has the name of a class."""
@@ -112,18 +97,18 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
             label = label_of(PurePosixPath(name).parts[:-1])
             if label is None or not picture_files.is_picture(name):
                 files.left_out.add(picture_files.NO_CLASS if label is None else picture_files.NO_FORMAT, name)
-            elif EXDARK_CLASSES[label].lower() in wanted:
-                candidates.append(Candidate(name, label))
+            elif TINY_EXDARK[label].lower() in wanted:
+                candidates.append(Candidate(label, name))
         found = {candidate.label for candidate in candidates}
         taken = [label for name, label in labels.items() if name in wanted]
-        missing = [EXDARK_CLASSES[label] for label in taken if label not in found]
+        missing = [TINY_EXDARK[label] for label in taken if label not in found]
         if missing:
             raise DataError(
                 f"{source}: no images in a folder {', '.join(missing)}; expected ExDark's class folders, or name "
                 "those that there are with --classes"
             )
-        options = {"classes": [EXDARK_CLASSES[label] for label in taken], "square": square}
-        yield _plan_of_pictures("exdark", source, files, candidates, EXDARK_CLASSES, options)
+        options = {"classes": [TINY_EXDARK[label] for label in taken], "square": square}
+        yield _plan_of_pictures("exdark", source, files, candidates, TINY_EXDARK, options)
 
 
 @contextmanager
@@ -136,12 +121,12 @@ def plan_demo() -> Iterator[Plan]:
     dataset = load_digits(Path())
     images = dataset.images.numpy()
     rows = {f"digit {row:04}": row for row in range(len(images))}
-    candidates = [Candidate(name, int(dataset.labels[row])) for name, row in rows.items()]
+    candidates = [Candidate(int(dataset.labels[row]), name) for name, row in rows.items()]
     yield Plan(
         command="demo",
         options={},
         classes=dataset.classes,
-        candidates=sorted(candidates, key=Candidate.order),
+        candidates=sorted(candidates),
         sources=[{"name": "scikit-learn's handwritten digits", "kind": "package"}],
         versions={**VERSIONS, "scikit-learn": sklearn.__version__},
         place="scikit-learn",
@@ -182,7 +167,7 @@ def _plan_of_pictures(
         command=command,
         options=options,
         classes=tuple(classes),
-        candidates=sorted(candidates, key=Candidate.order),
+        candidates=sorted(candidates),
         sources=[describe(source)],
         versions=VERSIONS,
         place=str(source),

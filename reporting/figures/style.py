@@ -1,4 +1,4 @@
-"""The look of arms in every figure: Okabe and Ito's colours, which colour-blind readers can tell apart, dashes, marks."""
+"""The look of arms in every figure: Okabe and Ito's colours, which the colour-blind tell apart, dashes and marks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -102,7 +102,7 @@ def legend(figure: Any, *panels: Any) -> None:
 
 
 def _short(text: str) -> str:
-    """The SVG with coordinates to a hundredth of a point instead of a millionth: half the size. Text does not change."""
+    """The SVG with coordinates to a hundredth of a point, not a millionth: half the size. Text does not change."""
     import re
 
     def rounded(tag: re.Match[str]) -> str:

@@ -116,7 +116,7 @@ def arm_order(arm: str) -> tuple[int, str]:
 
 
 def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
-    """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid found as missing."""
+    """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid as missing."""
     warnings = list(warnings)
     by_cell: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:

@@ -38,7 +38,7 @@ NOT_BY_HEART = (
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of one dataset's runs: sets of values, because runs may differ. `steps` are of a run; None if unknown."""
+    """The scale of one dataset's runs: sets of values, as runs may differ. `steps` are of a run; None if unknown."""
 
     images: str
     network: str
