@@ -55,12 +55,13 @@ def misfit(cell: Cell) -> str | None:
     """
     if not (cell.folder / METRICS_NAME).exists() and not any(cell.folder.glob("*.pth")):
         return None
-    path, here = cell.folder / CONFIG_NAME, _settings(cell.config.model_dump())
+    path, planned = cell.folder / CONFIG_NAME, cell.config.model_dump()
     try:
         written = strict_json.loads(read_file(path, LARGEST_CONFIG).decode("utf-8-sig"))
-        if isinstance(written, dict) and _settings(written) == here:
-            return None  # most runs: a config is validated only if it differs
-        there = _settings(load_config(path).model_dump())
+        # Validation is slow, and most configs do not differ.
+        if isinstance(written, dict) and (written == planned or _settings(written) == _settings(planned)):
+            return None
+        there, here = _settings(load_config(path).model_dump()), _settings(planned)
     except (OSError, ValueError, RecursionError, ConfigError):  # train.py reports a missing or damaged config
         return None
     for key in here:

@@ -155,7 +155,7 @@ def difference(first: str, second: str, measure: Callable[[Run], float | None]) 
 
 
 def more_robust(first: str, second: str) -> Levels:
-    """By how much less `first` loses than `second` from clean labels to 20 % noise, or to the highest level below that."""
+    """By how much less `first` loses than `second` from clean labels to 20 % noise, or to the highest level below it."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
@@ -167,7 +167,7 @@ def more_robust(first: str, second: str) -> Levels:
 
 
 def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
-    """All noise levels of a dataset that has the arms. Levels without finished runs decide nothing, but count as open."""
+    """All noise levels of a dataset that has the arms. Levels without finished runs count as not decided."""
     asked = results.asked_of(dataset)
     return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
 
