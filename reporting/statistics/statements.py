@@ -155,7 +155,7 @@ def difference(first: str, second: str, measure: Callable[[Run], float | None]) 
 
 
 def more_robust(first: str, second: str) -> Levels:
-    """By how much less `first` loses than `second` from clean labels to 20 % noise, or to the highest level below it."""
+    """By how much less `first` loses than `second` from clean labels to 20 % noise or the highest level below."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
