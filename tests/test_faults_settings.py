@@ -18,14 +18,14 @@ from torch import nn
 
 from config_schema import types_of
 from grids.plan import load_grid
-from grids.slurm import _GIVEN, _OURS, _executor, parameters_of
+from grids.slurm import _ALLOWED, _SET_BY_GRID, _executor, parameters_of
 from models.compiled import compiled
 from parse_config import Config, load_config, parse_overrides, validate
 from tests.conftest import ROOT, same_tree
 from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
-from trainer.changes import ORDER, UNTOLD, changes, check_function, check_order, told
+from trainer.changes import NOT_REPORTED, ORDER, changes, check_function, check_order, report_lines
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
@@ -199,7 +199,7 @@ def test_50_what_a_shell_would_read_is_quoted(coco_dir: Path, tmp_path: Path, mo
 def test_50_every_parameter_of_submitit_is_known() -> None:
     from submitit.slurm.slurm import _get_default_parameters
 
-    assert set(_GIVEN) | _OURS.keys() == _get_default_parameters().keys()
+    assert set(_ALLOWED) | _SET_BY_GRID.keys() == _get_default_parameters().keys()
 
 
 def test_50_a_grid_s_keys(coco_dir: Path, tmp_path: Path) -> None:
@@ -363,15 +363,15 @@ def test_56_no_setting_falls_through() -> None:
     state = {"epoch": 1, "batch": 1, "history": [], "environment": {}}
     for key, value in config.settings().items():
         since = {key: (value, "changed")}
-        lines = told(since, config, config, state)
-        assert lines == [] if key in UNTOLD else lines[0].startswith(f"changed since: {key} "), key
+        lines = report_lines(since, config, config, state)
+        assert lines == [] if key in NOT_REPORTED else lines[0].startswith(f"changed since: {key} "), key
         for refused, check in (
             (key.startswith("arch."), partial(check_function, since, 10, "test")),
             (key in ORDER, partial(check_order, state, since, config, 160, 1, "test")),
         ):
             with pytest.raises(CheckpointError) if refused else contextlib.nullcontext():
                 check()
-    assert {*ORDER, *UNTOLD} <= config.settings().keys()
+    assert {*ORDER, *NOT_REPORTED} <= config.settings().keys()
 
 
 # --- 63 ------------------------------------------------------------------------------------------------------------

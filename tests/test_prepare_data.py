@@ -25,7 +25,7 @@ from data_loader.digits import load_digits
 from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco
 from data_loader.tiny_exdark import load_tiny_exdark
-from preparation import coco, sources
+from preparation import coco
 from preparation.annotations import Box, entries
 from preparation.coco import square_around
 from tests import runs
@@ -579,9 +579,8 @@ def test_a_square_grows_within_the_image() -> None:
     assert square_around((0, 10, 80, 30), 80, 40) == (0, -20, 80)  # the image is too low: beyond on both sides
 
 
-def test_names_of_classes_are_those_of_the_datasets() -> None:
+def test_coco_s_classes_are_those_of_tiny_coco() -> None:
     assert tuple(coco.CATEGORIES) == tiny_coco.FORMAT.classes
-    assert tiny_exdark.FORMAT.classes == sources.EXDARK_CLASSES
 
 
 # --- ExDark and the digits -----------------------------------------------------------------------------------------
@@ -590,7 +589,7 @@ def test_names_of_classes_are_those_of_the_datasets() -> None:
 def write_exdark(folder: Path) -> Path:
     """Two images of each class, with the suffixes of ExDark, a folder around them as in its zip, and other things."""
     pixels, _ = make_pixels(24, 12)
-    for row, name in enumerate(sources.EXDARK_CLASSES * 2):
+    for row, name in enumerate(tiny_exdark.FORMAT.classes * 2):
         suffix = (".jpg", ".jpeg", ".JPG", ".png", ".JPEG")[row % 5]
         (folder / "ExDark" / name).mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels[row]).resize((64, 48))

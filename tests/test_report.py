@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 import report as program
+from config_schema import Config
 from reporting.figures.style import Look, looks
 from reporting.render.markdown import markdown
 from reporting.render.writing import read_results, report_files
@@ -79,6 +80,26 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(grid: Path) -> dict[str, str]:
     """The report on `grid`."""
     return report_files(read_results([grid]))
+
+
+def test_configs_that_differ_in_the_seed_only_are_validated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = []
+
+    class Counted:
+        @staticmethod
+        def model_validate(values: Mapping) -> Config:
+            validated.append(values)
+            return Config.model_validate(values)
+
+    monkeypatch.setattr("reporting.statistics.differences.Config", Counted)
+    write_cell(tmp_path, "bn", 0.0, dict.fromkeys(range(30), 0.5))
+    write_cell(tmp_path, "conv", 0.0, dict.fromkeys(range(30), 0.4))
+    write_cell(tmp_path, "conv", 0.0, {30: 0.4}, optimizer={"type": "SGD", "args": {"lr": 0.2}})
+    (warning,) = read_results([tmp_path]).warnings[:1]
+    assert "differ in `optimizer.args.lr`" in warning
+    assert len(validated) == 3
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
