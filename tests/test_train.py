@@ -176,7 +176,7 @@ def test_a_run_stopped_after_an_epoch_ends_as_one_never_stopped(
     assert curves(folder) == curves(finished)
 
 
-THREE_STEPS = ("data_loader.args.batch_size=27", "trainer.epochs=2")  # an epoch, since those of ConvNorm take long
+THREE_STEPS = ("data_loader.args.batch_size=14", "trainer.epochs=2")  # an epoch, since those of ConvNorm take long
 
 
 class StoppingTrainer:
@@ -459,15 +459,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(
 def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_saved(
     coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    one_step = ("data_loader.args.batch_size=80", "optimizer.args.lr=1e30", "trainer.epochs=1")
+    one_step = ("data_loader.args.batch_size=40", "optimizer.args.lr=1e30", "trainer.epochs=1")
     assert run(*coco(coco_dir, tmp_path / "run", *one_step)) == 6
     assert "NaN or infinite in epoch 1 at step 1;" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
+def test_an_evaluation_that_is_not_finite_names_its_epoch_and_step(coco_dir: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert run(*coco(coco_dir, folder, "trainer.epochs=1", "data_loader.args.batch_size=20")) == 0
+    one_step = ("trainer.epochs=2", "data_loader.args.batch_size=40", "optimizer.args.lr=1e30")
+    assert run("-r", "auto", "--run-dir", folder, *one_step) == 6
+    assert "NaN or infinite in epoch 2 at step 3;" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arm", sorted(set(NORMS) - {"bn", "bncn"}))
 def test_every_other_arm_trains(coco_dir: Path, tmp_path: Path, arm: str) -> None:
-    options = ("trainer.epochs=1", f"arch.args.norm={arm}", "trainer.channels_last=true", "trainer.clip_grad_norm=1")
+    two_steps = ("trainer.epochs=1", "data_loader.args.batch_size=20")
+    options = (*two_steps, f"arch.args.norm={arm}", "trainer.channels_last=true", "trainer.clip_grad_norm=1")
     assert run(*coco(coco_dir, tmp_path / "run", *options)) == 0
     assert math.isfinite(float(rows(tmp_path / "run")[0]["train_loss"]))
 
