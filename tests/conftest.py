@@ -50,12 +50,13 @@ def write_pickle(path: Path, value: object, protocol: int = 4) -> Path:
 
 @pytest.fixture(autouse=True)
 def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture that ends a small run takes longer than an epoch of it: only tests of pictures draw it."""
+    """The picture that ends a small run takes longer than an epoch of it: only tests of pictures draw them."""
     from tests import runs
 
     monkeypatch.setattr(runs, "draws_pictures", request.node.get_closest_marker("pictures") is not None)
     if not runs.draws_pictures:
-        monkeypatch.setattr("logger.confusion.draw", runs.no_picture)
+        for where in ("logger.confusion", "reporting.figures.style"):
+            monkeypatch.setattr(f"{where}.draw", runs.no_picture)
 
 
 @pytest.fixture(scope="session")

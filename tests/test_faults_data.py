@@ -28,7 +28,7 @@ def refused(place: Path, data: bytes | None, *parts: str, name: str = "tinycoco.
     if data is not None:
         (folder / name).write_bytes(data)
     before = sorted(place.rglob("*"))
-    arguments = coco(folder, place / "run")
+    arguments = coco(folder, place / "run", "data_loader.args.subset=null", "data_loader.args.validation_split=0.1")
     ended = launch(place, *arguments, prepare=[limit_more_memory(GIB)]) if bomb else call("train.py", *arguments)
     one_line(ended, 3, "error: ", str(folder), *parts)
     assert [path for path in sorted(place.rglob("*")) if "process" not in str(path)] == before
@@ -229,7 +229,8 @@ def test_nothing_but_cifar10_touches_the_network(
         ("Digits", folder, 0.1),
     ):
         run = tmp_path / kind
-        options = (f"data_loader.type={kind}", f"data_loader.args.subset={subset}", "trainer.epochs=1")
+        few = (f"data_loader.args.subset={subset}", "data_loader.args.validation_split=0.2", "trainer.epochs=1")
+        options = (f"data_loader.type={kind}", *few)
         assert launch(tmp_path, *coco(place, run, *options), prepare=quiet).code == 0, kind
         assert launch(tmp_path, "-r", "auto", "--run-dir", run, "--check", prepare=quiet).code == 0
         assert evaluate(tmp_path, "-r", run / "checkpoint-epoch1.pth", prepare=quiet).code == 0

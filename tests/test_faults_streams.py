@@ -100,7 +100,8 @@ def test_49_a_signal_while_data_are_read(coco_dir: Path, tmp_path: Path, where: 
 def test_49_a_signal_while_a_cache_is_read(tmp_path: Path, becomes: str) -> None:
     """The cache is not taken for a damaged one and made again."""
     images = write_image_folder(tmp_path / "images" / "set")
-    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", f"data_loader.args.data_dir={images}"]
+    kind = ["data_loader.type=ImageFolder", f"data_loader.args.data_dir={images}"]
+    arguments = ["-c", "configs/demo.json", "arch.args.norm=bn", *kind]
     assert run(*arguments, "--check", "arch.args.width=4", "data_loader.args.test_subset=null") == 0
     (cache,) = images.parent.glob("*.npz")
     before = (cache.read_bytes(), cache.stat().st_mtime_ns)
@@ -149,7 +150,7 @@ def test_52_the_names_of_classes_are_shown_as_they_are(tmp_path: Path, capsys: p
     classes = (f"red{TERMINAL}", "two\nlines", "left\u202eright", "long" * 50)
     images = write_image_folder(tmp_path / "set", classes)
     place = [f"data_loader.args.data_dir={images}", "data_loader.args.test_subset=null", "arch.args.width=4"]
-    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", *place, *SHORT]
+    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", "arch.args.norm=bn", *place, *SHORT]
     assert run(*arguments, "--check") == 0
     assert run(*arguments, "--run-dir", tmp_path / "run") == 0
     ended = evaluate(tmp_path, "-r", tmp_path / "run" / "model_best.pth")
