@@ -45,7 +45,7 @@ draws_pictures = True  # set for each test
 def no_picture(paint: object, size: object, kind: str, *_: object, **options: Any) -> bytes:
     """The smallest of its kind, in place of what `utils.drawing.draw` takes its time for."""
     if kind == "svg":  # which a later report knows by its title
-        return f"<svg><dc:title>{options['metadata']['Title']}</dc:title></svg>".encode()
+        return f"<svg>\n<dc:title>{options['metadata']['Title']}</dc:title>\n</svg>".encode()
     return base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
     )
