@@ -447,9 +447,9 @@ def text_of(folder: Path) -> str:
 def test_74_odd_names_in_pictures_and_of_files(tmp_path: Path) -> None:
     for number, (key, value) in enumerate(
         [
-            *(("name", "../$x_$\n_bn_0noise"), ("name", f"{RTL}$_bn_0noise"), ("name", "x" * 240 + "_bn_0noise")),
-            *(("arch.args.norm", "_a$b$"), ("arch.args.norm", "`"), ("arch.args.norm", "\\frac{")),
-            *(("trainer.epochs", 10**12), ("seed", 10**400), ("label_noise.rate", 1e-300)),
+            *(("name", f"../$x_$\n{RTL}$_bn_0noise"), ("name", "x" * 240 + "_bn_0noise")),
+            *(("arch.args.norm", "_a$b$"), ("arch.args.norm", "`\\frac{"), ("seed", 10**400)),
+            *(("trainer.epochs", 10**12), ("label_noise.rate", 1e-300)),
         ]
     ):
         settings = put(config("y_bn_0noise", "bn", 0.0, 2, 2), key, value)

@@ -484,7 +484,7 @@ def one_block(norm: str) -> ResNet:
     ],
     ids=lambda value: value if isinstance(value, str) else "resnet18" if isinstance(value, partial) else "small",
 )
-@pytest.mark.parametrize("norm", ["conv", "bncn"])
+@pytest.mark.parametrize("norm", [pytest.param("conv", marks=pytest.mark.slow), "bncn"])
 def test_a_compiled_network_is_one_graph_and_computes_the_same(
     norm: str, make: Callable[[str], ResNet], backend: str
 ) -> None:

@@ -1,6 +1,7 @@
 """prepare_data.py on small real images; what is killed or stopped is a process of its own."""
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -410,9 +411,16 @@ def write_coco(folder: Path, each: int = 3) -> dict:
     return data
 
 
+@pytest.fixture(scope="module")
+def coco_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("coco_pictures")
+    return folder, write_coco(folder)
+
+
 @pytest.fixture
-def coco_source(tmp_path: Path) -> tuple[Path, dict]:
-    return tmp_path, write_coco(tmp_path)
+def coco_source(coco_pictures: tuple[Path, dict], tmp_path: Path) -> tuple[Path, dict]:
+    folder, data = coco_pictures
+    return shutil.copytree(folder, tmp_path, dirs_exist_ok=True), copy.deepcopy(data)
 
 
 def coco_arguments(folder: Path, data: dict | str, *more: object) -> list[object]:

@@ -22,7 +22,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.pictures
 def test_a_report_of_the_records_is_that_of_the_runs(runs: Path, tmp_path: Path) -> None:
     records = tmp_path / "records" / "runs.zip"
     assert report.main([str(runs), "-o", str(tmp_path / "a"), "--records", str(records)]) == 0
