@@ -192,7 +192,9 @@ class StoppingTrainer:
 
 
 @pytest.mark.parametrize("amp", ["null", pytest.param("bf16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("arm", ["bn", pytest.param("conv", marks=pytest.mark.slow), "bncn", "bncn_published"])
+@pytest.mark.parametrize(
+    "arm", ["bn", "bncn", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ("conv", "bncn_published"))]
+)
 def test_a_run_stopped_within_an_epoch_ends_as_one_never_stopped(
     coco_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, amp: str
 ) -> None:
