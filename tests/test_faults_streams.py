@@ -306,7 +306,7 @@ def test_67_a_narrow_encoding(finished: Path, tmp_path: Path, encoding: str) -> 
 
 
 def _own_terminal(name: str) -> None:
-    """Make the terminal `name` that of this process, which it then is stopped with, and its three streams."""
+    """Make `name` the controlling terminal of this process, which gets SIGHUP when it closes, and its three streams."""
     os.setsid()
     terminal = os.open(name, os.O_RDWR)  # the first that a session opens is its own
     for stream in range(3):
