@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from .preconv_constants import DENSE_PIXELS, Geometry
 
-FFT_HANDICAP = 1.1  # processors with wider vectors speed up products more than FFTs
-
 
 class Task(NamedTuple):
     """A layer's work on one batch: its forward pass, or in training its forward and backward pass."""
@@ -85,8 +83,7 @@ SECONDS: dict[str, Counts] = {
 
 
 def seconds(method: str, task: Task) -> float:
-    estimate = sum(count * cost for count, cost in zip(COUNTS[method](task), SECONDS[method], strict=True))
-    return estimate * (FFT_HANDICAP if method == "fft" else 1.0)
+    return sum(count * cost for count, cost in zip(COUNTS[method](task), SECONDS[method], strict=True))
 
 
 def fastest(task: Task) -> str:

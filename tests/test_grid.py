@@ -22,6 +22,7 @@ from grids.progress import FAILED, FINISHED, RUNNING, Progress, Standing, misfit
 from grids.running import command
 from parse_config import Config, load_config
 from tests.conftest import ROOT, program
+from tests.runs import run
 from utils.errors import ConfigError
 from utils.files import read_file
 from utils.lock import FolderLock
@@ -33,7 +34,9 @@ def settings(coco_dir: Path) -> dict[str, object]:
     return {
         "arch.args.width": 4,
         "data_loader.args.data_dir": str(coco_dir),
-        "data_loader.args.batch_size": 16,
+        "data_loader.args.batch_size": 20,
+        "data_loader.args.subset": 50,
+        "data_loader.args.validation_split": 0.18,
         "trainer.epochs": 2,
         "trainer.device": "cpu",
         "lr_scheduler.args.milestones": [1],
@@ -156,9 +159,12 @@ def test_a_grid_that_is_no_object_is_one_line(tmp_path: Path, text: str) -> None
 
 @pytest.fixture(scope="module")
 def done(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a grid that has been run, two cells at a time."""
+    """The folder of a grid that has been run: each cell here, by the command that grid.py gives its process."""
     place = tmp_path_factory.mktemp("grid")
-    ended = program("grid.py", str(write_grid(place, coco_dir, seeds=[1])), "--jobs", "2")
+    path = write_grid(place, coco_dir, seeds=[1])
+    for cell in load_grid(path).cells:
+        assert run(*command(cell)[2:]) == 0
+    ended = program("grid.py", str(path))
     assert ended.returncode == 0, ended.stderr
     assert "2 of 2 runs finished" in ended.stdout
     return place

@@ -17,6 +17,7 @@ from models.preconv import PreConv2d
 from models.resnet import MODELS, resnet18, resnet34, resnet50
 from parse_config import validate
 from tests.fake_backward import backward
+from tests.test_preconv_methods import one_block
 from utils.errors import ConfigError
 
 CONV_NORM_ARMS = ("conv", "bncn")
@@ -136,7 +137,7 @@ def test_srelu_thresholds_take_no_weight_decay() -> None:
 def test_forward_and_backward_stay_on_cuda(norm: str) -> None:
     """FakeTensorMode raises on any mix of devices, so this needs no GPU."""
     with FakeTensorMode(), torch.device("cuda"):
-        model = resnet18(norm, width=8)
+        model = one_block(norm)
         loss = model(torch.randn(4, 3, 32, 32)).square().mean()
         gradients = backward(loss)
         assert loss.device.type == "cuda"

@@ -34,7 +34,7 @@ from models.resnet import BasicBlock, ResNet, resnet18
 from tests import golden_losses
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
-EXAMPLES = settings(deadline=None, max_examples=150)
+EXAMPLES = settings(deadline=None, max_examples=80)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -194,10 +194,10 @@ def test_bfloat16_autocast_is_within_two_percent(autocast: bool) -> None:
 KEPT_LOSSES = json.loads(golden_losses.FILE.read_text())  # a new arm is not in it until it is written anew
 
 
-@pytest.mark.parametrize("steps", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", KEPT_LOSSES)
 def test_losses_of_ten_steps_are_unchanged(norm: str, steps: int) -> None:
-    """The first three tell of any change in what is computed; the others of what grows from step to step."""
+    """The first two tell of any change in a forward or backward pass; the others of what grows from step to step."""
     assert golden_losses.losses(norm, steps) == pytest.approx(KEPT_LOSSES[norm][:steps], rel=1e-5)
 
 
@@ -438,7 +438,7 @@ def test_spectra_beyond_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
 
 def test_constants_are_shared_and_bounded() -> None:
     constants.cache_clear()
-    for size in range(3, 103):
+    for size in range(3, 43):
         PreConv2d(1, 1, 3, padding=1, method="matmul")(torch.zeros(1, 1, size, 4))
     held = constants.cache_info()
     assert held.currsize == held.maxsize == 32
@@ -536,20 +536,20 @@ def test_operators_pass_torch_s_own_check() -> None:
     torch.library.opcheck(preconv_operators.filter_operator, (y, v, 10, 11, 1, 2, True), test_utils=tests)
 
 
-def one_block_a_stage(norm: str) -> ResNet:
-    """Every kind of layer that resnet18 has; the others repeat them."""
-    return ResNet(BasicBlock, (1, 1, 1, 1), NORMS[norm], ACTIVATIONS["relu"], num_classes=10, width=4)
+def one_block(norm: str) -> ResNet:
+    """Every kind of convolution that resnet18 has; the others repeat them."""
+    return ResNet(BasicBlock, (0, 1, 0, 0), NORMS[norm], ACTIVATIONS["relu"], num_classes=10, width=4)
 
 
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
-        (one_block_a_stage, "aot_eager"),
+        (one_block, "aot_eager"),
         *(pytest.param(partial(resnet18, width=4), name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor")),
     ],
     ids=lambda value: value if isinstance(value, str) else "resnet18" if isinstance(value, partial) else "small",
 )
-@pytest.mark.parametrize("norm", ["conv", "bncn"])
+@pytest.mark.parametrize("norm", [pytest.param("conv", marks=pytest.mark.slow), "bncn"])
 def test_a_compiled_network_is_one_graph_and_computes_the_same(
     norm: str, make: Callable[[str], ResNet], backend: str
 ) -> None:

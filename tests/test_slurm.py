@@ -17,7 +17,7 @@ from tests.conftest import ROOT, program
 from tests.one_node_slurm import slurm, why_not
 from tests.test_grid import figures, settings, until, write_grid
 
-EPOCHS = 24  # so many that a run is still at it when it is told to stop
+EPOCHS = 48  # so many that a run is still at it when it is told to stop
 needs_slurm = pytest.mark.skipif(why_not() is not None, reason=f"no Slurm: {why_not()}")
 
 
