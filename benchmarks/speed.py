@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,12 +85,30 @@ def layer_rows(rounds: int) -> Iterator[Row]:
     gain = medians(narrow)["bn"] / medians(stepped)["bn"]
     what = f"training step in bf16, bncn / bn (bn in bf16 takes {gain:.2f} of its float32 time)"
     yield bar(what, ratio(narrow, "bncn", "bn"), 1.5, 1.0, **medians(narrow))
-    thin, _ = steps(2 * rounds, ["bn", "bncn"], width=16)
-    yield bar("training step at width 16, bncn / bn", ratio(thin, "bncn", "bn"), 2.5, 1.5, **medians(thin))
-    large, _ = steps(rounds, ["bn", "bncn"], batch=32, size=64)
-    yield bar(
-        "training step, 64x64 images, batch 32, bncn / bn", ratio(large, "bncn", "bn"), 2.0, 1.2, **medians(large)
-    )
+
+
+def shape_rows(rounds: int) -> Iterator[Row]:
+    """bncn / bn at other widths, batches and sizes: (what, must, aim, turns, the shape)."""
+    stepped = [
+        ("width 32, batch 128", 1.15, 1.0, 1, {"width": 32}),
+        ("width 16, batch 64", 1.7, 1.2, 3, {"width": 16, "batch": 64}),
+        ("width 64, batch 4", 1.7, 1.2, 3, {"batch": 4}),
+        ("width 64, batch 32, 64x64", 1.25, 1.0, 1, {"batch": 32, "size": 64}),
+    ]
+    evaluated = [
+        ("1 image", 1.6, 1.1, 5, {"batch": 1}),
+        ("8 images", 1.6, 1.1, 3, {"batch": 8}),
+        ("2 images of 128x128", 2.2, 1.3, 2, {"batch": 2, "size": 128}),
+    ]
+    for training, shapes in ((True, stepped), (False, evaluated)):
+        for what, must, aim, turns, shape in shapes:
+            arms = {arm: Training(arm, **{"width": 64, "batch": 128, "size": 32} | shape) for arm in ("bn", "bncn")}
+            for each in arms.values():
+                each.step()  # an evaluation uses what training has estimated
+            runs = {arm: each.step if training else each.evaluate for arm, each in arms.items()}
+            seconds = interleaved(runs, turns * rounds, warm_up=2)
+            kind = "training step" if training else "evaluation"
+            yield bar(f"{kind}, {what}, bncn / bn", ratio(seconds, "bncn", "bn"), must, aim, **medians(seconds))
 
 
 def memory_rows(rounds: int) -> Iterator[Row]:
@@ -274,6 +292,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each comparison that are counted")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", action="store_true", help="only the rows at other widths, batches and sizes")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
@@ -282,7 +301,11 @@ def main() -> None:
         return
     set_up(args.threads)
     rows: list[Row] = []
-    for source in (layer_rows(args.rounds), [trainer_row(args.rounds), pipeline_row(args.rounds)], start_rows()):
+    sources: list[Iterable[Row]] = [shape_rows(args.rounds)]
+    if not args.shapes:
+        sources[:0] = [layer_rows(args.rounds)]
+        sources += [(row(args.rounds) for row in (trainer_row, pipeline_row)), start_rows()]
+    for source in sources:
         for row in source:
             rows.append(row)
             print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)

@@ -455,11 +455,9 @@ def test_constants_are_shared_and_bounded() -> None:
 
 def test_auto_takes_what_the_costs_say() -> None:
     layer = PreConv2d(64, 64, 3, padding=1)
-    picked = {
-        shape: layer._pick_method(torch.empty(shape[0], 64, shape[1], shape[1])) for shape in ((128, 32), (2, 32))
-    }
-    assert picked == {(128, 32): "matmul", (6, 32): "filter"}
-    assert PreConv2d(3, 16, 3, padding=1)._pick_method(torch.empty(1, 3, 300, 300)) == "fft"
+    assert layer._pick_method(torch.empty(128, 64, 32, 32)).name == "matmul"
+    assert layer._pick_method(torch.empty(8, 64, 16, 16)).name == "filter"
+    assert PreConv2d(3, 16, 3, padding=1)._pick_method(torch.empty(1, 3, 300, 300)).name == "fft"
     with pytest.raises(ValueError, match="method must be one of auto, fft, matmul, filter"):
         PreConv2d(1, 1, 3, method="dct")
 
@@ -491,8 +489,8 @@ def test_what_auto_takes_does_not_depend_on_gradients() -> None:
 def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
     limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
     with FakeTensorMode():
-        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")) == "matmul"
-        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")) == "fft"
+        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")).name == "matmul"
+        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")).name == "fft"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
