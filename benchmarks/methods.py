@@ -102,7 +102,7 @@ def fit(results: list[tuple[Task, Measured]]) -> None:
 
 def judge(results: list[tuple[Task, Measured]]) -> None:
     """Print a table of how much longer `auto` takes than the fastest method, and every method likewise."""
-    print("| | shapes | " + " | ".join(("auto", *METHODS)) + " | auto, worst of 20 | auto, worst |")
+    print("| | shapes | " + " | ".join(("auto", *METHODS)) + " | auto, 95 % of shapes within | auto, worst |")
     print("|---|---|" + "---|" * (len(METHODS) + 3))
     for training, what in ((True, "forward and backward"), (False, "evaluation")):
         of_kind = [(task, found) for task, found in results if task.training == training]
