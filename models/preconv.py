@@ -72,7 +72,7 @@ METHODS = {
 }
 # "auto" computes V by the shorter way whatever the method.
 AUTO = {name: method._replace(preconditioner=preconv_operators.preconditioner) for name, method in METHODS.items()}
-LARGEST_MATMUL_GRID = 130  # on a GPU: a DFT by products grows with the cube of the grid's side
+LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
 
 
 class PreConv2d(RunningPreconditioner):
@@ -232,7 +232,7 @@ class PreConv2d(RunningPreconditioner):
             return FFT
         if self.kernel_size == 1:
             return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
-        if not x.is_cpu:
+        if not x.is_cpu or torch.is_autocast_enabled(x.device.type):  # the costs are those of float32 on a CPU
             return AUTO["fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"]
         geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
         task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)

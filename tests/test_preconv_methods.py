@@ -486,6 +486,14 @@ def test_what_auto_takes_does_not_depend_on_gradients() -> None:
     assert layer._pick_method(x.requires_grad_()) == without
 
 
+def test_under_autocast_auto_takes_the_method_that_narrows() -> None:
+    x = torch.empty(1, 64, 32, 32)
+    layer = PreConv2d(64, 64, 3, padding=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer._pick_method(x).narrow
+    assert not layer._pick_method(x).narrow
+
+
 def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
     limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
     with FakeTensorMode():
