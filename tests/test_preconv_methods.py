@@ -560,12 +560,15 @@ def test_a_compiled_network_is_one_graph_and_computes_the_same(
     norm: str, make: Callable[[str], ResNet], backend: str
 ) -> None:
     torch.manual_seed(0)
-    plain = make(norm)
+    # 17 layers amplify float32's rounding, which differs between kernels, to 2e-3 of a gradient; float64's tells more.
+    whole = isinstance(make, partial)
+    dtype, tolerance = (torch.float64, 1e-9) if whole else (torch.float32, 1e-3)
+    plain = make(norm).to(dtype)
     compiled_from = copy.deepcopy(plain)
     torch._dynamo.reset()
     compiled = torch.compile(compiled_from, backend=backend, fullgraph=True)  # raises at a break
     for _ in range(3):
-        x = torch.randn(4, 3, 32, 32)
+        x = torch.randn(4, 3, 32, 32, dtype=dtype)
         results = []
         for model, network in ((plain, plain), (compiled_from, compiled)):
             model.zero_grad()
@@ -573,11 +576,11 @@ def test_a_compiled_network_is_one_graph_and_computes_the_same(
             y.square().sum().backward()
             results.append([y, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
         for got, want in zip(*results, strict=True):  # a bias in front of BatchNorm has a gradient of rounding alone
-            assert (got - want).double().norm() <= 1e-3 * want.double().norm() + 1e-4
+            assert (got - want).double().norm() <= tolerance * (want.double().norm() + 0.1)
     plain.eval()
     compiled.eval()
     with torch.no_grad():
-        assert relative_error(compiled(x), plain(x)) < 1e-4
+        assert relative_error(compiled(x), plain(x)) < tolerance / 10
 
 
 def test_dense_and_staged_transforms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
