@@ -29,7 +29,7 @@ Row = dict[str, object]
 class Training:
     """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
 
-    def __init__(self, arm: str, width: int, batch: int, size: int, *, bf16: bool = False) -> None:
+    def __init__(self, arm: str, width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False) -> None:
         norm, _, method = arm.partition(":")
         torch.manual_seed(0)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,9 +60,9 @@ class Training:
             self.model(self.images)
 
 
-def steps(rounds: int, arms: list[str], width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False):
+def steps(rounds: int, arms: list[str], *, bf16: bool = False):
     """Timings of a step and of an evaluation of each arm."""
-    trainings = {arm: Training(arm, width, batch, size, bf16=bf16) for arm in arms}
+    trainings = {arm: Training(arm, bf16=bf16) for arm in arms}
     stepped = interleaved({arm: training.step for arm, training in trainings.items()}, rounds)
     # two to warm up: the first evaluation makes the spectra that the others keep
     evaluated = interleaved({arm: training.evaluate for arm, training in trainings.items()}, rounds, warm_up=2)
@@ -102,7 +102,7 @@ def shape_rows(rounds: int) -> Iterator[Row]:
     ]
     for training, shapes in ((True, stepped), (False, evaluated)):
         for what, must, aim, turns, shape in shapes:
-            arms = {arm: Training(arm, **{"width": 64, "batch": 128, "size": 32} | shape) for arm in ("bn", "bncn")}
+            arms = {arm: Training(arm, **shape) for arm in ("bn", "bncn")}
             for each in arms.values():
                 each.step()  # an evaluation uses what training has estimated
             runs = {arm: each.step if training else each.evaluate for arm, each in arms.items()}
@@ -132,7 +132,7 @@ def alone_in_a_process(arm: str, how: str, rounds: int) -> dict[str, float]:
 
 def measure_alone(arm: str, rounds: int) -> dict[str, float]:
     """Median seconds of a step, and the MB that steps take at their peak beyond model, optimizer and batch."""
-    training = Training(arm, 64, 128, 32)
+    training = Training(arm)
     nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()  # libraries load before the idle process is weighed
     forget_peak()
     idle = resident_megabytes("VmRSS")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .preconv_constants import DENSE_PIXELS, Geometry
+from .preconv_kept import kept
 
 
 class Task(NamedTuple):
@@ -86,5 +87,6 @@ def seconds(method: str, task: Task) -> float:
     return sum(count * cost for count, cost in zip(COUNTS[method](task), SECONDS[method], strict=True))
 
 
+@kept
 def fastest(task: Task) -> str:
     return min(COUNTS, key=lambda method: seconds(method, task))

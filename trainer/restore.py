@@ -166,7 +166,7 @@ def _check_buffers(optimizer: Optimizer, parameter: Tensor, before: dict[str, An
     if not found:  # it had no gradient yet, or a step makes no buffers
         return
     needed = _buffers_of_a_step(type(optimizer), now, parameter)
-    known = needed if before == now else needed | _buffers_of_a_step(type(optimizer), before, parameter)
+    known = needed | _buffers_of_a_step(type(optimizer), before, parameter)
     for name, buffer in found.items():
         if name not in known or not isinstance(buffer, Tensor):
             raise ValueError(f"{visible(str(name), 100)} is no buffer of {type(optimizer).__name__}")
