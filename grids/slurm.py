@@ -38,12 +38,14 @@ MINUTES = 240  # a job's time limit where none is given; what is not done by the
 TURNS = 1000  # how often a job may reach its limit
 LARGEST_RECORD = 16 << 20  # bytes of slurm.json
 _OURS = {  # what the grid sets for each job, and what is to be said instead
-    **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
     **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
-    **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
+    **dict.fromkeys(
+        ("setup", "teardown", "use_srun", "srun_args", "additional_parameters", "dependency"), "it is the grid's"
+    ),
 }
 #: What may be given: of submitit's parameters those that become an `#SBATCH --key=value`, and none that is a command.
 _GIVEN = (
+    *("nodes", "ntasks_per_node"),
     *("partition", "account", "qos", "time", "constraint", "exclude", "nodelist", "exclusive", "signal_delay_s"),
     *("cpus_per_task", "cpus_per_gpu", "num_gpus", "gpus_per_node", "gpus_per_task", "gres"),
     *("mem", "mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "wckey", "stderr_to_stdout"),
@@ -52,6 +54,9 @@ _GIVEN = (
 
 class TrainJob:
     """One cell, on the node. Submitit pickles it and calls it there, and calls `checkpoint` ahead of the time limit.
+
+    Of a job of several tasks (`nodes`, `ntasks_per_node`) each is a process of the run. Submitit tells them what torchrun
+    would: with torchrun between them and Slurm, a process would have its 30 seconds to save, and its exit code be lost.
 
     The run is a child in a session of its own, so that each signal reaches it once, passed on from here: by default
     Slurm signals only this process, elsewhere the whole process group.
@@ -66,10 +71,11 @@ class TrainJob:
     def __call__(self) -> int:
         """Train; returns the exit code."""
         signal.signal(signal.SIGTERM, self._pass_on)
-        threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
-        self._process = start(self._argv, self._log, int(threads), self._folder, _leave_submitits_signal)
+        rank = _join_tasks()
+        self._process = start(self._argv, self._log, _threads(), self._folder, _leave_submitits_signal)
         code = self._process.wait()
-        Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
+        if rank == 0:
+            Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
         while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
             signal.pause()
         return code
@@ -89,6 +95,23 @@ class TrainJob:
             sys.exit(EXIT_TERMINATED)
         self._terminated = True
         self._process.send_signal(number)
+
+
+def _join_tasks() -> int:
+    """Tell the run how to find the other tasks of this job, if there are any; returns this one's number."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
+        return 0
+    from submitit.helpers import TorchDistributedEnvironment
+
+    return TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank
+
+
+def _threads() -> int:
+    """The cores of a task."""
+    if own := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(own)
+    cores, tasks = (int(os.environ.get(f"SLURM_{name}") or "1") for name in ("CPUS_ON_NODE", "NTASKS_PER_NODE"))
+    return max(1, cores // tasks)
 
 
 class SlurmRun(GridRun):
