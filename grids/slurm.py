@@ -56,7 +56,8 @@ class TrainJob:
     """One cell, on the node. Submitit pickles it and calls it there, and calls `checkpoint` ahead of the time limit.
 
     Of a job of several tasks (`nodes`, `ntasks_per_node`) each is a process of the run. Submitit tells them what
-    torchrun would. With torchrun between them and Slurm, a run would have 30 seconds to save, and its exit code be lost.
+    torchrun would. With torchrun between them and Slurm, a run would have 30 seconds to save, and its exit code would
+    be lost.
 
     The run is a child in a session of its own, so that each signal reaches it once, passed on from here: by default
     Slurm signals only this process, elsewhere the whole process group.

@@ -1,0 +1,108 @@
+"""Two processes of one thread beside one process of two: python -m benchmarks.processes [--rounds N]
+
+Whole training epochs of the trainer, at the same global batch, on made-up 32x32 images. All processes are alive for the
+whole measurement and take turns, the others waiting without work. The table has the median images per second of each,
+and the median of the turn-by-turn ratios, which is to be at least 0.9.
+"""
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = [(width, batch, arm) for width, batch in ((16, 64), (64, 128)) for arm in ("bn", "bncn")]
+STEPS = {16: 12, 64: 3}  # in a turn, by width
+
+
+def work(width: int, batch: int, arm: str, steps: int) -> None:
+    """A process of the measurement: for each line on stdin, so many steps; tells their seconds."""
+    import torch
+
+    from benchmarks.speed import quiet_trainer
+    from utils.memory import keep_freed_memory
+    from utils.world import World
+
+    keep_freed_memory()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    settings = (f"arch.args.width={width}", f"arch.args.norm={arm}", f"data_loader.args.batch_size={batch}")
+    with World() as world, quiet_trainer(int(batch * steps / 0.8) + 20, *settings, world=world) as trainer:
+        for epoch, _ in enumerate(sys.stdin, 1):
+            start = time.perf_counter()
+            trainer.batch = 0
+            trainer._train(epoch)
+            print(time.perf_counter() - start, len(trainer.data.train), flush=True)
+
+
+class Team:
+    """`count` processes of `threads` threads each, which train one model."""
+
+    def __init__(self, count: int, threads: int, arguments: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self._members = []
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            command = [sys.executable, "-m", "benchmarks.processes", "--work", *arguments]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+            self._members.append(subprocess.Popen(command, cwd=ROOT, env={**environment, **own}, **pipes))
+
+    def turn(self) -> tuple[float, int]:
+        """Seconds of a turn, those of the slowest, and its steps."""
+        for member in self._members:
+            print(file=member.stdin)
+        told = [member.stdout.readline().split() for member in self._members]
+        return max(float(seconds) for seconds, _ in told), int(told[0][1])
+
+    def end(self) -> None:
+        for member in self._members:
+            member.stdin.close()
+        for member in self._members:
+            member.wait()
+
+
+def measure(width: int, batch: int, arm: str, rounds: int) -> dict[str, object]:
+    arguments = [str(width), str(batch), arm, str(STEPS[width])]
+    teams = {"one": Team(1, 2, arguments), "two": Team(2, 1, arguments)}
+    seconds: dict[str, list[float]] = {name: [] for name in teams}
+    for turn in range(rounds + 1):
+        for name, team in teams.items():
+            taken, steps = team.turn()
+            if turn:  # the first warms up
+                seconds[name].append(taken)
+    for team in teams.values():
+        team.end()
+    ratios = [one / two for one, two in zip(seconds["one"], seconds["two"], strict=True)]
+    speed = {name: batch * steps / statistics.median(values) for name, values in seconds.items()}
+    return {"width": width, "batch": batch, "arm": arm, "images_per_second": speed, "ratios": sorted(ratios)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="turns that are counted")
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="measure this case alone")
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        width, batch, arm, steps = args.work
+        work(int(width), int(batch), arm, int(steps))
+        return
+    print("| width | batch | arm | one of two threads | two of one | two / one | range |\n" + "|---" * 7 + "|")
+    for case in CASES if args.case is None else [CASES[args.case]]:
+        row = measure(*case, args.rounds)
+        one, two = row["images_per_second"].values()
+        ratios = row["ratios"]
+        spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
+        print(f"| {row['width']} | {row['batch']} | {row['arm']} | {one:.0f} | {two:.0f} | ", end="")
+        print(f"{statistics.median(ratios):.2f} | {spread} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
