@@ -70,7 +70,7 @@ def test_two_hosts_have_the_figures_of_one(coco_dir: Path, tmp_path: Path, hosts
 
 
 @pytest.mark.parametrize(("victim", "fault"), [(0, Host.kill), (1, Host.kill), (1, Host.pull_the_cable)])
-def test_a_host_goes(
+def test_36_a_host_goes(
     coco_dir: Path, tmp_path: Path, hosts: Hosts, on_one_host: Path, victim: int, fault: Callable[[Host], None]
 ) -> None:
     """The other one ends, in bounded time, and the same two commands go on from the newest checkpoint."""
@@ -96,7 +96,7 @@ def test_a_host_goes(
 
 
 @pytest.mark.parametrize(("victim", "whole"), [(0, False), (1, False), (1, True)])
-def test_torchrun_starts_it_again(
+def test_36_torchrun_starts_it_again(
     coco_dir: Path, tmp_path: Path, hosts: Hosts, on_one_host: Path, victim: int, whole: bool
 ) -> None:
     """With --max-restarts and `-r auto` the run goes on by itself. A whole host, not the first, is given its command
