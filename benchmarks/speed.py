@@ -55,7 +55,8 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        self.model.eval()
+        if self.model.training:  # eval() drops what layers keep from batch to batch
+            self.model.eval()
         with self.autocast:
             self.model(self.images)
 

@@ -14,9 +14,10 @@ step: training computes it without a gradient from the current weights, and eval
 
 This file has the layer's parameters and chooses the method that computes the steps above. An image passes through
 `PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `_finish`. preconv_running.py has
-the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests; "matmul"
-(preconv_matmul.py) is the fast form. These files import only each other and torch, so that they can be installed or
-copied alone.
+the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests. "matmul"
+(preconv_matmul.py) has neither a convolution nor an FFT, and is the fastest for large batches; "filter"
+(preconv_filter.py), a convolution and then products, is the fastest for small ones. These files import only each other
+and torch, so that they can be installed or copied alone.
 """
 
 import math
@@ -29,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import preconv_fft, preconv_matmul, preconv_operators
+from . import preconv_cost, preconv_fft, preconv_filter, preconv_matmul, preconv_operators
+from .preconv_constants import Geometry
 from .preconv_kept import KeptSpectra
 from .preconv_running import RunningPreconditioner
 
@@ -56,8 +58,9 @@ METHODS = {
     "matmul": Method(
         preconv_operators.preconditioner, preconv_operators.filtered_conv, preconv_matmul.prepare, narrow=True
     ),
+    "filter": Method(preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
 }
-LARGEST_MATMUL_GRID = 130  # a DFT by products grows with the cube of the grid's side (docs/performance.md)
+LARGEST_MATMUL_GRID = 130  # on a GPU: a DFT by products grows with the cube of the grid's side
 
 
 class PreConv2d(RunningPreconditioner):
@@ -78,8 +81,9 @@ class PreConv2d(RunningPreconditioner):
             schedule, `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
-        method: "fft" or "matmul" (the same function, see their files), or "auto": the faster one for the input's size,
-            but "fft" for torch.jit.trace, torch.export and ONNX, whose programs load without our operators.
+        method: "fft", "matmul" or "filter" (the same function, see their files), or "auto": the fastest one for the
+            shape of the input, as preconv_cost.py estimates it, but "fft" for torch.jit.trace, torch.export and ONNX,
+            whose programs load without our operators.
         input_size: (H, W), to give the running estimate its final shape at once, as zeros with no batch counted.
             It changes nothing else.
         device, dtype: of parameters and buffers, as for Conv2d.
@@ -214,7 +218,13 @@ class PreConv2d(RunningPreconditioner):
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return "fft"
-        return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
+        if self.kernel_size == 1:
+            return "matmul"  # it decides only whether bfloat16 autocast applies
+        if not x.is_cpu:
+            return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
+        geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
+        task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)
+        return preconv_cost.fastest(task)
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: training computes it from the weights and averages it, evaluation takes the estimate."""

@@ -1,4 +1,4 @@
-"""The matrix products of preconv_matmul.py as operators of torch, with their shapes and gradients.
+"""The matrix products of preconv_matmul.py and preconv_filter.py as operators of torch, with shapes and gradients.
 
 They are operators (`torch.library.custom_op`) for FakeTensorMode, and because torch.compile would unroll thousands of
 products. Gradients are two `torch.autograd.Function`s around the operators, since torch.func ignores an operator's own
@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import preconv_fft, preconv_matmul
+from . import preconv_fft, preconv_filter, preconv_matmul
 from .preconv_constants import Geometry
 
 OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
@@ -84,6 +85,34 @@ class _Gradients(torch.autograd.Function):
         return onto_grad, onto_x, onto_weight, None, None, None, None
 
 
+def conv_then_filter(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+    """The same function as `filtered_conv`, by torch's convolution and the filter of preconv_filter.py."""
+    k = weight.shape[-1]
+    maps = F.conv2d(x, weight.to(x.dtype), padding=k - 1)
+    y: Tensor = _SpectralFilter.apply(maps, v, *maps.shape[2:], k - 1 - padding, stride, False)
+    return y
+
+
+class _SpectralFilter(torch.autograd.Function):
+    """`preconv_filter.spectral_filter`, whose gradient is its adjoint; no gradient flows to v."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride: int, adjoint: bool) -> Tensor:
+        return filter_operator(maps, v, p1, p2, crop, stride, adjoint)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, v, *ctx.geometry, ctx.adjoint = inputs
+        ctx.save_for_backward(v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (v,) = ctx.saved_tensors
+        return _SpectralFilter.apply(grad, v, *ctx.geometry, not ctx.adjoint), *[None] * 6
+
+
 # --- the operators, and their rules for shapes and for torch.func.vmap ------------------------------------------------
 
 preconditioner_operator = torch.library.custom_op(
@@ -98,6 +127,11 @@ def forward_operator(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding:
 
 backward_operator = torch.library.custom_op(
     f"{OPERATORS}::filtered_conv_backward", preconv_matmul.backward, mutates_args=()
+)
+
+
+filter_operator = torch.library.custom_op(
+    f"{OPERATORS}::spectral_filter", preconv_filter.spectral_filter, mutates_args=()
 )
 
 
@@ -121,6 +155,12 @@ def _(
     return grad_x, weight.new_empty(samples * weight.shape[0], *weight.shape[1:])
 
 
+@filter_operator.register_fake
+def _(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride: int, adjoint: bool) -> Tensor:
+    height, width = (p1, p2) if adjoint else (len(range(crop, p - crop, stride)) for p in (p1, p2))
+    return maps.new_empty(maps.shape[0], height, width, maps.shape[1]).permute(0, 3, 1, 2)
+
+
 def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     """The rule of torch.func.vmap where each sample has its own kernels: one call of the operator for each sample."""
     each = [
@@ -132,12 +172,13 @@ def _one_by_one(operator: Callable[..., Any], info: Any, in_dims: tuple[int | No
     return tuple(torch.stack(outputs) for outputs in zip(*each, strict=True)), (0,) * len(each[0])
 
 
-def _forward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """The same for the forward operator; samples that share their kernels are one batch."""
-    x, *others = args
+def _images_by_sample(
+    operator: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], images: Tensor, *others: Any
+) -> Any:
+    """The same for an operator from images to images; samples that share the other arguments are one batch."""
     if any(dim is not None for dim in in_dims[1:]):
-        return _one_by_one(forward_operator, info, in_dims, *args)
-    return forward_operator(_one_batch(info, x, in_dims[0]), *others).unflatten(0, (info.batch_size, -1)), 0
+        return _one_by_one(operator, info, in_dims, images, *others)
+    return operator(_one_batch(info, images, in_dims[0]), *others).unflatten(0, (info.batch_size, -1)), 0
 
 
 def _backward_by_sample(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -157,5 +198,6 @@ def _one_batch(info: Any, images: Tensor, dim: int | None) -> Tensor:
 
 
 preconditioner_operator.register_vmap(partial(_one_by_one, preconditioner_operator))
-forward_operator.register_vmap(_forward_by_sample)
+forward_operator.register_vmap(partial(_images_by_sample, forward_operator))
+filter_operator.register_vmap(partial(_images_by_sample, filter_operator))
 backward_operator.register_vmap(_backward_by_sample)

@@ -15,7 +15,6 @@ from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
 from trainer.optim import OPTIMIZERS, schedule_of
-from trainer.restore import _BUFFERS
 from utils.errors import ConfigError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -323,7 +322,7 @@ def test_no_field_needs_two_validators_of_a_kind(block: str) -> None:
 
 def test_every_type_has_its_implementation() -> None:
     """Each kind of noise: tests/test_data.py."""
-    assert OPTIMIZERS.keys() == _BUFFERS.keys() == {name for block, name in RESOLVES if block == "optimizer"}
+    assert OPTIMIZERS.keys() == {name for block, name in RESOLVES if block == "optimizer"}
     for block, name in RESOLVES:
         config = validate({"name": "x", block: {"type": name, **RESOLVES[block, name][0]}}, "test")
         if block == "optimizer":

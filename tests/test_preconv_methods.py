@@ -1,4 +1,4 @@
-"""The ways to compute ConvNorm against each other: torch.fft is the oracle of the matrix products."""
+"""The ways to compute ConvNorm against each other: torch.fft is the oracle of the other two."""
 
 import copy
 import json
@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import preconv, preconv_constants, preconv_fft, preconv_matmul, preconv_operators
+from models import (
+    preconv,
+    preconv_constants,
+    preconv_cost,
+    preconv_fft,
+    preconv_filter,
+    preconv_matmul,
+    preconv_operators,
+)
 from models.activations import ACTIVATIONS
 from models.norms import NORMS
 from models.preconv import METHODS, PreConv2d
@@ -33,12 +41,13 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-300)).item()
 
 
-def pair(*arguments: int, **options: Any) -> tuple[PreConv2d, PreConv2d]:
-    """The same layer with either method."""
-    fast = PreConv2d(*arguments, method="matmul", **options)
-    oracle = copy.deepcopy(fast)
-    oracle.method = "fft"
-    return fast, oracle
+def one_for_each_method(*arguments: int, **options: Any) -> list[PreConv2d]:
+    """The same layer with each method, the oracle first."""
+    layers = [PreConv2d(*arguments, method="fft", **options)]
+    for method in METHODS.keys() - {"fft"}:
+        layers.append(copy.deepcopy(layers[0]))
+        layers[-1].method = method
+    return layers
 
 
 def all_items_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +73,7 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
         "dense_pixels": draw(st.sampled_from([0, 64])),
         "piece": draw(st.sampled_from([8, 2**22])),
         "together": draw(st.booleans()),
+        "chunk": draw(st.sampled_from([8, 2**17])),
         "seed": draw(st.integers(0, 2**16)),
     }
 
@@ -77,10 +87,13 @@ def test_methods_agree(case: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preconv_constants, "DENSE_PIXELS", case["dense_pixels"])
         patch.setattr(preconv_matmul, "PIECE", case["piece"])
+        patch.setattr(preconv_filter, "CHUNK", case["chunk"])
         if case["together"]:
             all_items_together(patch)
         constants.cache_clear()
-        layers = pair(c_in, c_out, case["kernel"], case["stride"], case["padding"], affine=case["affine"])
+        layers = one_for_each_method(
+            c_in, c_out, case["kernel"], case["stride"], case["padding"], affine=case["affine"]
+        )
         x = torch.randn(case["batch"], c_in, *case["size"], dtype=case["dtype"])
         grad, results = None, []
         for layer in layers:
@@ -96,12 +109,14 @@ def test_methods_agree(case: dict) -> None:
             gradients = [parameter.grad for parameter in layer.parameters()]
             results.append([y, again, images.grad, layer.running_preconditioner, *gradients])
     constants.cache_clear()
-    # Near a null of a spectrum V is large, and float32 rounds the more: both methods alike, in different digits.
-    v = preconv_fft.preconditioner(layers[1].weight.double(), _grid(case))
+    # Near a null of a spectrum V is large, and float32 rounds the more: all methods alike, in different digits.
+    v = preconv_fft.preconditioner(layers[0].weight.double(), _grid(case))
     spread = (v.amax((-2, -1)) / v.amin((-2, -1))).max().item()
-    for got, want in zip(*results, strict=True):
-        assert got.shape == want.shape
-        assert relative_error(got, want) < TOLERANCE[case["dtype"]] * spread
+    oracle, *others = results
+    for other in others:
+        for got, want in zip(other, oracle, strict=True):
+            assert got.shape == want.shape
+            assert relative_error(got, want) < TOLERANCE[case["dtype"]] * spread
 
 
 def _grid(case: dict) -> tuple[int, int]:
@@ -113,18 +128,20 @@ def _grid(case: dict) -> tuple[int, int]:
 @pytest.mark.parametrize("size", [4, 9, 16, 33])
 def test_methods_agree_on_cuda(size: int) -> None:
     torch.manual_seed(0)
-    fast, oracle = (layer.cuda() for layer in pair(8, 16, 3, 2, 1))
+    layers = [layer.cuda() for layer in one_for_each_method(8, 16, 3, 2, 1)]
     x = torch.randn(4, 8, size, size, device="cuda")
     results = []
-    for layer in (fast, oracle):
+    for layer in layers:
         images = x.clone().requires_grad_()
         y = layer(images)
         y.square().sum().backward()
         with torch.no_grad():
             again = layer.eval()(images)
         results.append([y, again, images.grad, *(parameter.grad for parameter in layer.parameters())])
-    for got, want in zip(*results, strict=True):
-        assert relative_error(got, want) < 1e-4
+    oracle, *others = results
+    for other in others:
+        for got, want in zip(other, oracle, strict=True):
+            assert relative_error(got, want) < 1e-4
 
 
 @pytest.mark.parametrize("size", [7, 8, 9, 13, 31, 32, 33])
@@ -143,7 +160,7 @@ def test_float32_is_as_accurate_as_the_oracle(size: int, stride: int) -> None:
         y = method.filtered_conv(x, weight, method.preconditioner(weight, (size + 2, size + 2)), stride, 1)
         got = (y, *torch.autograd.grad(y, (x, weight), grad.float()))
         errors[name] = max(relative_error(a, b) for a, b in zip(got, wanted, strict=True))
-    assert errors["matmul"] < max(1e-6, 2 * errors["fft"]), errors
+    assert max(errors.values()) < max(1e-6, 2 * errors["fft"]), errors
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -422,23 +439,60 @@ def test_spectra_beyond_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
 def test_constants_are_shared_and_bounded() -> None:
     constants.cache_clear()
     for size in range(3, 103):
-        PreConv2d(1, 1, 3, padding=1)(torch.zeros(1, 1, size, 4))
+        PreConv2d(1, 1, 3, padding=1, method="matmul")(torch.zeros(1, 1, size, 4))
     held = constants.cache_info()
     assert held.currsize == held.maxsize == 32
     constants.cache_clear()
-    resnet18("bncn", width=4)(torch.zeros(2, 3, 32, 32))
+    model = resnet18("bncn", width=4)
+    for module in model.modules():
+        if isinstance(module, PreConv2d):
+            module.method = "matmul"
+    model(torch.zeros(2, 3, 32, 32))
     held = constants.cache_info()
     assert (held.misses, held.currsize) == (7, 7)  # seven geometries in 17 layers
     assert held.hits == 10
 
 
-def test_auto_takes_the_products_but_for_large_images() -> None:
-    layer = PreConv2d(1, 1, 3, padding=1)
-    limit = preconv.LARGEST_MATMUL_GRID
-    assert layer._pick_method(torch.zeros(1, 1, limit - 2, 4)) == "matmul"
-    assert layer._pick_method(torch.zeros(1, 1, limit - 1, 4)) == "fft"
-    with pytest.raises(ValueError, match="method must be one of auto, fft, matmul"):
+def test_auto_takes_what_the_costs_say() -> None:
+    layer = PreConv2d(64, 64, 3, padding=1)
+    picked = {
+        shape: layer._pick_method(torch.empty(shape[0], 64, shape[1], shape[1])) for shape in ((128, 32), (2, 32))
+    }
+    assert picked == {(128, 32): "matmul", (6, 32): "filter"}
+    assert PreConv2d(3, 16, 3, padding=1)._pick_method(torch.empty(1, 3, 300, 300)) == "fft"
+    with pytest.raises(ValueError, match="method must be one of auto, fft, matmul, filter"):
         PreConv2d(1, 1, 3, method="dct")
+
+
+def test_every_method_has_a_cost_that_grows_with_the_work() -> None:
+    assert preconv_cost.COSTS.keys() == METHODS.keys()
+    geometry = Geometry(16, 16, 3, 1, 1)
+    small = preconv_cost.Task(4, 16, 16, geometry, training=False)
+    larger = [
+        small._replace(batch=8),
+        small._replace(c_in=32),
+        small._replace(c_out=32),
+        small._replace(geometry=Geometry(17, 18, 3, 1, 1)),
+        small._replace(training=True),
+    ]
+    for cost in preconv_cost.COSTS.values():
+        assert all(cost(task) > cost(small) for task in larger)
+
+
+def test_what_auto_takes_does_not_depend_on_gradients() -> None:
+    """Checkpointed activations are computed twice, without gradients and with them."""
+    layer = PreConv2d(64, 64, 3, padding=1)
+    x = torch.empty(16, 64, 32, 32)
+    with torch.no_grad():
+        without = layer._pick_method(x)
+    assert layer._pick_method(x.requires_grad_()) == without
+
+
+def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
+    limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
+    with FakeTensorMode():
+        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")) == "matmul"
+        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")) == "fft"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -456,8 +510,16 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
             for real, fake in zip(grads, fakes, strict=True):
                 assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
                 assert real.dtype == fake.dtype
-            run = preconv_matmul.prepare(x, weight, v, stride, 1)
-            assert run(x).device.type == "cuda"
+            for method in (preconv_matmul, preconv_filter):
+                run = method.prepare(x, weight, v, stride, 1)
+                assert (run(x).device.type, run(x).dtype) == ("cuda", dtype)
+            for adjoint in (False, True):
+                arguments = (*(side + 2 for side in size), 1, stride, adjoint)
+                images = y if adjoint else torch.randn(2, 5, *arguments[:2], device="cuda", dtype=dtype)
+                real = preconv_filter.spectral_filter(images, v, *arguments)
+                fake = preconv_operators.filter_operator(images, v, *arguments)
+                assert (real.device.type, real.shape, real.stride()) == ("cuda", fake.shape, fake.stride())
+                assert real.dtype == fake.dtype == dtype
 
 
 def test_operators_pass_torch_s_own_check() -> None:
@@ -469,6 +531,9 @@ def test_operators_pass_torch_s_own_check() -> None:
     arguments = (torch.randn_like(y), x, weight, v, 2, 1, True, 1)
     torch.library.opcheck(preconv_operators.backward_operator, arguments, test_utils=tests)
     torch.library.opcheck(preconv_operators.preconditioner_operator, (weight, 10, 11), test_utils=tests)
+    maps = torch.randn(2, 4, 10, 11)
+    torch.library.opcheck(preconv_operators.filter_operator, (maps, v, 10, 11, 1, 2, False), test_utils=tests)
+    torch.library.opcheck(preconv_operators.filter_operator, (y, v, 10, 11, 1, 2, True), test_utils=tests)
 
 
 def one_block_a_stage(norm: str) -> ResNet:

@@ -19,12 +19,6 @@ from utils.errors import CheckpointError
 from utils.reading import told_as
 from utils.text import visible
 
-#: The buffers that each optimizer keeps for a parameter.
-_BUFFERS = {
-    "SGD": {"momentum_buffer"},
-    "Adam": {"step", "exp_avg", "exp_avg_sq"},
-    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
-}
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
 
@@ -147,30 +141,55 @@ def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
             f"{source}: saved with the optimizer {state['optimizer_type']}, but the config says {kind}; "
             "set optimizer.type back"
         )
-    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    options = [_options(group) for group in optimizer.param_groups]
     with told_as(CheckpointError, source, "the optimizer's state does not fit"):
         optimizer.load_state_dict(state["optimizer"])
-        _check_buffers(optimizer)
-    for group, kept in zip(optimizer.param_groups, options, strict=True):
-        for key in group.keys() - kept.keys() - {"params"}:
-            del group[key]
-        group.update(kept)
+        for group, kept in zip(optimizer.param_groups, options, strict=True):
+            before = _options(group)
+            for key in before.keys() - kept.keys():
+                del group[key]
+            group.update(kept)
+            for parameter in group["params"]:
+                _check_buffers(optimizer, parameter, before, kept)
+        if strangers := optimizer.state.keys() - {p for group in optimizer.param_groups for p in group["params"]}:
+            raise ValueError(f"it has buffers for {len(strangers)} parameters that are not the model's")
 
 
-def _check_buffers(optimizer: Optimizer) -> None:
-    names = _BUFFERS[type(optimizer).__name__]
-    for parameter, buffers in optimizer.state.items():
-        if not isinstance(parameter, Tensor) or buffers.keys() - names:
-            raise ValueError(f"it has {', '.join(map(str, buffers))} for {'a' if buffers else 'no'} parameter")
-        if buffers.keys() != names and buffers and "step" in names:
-            raise ValueError(f"it lacks {', '.join(sorted(names - buffers.keys()))}")
-        for name, buffer in buffers.items():
-            if buffer is None and name == "momentum_buffer":  # torch writes None without momentum
-                continue
-            if not isinstance(buffer, Tensor):
-                raise ValueError(f"{name} is no tensor")
-            shape = torch.Size() if name == "step" else parameter.shape
-            if buffer.shape != shape:
-                raise ValueError(f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}")
-            if not bool(torch.isfinite(buffer).all()) or (name in ("step", "exp_avg_sq") and bool((buffer < 0).any())):
-                raise ValueError(f"{name} has impossible values")
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _check_buffers(optimizer: Optimizer, parameter: Tensor, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError unless the buffers of `parameter` are those that a step makes with the options `before`, with
+    which they were saved, and include all that a step needs with the options `now`."""
+    found = {name: buffer for name, buffer in optimizer.state.get(parameter, {}).items() if buffer is not None}
+    if not found:  # it had no gradient yet, or a step makes no buffers
+        return
+    needed = _buffers_of_a_step(type(optimizer), now, parameter)
+    known = needed if before == now else needed | _buffers_of_a_step(type(optimizer), before, parameter)
+    for name, buffer in found.items():
+        if name not in known or not isinstance(buffer, Tensor):
+            raise ValueError(f"{visible(str(name), 100)} is no buffer of {type(optimizer).__name__}")
+        if buffer.shape != known[name]:
+            raise ValueError(
+                f"{name} is {tuple(buffer.shape)} for a parameter of {tuple(parameter.shape)}, "
+                f"expected {tuple(known[name])}"
+            )
+        if not bool(torch.isfinite(buffer).all()) or (_is_count_or_square(name) and bool((buffer < 0).any())):
+            raise ValueError(f"{name} has impossible values")
+    if missing := needed.keys() - found.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}, which the present optimizer.args need")
+
+
+def _is_count_or_square(name: str) -> bool:
+    return name == "step" or "sq" in name  # exp_avg_sq, max_exp_avg_sq, square_avg
+
+
+def _buffers_of_a_step(kind: type[Optimizer], options: dict[str, Any], like: Tensor) -> dict[str, torch.Size]:
+    """The names and shapes of the buffers that an optimizer keeps for a parameter, found by a step on a copy of it."""
+    parameter = torch.nn.Parameter(torch.zeros_like(like))
+    parameter.grad = torch.zeros_like(like)
+    trial = kind([parameter], lr=0.0)  # type: ignore[call-arg]
+    trial.param_groups[0].update(options)
+    trial.step()
+    return {name: buffer.shape for name, buffer in trial.state[parameter].items() if isinstance(buffer, Tensor)}

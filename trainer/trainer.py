@@ -199,9 +199,9 @@ class Trainer(BaseTrainer[RunState]):
         check_order(state, since, self.config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)
-        load_model(self.model, state, source)
         check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
+        load_model(self.model, state, source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]
