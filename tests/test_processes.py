@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 import models.build
 from data_loader.batches import ImageBatches
@@ -94,11 +95,16 @@ def test_with_sync_batch_norm_it_takes_those_of_the_batch(coco_dir: Path, tmp_pa
     assert with_one_and_two(arguments, tmp_path, sync_batch_norm_on_cpu) < ROUNDING
     assert "no effect: there is one process" in (tmp_path / "one" / "train.log").read_text()
     assert "BatchNorm" not in (tmp_path / "two" / "train.log").read_text()
-    again = ["-r", "auto", "--run-dir", str(tmp_path / "two"), "trainer.epochs=3"]
-    for process in start_two(again, tmp_path, in_float64, sync_batch_norm_on_cpu):
-        ended = process.end()
-        assert (ended.code, ended.err) == (0, "")
-    assert len(rows(tmp_path / "two")) == 3
+
+
+def test_a_run_with_sync_batch_norm_goes_on(coco_dir: Path, tmp_path: Path) -> None:
+    arguments = coco(coco_dir, tmp_path / "run", "trainer.sync_batch_norm=true", arm="bncn")
+    for epochs in (1, 2):
+        more = ("-r", "auto", f"trainer.epochs={epochs}")
+        for process in start_two([*arguments, *more], tmp_path, sync_batch_norm_on_cpu):
+            ended = process.end()
+            assert (ended.code, ended.err) == (0, "")
+        assert len(rows(tmp_path / "run")) == epochs
 
 
 def test_sync_batch_norm_needs_cuda(coco_dir: Path, tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_a_turn_finds_nothing_of_an_earlier_one() -> None:
     def join(rank: int) -> None:
         found.append(store_of_this_turn(shared, rank, 2))
 
-    def both() -> tuple[dist.Store, dist.Store]:
+    def both() -> tuple[Store, Store]:
         threads = [threading.Thread(target=join, args=(rank,), daemon=True) for rank in (1, 0)]
         threads[0].start()
         threads[0].join(0.3)

@@ -34,7 +34,7 @@ class Host:
     def start(self, argv: list[str], log: Path) -> subprocess.Popen[bytes]:
         with open(log, "wb") as file:
             return subprocess.Popen(
-                [_ip(), "netns", "exec", self.name, *argv],
+                [str(_ip()), "netns", "exec", self.name, *argv],
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import ConfigError, ProcessError, Stopped, UserError
 
@@ -63,7 +65,7 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             _choose_interface()
             try:
-                found, *_ = next(dist.rendezvous("env://", timeout=JOINING))
+                found, *_ = next(rendezvous("env://", timeout=JOINING))
                 store = store_of_this_turn(found, self.rank, self.size)
                 dist.init_process_group(backend, None, PREPARING, self.size, self.rank, store)
                 self._group = dist.new_group(backend="gloo", timeout=PREPARING)
@@ -162,7 +164,7 @@ class World:
             return DistributedDataParallel(model, process_group=self._tensors, broadcast_buffers=False)
 
 
-def store_of_this_turn(store: dist.Store, rank: int, size: int) -> dist.Store:
+def store_of_this_turn(store: Store, rank: int, size: int) -> Store:
     """`store`, through which the processes find each other, without what an earlier turn has left in it.
 
     torchrun --max-restarts keeps one store for all turns, and gloo would find the addresses of processes that died. So
@@ -172,7 +174,7 @@ def store_of_this_turn(store: dist.Store, rank: int, size: int) -> dist.Store:
         turn = store.add("turn", 1)
         store.wait([f"{turn}/{other}" for other in range(1, size)])
         store.set(f"{turn}/begun", "")
-        return dist.PrefixStore(str(turn), store)
+        return PrefixStore(str(turn), store)
     deadline, turn = time.monotonic() + JOINING.total_seconds(), 0
     while not (turn and store.check([f"{turn}/begun"])):
         newest = store.add("turn", 0)
@@ -183,7 +185,7 @@ def store_of_this_turn(store: dist.Store, rank: int, size: int) -> dist.Store:
             raise RuntimeError("the first process does not answer")
         else:
             time.sleep(0.05)
-    return dist.PrefixStore(str(turn), store)
+    return PrefixStore(str(turn), store)
 
 
 def _choose_interface() -> None:
