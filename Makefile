@@ -64,12 +64,12 @@ $(VENV)/run.stamp: requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -r requirements.txt
 	@touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-slurm.txt $(VENV)/run.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-slurm.txt requirements-extras.txt $(VENV)/run.stamp
 	@echo "installing the development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-.venvs/%/stamp: requirements.txt requirements-dev.txt requirements-slurm.txt
+.venvs/%/stamp: requirements.txt requirements-dev.txt requirements-slurm.txt requirements-extras.txt
 	@$(if $(filter lowest,$*),$(LOWEST),$*) -m venv $(@D)
 	@sed -n '$(if $(filter lowest,$*),$(LOWER),/>=/p)' requirements.txt requirements-slurm.txt > $(@D)/requirements.txt
 	@echo "installing into $(@D): PyTorch is large, this takes some minutes"

@@ -10,15 +10,16 @@ from itertools import islice
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config_schema import ONCE_NULL, Config, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, UnknownChoice, name_of, types_of
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.keys import value_at
 
 MOST_PROBLEMS = 20  # that one message lists
+ADVICE = "; write "
 LONGEST_GUESS = 100  # characters of a word for which another is looked for
 
 
@@ -35,7 +36,7 @@ def describe(problem: Any, values: dict[str, Any]) -> str:
     if kind == "extra_forbidden":
         known = list(block.model_fields)
         if not _fields_at(keys):
-            return f"unknown key {path!r}{did_you_mean(keys[-1], known)}; keys here: {', '.join(known)}"
+            return f"unknown key {path!r}{_key_meant(keys, known)}"
         taken = ", ".join(key for key in known if key != "type")
         return f"{path}: {name} does not take it; it takes {taken or 'no arguments'}"
     if kind == "missing":
@@ -50,9 +51,50 @@ def describe(problem: Any, values: dict[str, Any]) -> str:
     if kind in ("model_type", "model_attributes_type"):
         return f"{path}: must be an object {{...}}, got {shortened(given)}"
     if kind == "value_error":
-        return f"{path}: {context['error']}"
+        error = context["error"]
+        return f"{path}: {error}{did_you_mean(given, error.choices) if isinstance(error, UnknownChoice) else ''}"
+    form = _json_form(kind, given, NoneType in kinds_at(keys))
+    next_problem = _next_problem(problem["loc"], values, keys, form)
+    if next_problem:
+        return next_problem
     message = problem["msg"].removeprefix("Input ")
-    return f"{path}: {message}, got {shortened(given)}{_json_form(kind, given, NoneType in kinds_at(keys))}"
+    return f"{path}: {message}, got {shortened(given)}{form}"
+
+
+def _key_meant(keys: Sequence[str], known: Sequence[str]) -> str:
+    """The end of a message on an unknown key: a similar key beside it or among the arguments, and the known keys."""
+    *above, key = keys
+    listed = f"; keys here: {', '.join(known)}"
+    args = ".".join([*above, "args"])
+    if _fields_at([*above, "args", key]):
+        return f"; did you mean {f'{args}.{key}'!r}?{listed}"
+    guess = did_you_mean(key, known)
+    return guess + listed + (f"; arguments go to {args}" if "args" in known and not guess else "")
+
+
+def _next_problem(loc: Sequence[str | int], values: dict[str, Any], keys: Sequence[str], form: str) -> str:
+    """The problem that is left at `loc` after the user has followed the advice `form`; empty if there is none."""
+    try:
+        changed = _replaced(values, keys, json.loads(form.removeprefix(ADVICE)))
+        Config.model_validate(changed)
+    except json.JSONDecodeError:  # the advice is not a value
+        return ""
+    except ValidationError as error:
+        left = [problem for problem in error.errors() if problem["loc"][: len(loc)] == loc]
+        if left:
+            field = _fields_at(keys)[:1]
+            default = f"; the default is {shortened(field[0].default)}" if field and not field[0].is_required() else ""
+            return describe(left[0], changed) + default
+    return ""
+
+
+def _replaced(block: Any, keys: Sequence[str], value: Any) -> Any:
+    """`block` with `value` at a path of keys and of indices of lists."""
+    if not keys:
+        return value
+    if isinstance(block, list):
+        return [_replaced(each, keys[1:], value) if str(n) == keys[0] else each for n, each in enumerate(block)]
+    return block | {keys[0]: _replaced(block.get(keys[0]), keys[1:], value)} if isinstance(block, dict) else block
 
 
 def _place(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel], str]:
@@ -96,7 +138,7 @@ def _json_form(kind: str, given: Any, nullable: bool) -> str:
         form = json.dumps(text)
     elif kind == "list_type":
         form = _list(text)
-    return f"; write {form}" if form else ""
+    return ADVICE + form if form else ""
 
 
 def _number(word: str, whole: bool) -> str | None:
@@ -132,7 +174,7 @@ def _fields_at(keys: Sequence[str]) -> list[FieldInfo]:
 def kinds_at(keys: Sequence[str]) -> set[Any]:
     """The plain types that may stand at that path, {str, NoneType} for trainer.amp; none where no setting is."""
     kinds = set().union(*(_kinds(field.annotation) for field in _fields_at(keys)))
-    return kinds | {NoneType} if kinds and keys[-1] in ONCE_NULL else kinds
+    return kinds | {NoneType} if kinds and keys[-1] in NULL_IS_UNSET else kinds
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -4,6 +4,7 @@ A block whose settings depend on its `type` has a class for each type. What a co
 nowhere else, so that `model_dump` is every setting that a run has.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
@@ -49,6 +50,14 @@ PathText = Annotated[str, AfterValidator(_without_control_characters)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class UnknownChoice(ValueError):
+    """A text that is none of `choices`."""
+
+    def __init__(self, message: str, choices: Sequence[str]) -> None:
+        super().__init__(message)
+        self.choices = choices
+
+
 class _Block(BaseModel):
     """Unknown keys are errors, and types are taken as written: `true` is no number and "1" no integer."""
 
@@ -67,22 +76,22 @@ def name_of(block: type[BaseModel]) -> str:
 
 
 #: Where earlier code wrote null for an argument that was not set, or that the type does not take, null still says so.
-ONCE_NULL = frozenset(
+NULL_IS_UNSET = frozenset(
     {"momentum", "nesterov", "betas", "eps", "milestones", "gamma", "step_size", "T_max", "eta_min"}
     | {"include_true_class", "path"}
 )
 
 
-def _said(block: Any) -> Any:
+def _without_unset(block: Any) -> Any:
     if not isinstance(block, dict):
         return block
-    return {key: _said(value) for key, value in block.items() if value is not None or key not in ONCE_NULL}
+    return {key: _without_unset(value) for key, value in block.items() if value is not None or key not in NULL_IS_UNSET}
 
 
 # Each union has one BeforeValidator: of two on a field, the oldest pydantic that requirements.txt takes drops one.
 def _filled(block: Any, **otherwise: Any) -> Any:
     """What is given for a block that has a class for each type, with `otherwise` for what it does not say."""
-    return otherwise | _said(block) if isinstance(block, dict) else block
+    return otherwise | _without_unset(block) if isinstance(block, dict) else block
 
 
 class NoArgs(_Block):
@@ -387,10 +396,11 @@ class TrainerConfig(_Block):
     @classmethod
     def _monitor(cls, monitor: str) -> str:
         columns = columns_of(("loss", *get_args(MetricName)))
-        mode, _, column = monitor.partition(" ")
-        if monitor == "off" or (mode in ("min", "max") and column in columns):
+        choices = ["off", *(f"{mode} {column}" for mode in ("max", "min") for column in columns)]
+        if monitor in choices:
             return monitor
-        raise ValueError(f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}")
+        message = f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}"
+        raise UnknownChoice(message, choices)
 
 
 class Config(_Block):

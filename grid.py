@@ -1,7 +1,7 @@
 """Run a grid of arms, datasets, noise and seeds: python grid.py configs/grids/cpu.json [--jobs N] [--executor slurm]
 
-What has finished is skipped, what was interrupted goes on, and what is missing is run; every cell is an ordinary run
-folder, and the command that made it is an ordinary train.py.
+The grid skips finished runs, resumes interrupted runs and starts missing ones. Every cell is an ordinary run folder,
+made by an ordinary train.py.
 """
 
 import utils.early  # isort: skip # noqa: F401
@@ -20,6 +20,7 @@ from utils.output import say, to_terminal
 from utils.text import one_line
 
 if TYPE_CHECKING:
+    from grids.plan import Grid
     from grids.running import Show
 
 
@@ -38,8 +39,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     from grids.plan import load_grid
-    from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
-    from grids.running import command
 
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
@@ -50,16 +49,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("-d: Slurm deals out the devices; name one, such as cuda")
     grid = load_grid(args.grid)
     if args.dry_run:
-        states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
-        refused = {cell: why for cell in grid.cells if (why := misfit(cell))}
-        say(*table(grid, states | dict.fromkeys(refused, FAILED), refused))
-        for cell in grid.cells:
-            if states[cell] == WAITING and cell not in refused:
-                say(shlex.join(command(cell, devices[0])))
-        if refused:
-            raise ConfigError(f"{len(refused)} of {len(grid.cells)} runs would be refused; the table says why")
-        return
-    if args.executor == "slurm":
+        _dry_run(grid, devices[0])
+    elif args.executor == "slurm":
         from grids.slurm import SlurmRun, parameters_of
 
         SlurmRun(grid, args.jobs, devices[0], parameters_of(args.slurm), _shower()).run()
@@ -69,9 +60,23 @@ def run(args: argparse.Namespace) -> None:
         LocalRun(grid, args.jobs or 1, devices, _shower()).run()
 
 
+def _dry_run(grid: "Grid", device: str | None) -> None:
+    """Print the table and the commands of the cells that wait. Raises ConfigError if cells would be refused."""
+    from grids.progress import FAILED, WAITING, Progress, misfit
+    from grids.running import command
+
+    progress = Progress(grid)
+    progress.notes.update({cell: why for cell in grid.cells if (why := misfit(cell))})
+    progress.states.update(dict.fromkeys(progress.notes, FAILED))
+    say(*progress.table())
+    say(*(shlex.join(command(cell, device)) for cell in grid.cells if progress.states[cell] == WAITING))
+    if progress.notes:
+        raise ConfigError(f"{len(progress.notes)} of {len(grid.cells)} runs would be refused; the table says why")
+
+
 def _shower() -> "Show":
-    """On a terminal each table takes the place of the last. Elsewhere the first and the last are printed whole, and of
-    those between only what is new, epochs and minutes left aside."""
+    """A function that shows a table. On a terminal each table replaces the last one. Elsewhere the first and the last
+    table are printed whole, and of those between only the new lines, apart from epochs and minutes."""
     if not sys.stdout.isatty():
         seen: set[str] = set()
 
@@ -89,8 +94,11 @@ def _shower() -> "Show":
         nonlocal height
         if height:
             to_terminal(sys.stdout).write(f"\x1b[{height}F\x1b[J")
+        size = shutil.get_terminal_size()
+        while not last and screen_lines(lines, size.columns) >= size.lines:
+            lines = lines[:-1]  # what has scrolled off the top cannot be drawn over
         say(*lines)
-        height = screen_lines(lines, shutil.get_terminal_size().columns)
+        height = screen_lines(lines, size.columns)
 
     return redraw
 
@@ -100,7 +108,7 @@ def _without_progress(line: str) -> str:
 
 
 def screen_lines(lines: Sequence[str], columns: int) -> int:
-    """How many lines of a terminal `lines` take, those that it breaks counted as often as it breaks them."""
+    """The number of lines that `lines` take on a terminal, which breaks long lines."""
     return sum(max(1, -(-len(line) // columns)) for line in lines)
 
 

@@ -4,9 +4,11 @@ import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from utils.cli import OneLineParser, leave, run_program
+from utils.files import user_path
 from utils.limits import memory_for_data
 from utils.output import say
 
@@ -43,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "a folder or .zip of images by class: train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*;\n"
         "one folder around it all is looked through.",
     )
-    folder.add_argument("source", metavar="SOURCE", help="folder or .zip")
+    folder.add_argument("source", type=user_path, metavar="SOURCE", help="folder or .zip")
     folder.add_argument("--classes", type=names, metavar="A,B,C", help="those to take, in the order of their labels")
     folder.add_argument("--split", choices=("train", "val", "test", "all"), default="train", help="default: train")
     add_square(folder)
@@ -56,15 +58,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "one box is taken at most.",
         per_class=340,
     )
-    coco.add_argument("--annotations", required=True, metavar="FILE", help="such as instances_train2017.json")
-    coco.add_argument("--images", required=True, metavar="SOURCE", help="folder or .zip, such as train2017")
+    coco.add_argument(
+        "--annotations", type=user_path, required=True, metavar="FILE", help="such as instances_train2017.json"
+    )
+    coco.add_argument(
+        "--images", type=user_path, required=True, metavar="SOURCE", help="folder or .zip, such as train2017"
+    )
     size_help = "least pixels of a box's short side (default: 32)"
     coco.add_argument("--min-size", type=positive, default=32, metavar="N", help=size_help)
 
     exdark = command(
         "exdark", "ExDark's class folders Bicycle, Boat, ..., Table: whole images, labels 0 to 11.", layout="NCHW"
     )
-    exdark.add_argument("source", metavar="SOURCE", help="folder or .zip")
+    exdark.add_argument("source", type=user_path, metavar="SOURCE", help="folder or .zip")
     exdark.add_argument("--classes", type=names, metavar="A,B,C", help="take these only; labels keep their numbers")
     add_square(exdark)
 
@@ -74,7 +80,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | None) -> None:
     add = parser.add_argument
-    add("-o", "--output", required=True, metavar="OUT", help="file to write, .pkl or .npz")
+    add("-o", "--output", type=user_path, required=True, metavar="OUT", help="file to write, .pkl or .npz")
     number = f"default: {per_class or 'all there are'}"
     add("--per-class", type=positive, default=per_class, metavar="N", help=f"images of each class ({number})")
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
@@ -116,15 +122,14 @@ def names(text: str) -> list[str]:
 def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
     from preparation.coco import plan_coco
     from preparation.sources import plan_demo, plan_exdark, plan_folder
-    from utils.files import user_path
 
     match args.command:
         case "folder":
-            return plan_folder(user_path(args.source), args.classes, args.split, args.square)
+            return plan_folder(args.source, args.classes, args.split, args.square)
         case "coco":
-            return plan_coco(user_path(args.annotations), user_path(args.images), args.min_size)
+            return plan_coco(args.annotations, args.images, args.min_size)
         case "exdark":
-            return plan_exdark(user_path(args.source), args.classes, args.square)
+            return plan_exdark(args.source, args.classes, args.square)
         case _:
             return plan_demo()
 
@@ -133,20 +138,9 @@ def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
 def prepare(args: argparse.Namespace) -> None:
     from preparation.build import build, check_suffix
     from preparation.plan import Request
-    from utils.files import user_path
 
-    out = user_path(args.output)
-    check_suffix(out)
-    request = Request(
-        out=out,
-        per_class=args.per_class,
-        form=args.format,
-        layout=args.layout,
-        seed=args.seed,
-        keep_duplicates=args.keep_duplicates,
-        skip_broken=args.skip_broken,
-        force=args.force,
-    )
+    check_suffix(args.output)
+    request = Request(**{field.name: getattr(args, field.name) for field in fields(Request)})
     with plan(args) as found:
         say(*build(found, request))
 

@@ -8,14 +8,14 @@ import sys
 from utils.cli import OneLineParser, leave, run_program
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description="Evaluate a checkpoint on the test images it was not trained on.")
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--allow-inexact", action="store_true", help="read one that could not be resumed exactly")
     parser.add_argument("--data-dir", metavar="DIR", help="where its data are, or may be fetched to and cached")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data_loader.args.data_dir=data/coco")
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
 def test(args: argparse.Namespace) -> None:
@@ -63,5 +63,10 @@ def test(args: argparse.Namespace) -> None:
         say(f"wrote {written}")
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run with the arguments `argv` (by default those of sys.argv) and return the exit code."""
+    return run_program(lambda: test(parse_args(argv)), sys.argv[1:] if argv is None else argv)
+
+
 if __name__ == "__main__":
-    leave(run_program(lambda: test(parse_args()), sys.argv[1:]))
+    leave(main())

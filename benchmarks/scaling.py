@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import interleaved, machine, set_up
-from models.preconv import METHODS, PreConv2d
+from models.preconv import PreConv2d
 
 #: Which sizes are tried, primes among them, and what the other two are held at.
 SWEEPS: dict[str, tuple[list[int], dict[str, int]]] = {
@@ -65,13 +65,13 @@ def sweep(name: str, rounds: int) -> dict[str, dict[str, list[tuple[int, float]]
     """{"seconds" or "megabytes": {method: [(value of what is varied, figure)]}}"""
     values, others = SWEEPS[name]
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {
-        what: {method: [] for method in METHODS} for what in ("seconds", "megabytes")
+        what: {method: [] for method in STYLE} for what in ("seconds", "megabytes")
     }
     for value in values:
         shape = {**DEFAULT, **others, name: value}
-        steps = {method: make_step(method, **shape) for method in METHODS}
+        steps = {method: make_step(method, **shape) for method in STYLE}
         seconds = interleaved(steps, rounds, warm_up=2)
-        for method in METHODS:
+        for method in STYLE:
             curves["seconds"][method].append((value, statistics.median(seconds[method])))
             curves["megabytes"][method].append((value, peak_megabytes(steps[method])))
     return curves
@@ -115,7 +115,7 @@ def main() -> None:
     draw(found, stem.with_suffix(".png"))
     print("| against | time, fft | time, matmul | memory, fft | memory, matmul |\n|---|---|---|---|---|")
     for name, curves in found.items():
-        fits = [exponent(curves[what][method]) for what in curves for method in METHODS]
+        fits = [exponent(curves[what][method]) for what in curves for method in STYLE]
         print(f"| {name} | " + " | ".join(f"{fit:.2f}" for fit in fits) + " |")
     print("\n| size | seconds, fft | seconds, matmul | fft / matmul |\n|---|---|---|---|")
     seconds = found["size"]["seconds"]

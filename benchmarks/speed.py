@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ Row = dict[str, object]
 class Training:
     """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
 
-    def __init__(self, arm: str, width: int, batch: int, size: int, *, bf16: bool = False) -> None:
+    def __init__(self, arm: str, width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False) -> None:
         norm, _, method = arm.partition(":")
         torch.manual_seed(0)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,9 +61,9 @@ class Training:
             self.model(self.images)
 
 
-def steps(rounds: int, arms: list[str], width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False):
+def steps(rounds: int, arms: list[str], *, bf16: bool = False):
     """Timings of a step and of an evaluation of each arm."""
-    trainings = {arm: Training(arm, width, batch, size, bf16=bf16) for arm in arms}
+    trainings = {arm: Training(arm, bf16=bf16) for arm in arms}
     stepped = interleaved({arm: training.step for arm, training in trainings.items()}, rounds)
     # two to warm up: the first evaluation makes the spectra that the others keep
     evaluated = interleaved({arm: training.evaluate for arm, training in trainings.items()}, rounds, warm_up=2)
@@ -86,12 +86,30 @@ def layer_rows(rounds: int) -> Iterator[Row]:
     gain = medians(narrow)["bn"] / medians(stepped)["bn"]
     what = f"training step in bf16, bncn / bn (bn in bf16 takes {gain:.2f} of its float32 time)"
     yield bar(what, ratio(narrow, "bncn", "bn"), 1.5, 1.0, **medians(narrow))
-    thin, _ = steps(2 * rounds, ["bn", "bncn"], width=16)
-    yield bar("training step at width 16, bncn / bn", ratio(thin, "bncn", "bn"), 2.5, 1.5, **medians(thin))
-    large, _ = steps(rounds, ["bn", "bncn"], batch=32, size=64)
-    yield bar(
-        "training step, 64x64 images, batch 32, bncn / bn", ratio(large, "bncn", "bn"), 2.0, 1.2, **medians(large)
-    )
+
+
+def shape_rows(rounds: int) -> Iterator[Row]:
+    """bncn / bn at other widths, batches and sizes: (what, must, aim, turns, the shape)."""
+    stepped = [
+        ("width 32, batch 128", 1.15, 1.0, 1, {"width": 32}),
+        ("width 16, batch 64", 1.7, 1.2, 3, {"width": 16, "batch": 64}),
+        ("width 64, batch 4", 1.7, 1.2, 3, {"batch": 4}),
+        ("width 64, batch 32, 64x64", 1.25, 1.0, 1, {"batch": 32, "size": 64}),
+    ]
+    evaluated = [
+        ("1 image", 1.6, 1.1, 5, {"batch": 1}),
+        ("8 images", 1.6, 1.1, 3, {"batch": 8}),
+        ("2 images of 128x128", 2.2, 1.3, 2, {"batch": 2, "size": 128}),
+    ]
+    for training, shapes in ((True, stepped), (False, evaluated)):
+        for what, must, aim, turns, shape in shapes:
+            arms = {arm: Training(arm, **shape) for arm in ("bn", "bncn")}
+            for each in arms.values():
+                each.step()  # an evaluation uses what training has estimated
+            runs = {arm: each.step if training else each.evaluate for arm, each in arms.items()}
+            seconds = interleaved(runs, turns * rounds, warm_up=2)
+            kind = "training step" if training else "evaluation"
+            yield bar(f"{kind}, {what}, bncn / bn", ratio(seconds, "bncn", "bn"), must, aim, **medians(seconds))
 
 
 def memory_rows(rounds: int) -> Iterator[Row]:
@@ -115,7 +133,7 @@ def alone_in_a_process(arm: str, how: str, rounds: int) -> dict[str, float]:
 
 def measure_alone(arm: str, rounds: int) -> dict[str, float]:
     """Median seconds of a step, and the MB that steps take at their peak beyond model, optimizer and batch."""
-    training = Training(arm, 64, 128, 32)
+    training = Training(arm)
     nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).sum().backward()  # libraries load before the idle process is weighed
     forget_peak()
     idle = resident_megabytes("VmRSS")
@@ -275,6 +293,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each comparison that are counted")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", action="store_true", help="only the rows at other widths, batches and sizes")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
@@ -283,7 +302,11 @@ def main() -> None:
         return
     set_up(args.threads)
     rows: list[Row] = []
-    for source in (layer_rows(args.rounds), [trainer_row(args.rounds), pipeline_row(args.rounds)], start_rows()):
+    sources: list[Iterable[Row]] = [shape_rows(args.rounds)]
+    if not args.shapes:
+        sources[:0] = [layer_rows(args.rounds)]
+        sources += [(row(args.rounds) for row in (trainer_row, pipeline_row)), start_rows()]
+    for source in sources:
         for row in source:
             rows.append(row)
             print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)

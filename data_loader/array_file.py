@@ -14,11 +14,11 @@ from data_loader.restricted_pickle import as_array, load_arrays
 from utils.errors import DataError
 from utils.memory_zip import shown
 from utils.plain_pickle import malformed
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
 
 _OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
-SLACK = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
+TOLERANCE = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _find(path: Path, form: ArrayFormat) -> Path:
 def _values(data: bytes, file: Path) -> dict[Any, Any]:
     """The dict in a pickle, an .npz or a file of torch.save, with at least the keys 'images' and 'labels'."""
     if is_tensor_file(data):
-        with told_as(DataError, str(file), "no file of plain tensors", "; save a dict of two, or use np.savez"):
+        with errors_as(DataError, str(file), "no file of plain tensors", "; save a dict of two, or use np.savez"):
             values = read_tensors(data)
             if isinstance(values, dict):
                 values = {
@@ -119,16 +119,16 @@ def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
         if not finite.all():
             raise DataError(f"{file}: image {int(np.argmin(finite))} has NaN or infinite pixels")
     low, high = float(array.min()), float(array.max())
-    unit = array.dtype.kind == "f" and high <= 1.0 + SLACK
-    slack = SLACK if unit else 0.0
+    unit = array.dtype.kind == "f" and high <= 1.0 + TOLERANCE
+    slack = TOLERANCE if unit else 0.0
     if low < -slack or high > 255.0:
         where = int(np.argmax(((array < -slack) | (array > 255)).any(axis=(1, 2, 3))))
         raise DataError(
             f"{file}: pixels must lie in [0, 1] or [0, 255], found {low:g} to {high:g}, first in image {where}"
         )
     if array.dtype.kind == "f":
-        if not unit and np.quantile(array, 0.95) <= 1.0 + SLACK:
-            where = int(np.argmax((array > 1.0 + SLACK).any(axis=(1, 2, 3))))
+        if not unit and np.quantile(array, 0.95) <= 1.0 + TOLERANCE:
+            where = int(np.argmax((array > 1.0 + TOLERANCE).any(axis=(1, 2, 3))))
             raise DataError(
                 f"{file}: nearly all pixels lie in [0, 1], but image {where} and perhaps others reach beyond, up to "
                 f"{high:g}; bring all into [0, 1] or [0, 255]"

@@ -18,7 +18,7 @@ from parse_config import Config
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
 from utils.errors import DataError
 from utils.files import user_path
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.world import World
 
 
@@ -54,7 +54,7 @@ def build_data(
         DataError: the data are missing, damaged or unsuitable.
         ConfigError: the settings do not fit the data.
     """
-    with told_as(DataError, f"the data in {config.data_loader.args.data_dir}", "they cannot be read"):
+    with errors_as(DataError, f"the data in {config.data_loader.args.data_dir}", "they cannot be read"):
         return _build(config, device, world, access or Access())
 
 

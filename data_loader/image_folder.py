@@ -12,7 +12,7 @@ from data_loader import picture_cache
 from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from data_loader.picture_cache import Decoded
-from data_loader.picture_files import Files, Labelled, by_split, first_of, told_broken, told_dim
+from data_loader.picture_files import Files, Labelled, broken_message, by_split, dim_message, first_of
 from data_loader.pictures import SIZE, BrokenImageError, decode, out_of_memory
 from utils.errors import DataError
 from utils.progress import Bar
@@ -94,7 +94,7 @@ def _decode(files: Files, found: Sequence[Labelled], source: Path) -> Decoded:
 def _check_broken(decoded: Decoded, found: Sequence[Labelled], source: Path, skip_broken: bool) -> None:
     if decoded.broken and not skip_broken:
         raise DataError(
-            f"{source}: {told_broken(_broken(decoded, found))}; remove or replace "
+            f"{source}: {broken_message(_broken(decoded, found))}; remove or replace "
             f"{'it' if len(decoded.broken) == 1 else 'them'}, or set data_loader.args.skip_broken=true"
         )
 
@@ -130,9 +130,9 @@ def _dataset(source: Path, found: Sequence[Labelled], decoded: Decoded, notes: t
 def _notes(found: Sequence[Labelled], decoded: Decoded, own_val: Tensor | None) -> list[str]:
     notes = []
     if decoded.broken:
-        notes.append(f"left out, as data_loader.args.skip_broken says: {told_broken(_broken(decoded, found))}")
+        notes.append(f"left out, as data_loader.args.skip_broken says: {broken_message(_broken(decoded, found))}")
     if decoded.dim:
-        notes.append(told_dim([found[row].name for row in decoded.dim]))
+        notes.append(dim_message([found[row].name for row in decoded.dim]))
     if own_val is not None:
         notes.append(
             f"validation is on the {len(own_val):,} images of the source's own val/; "

@@ -12,7 +12,7 @@ from utils.errors import DataError
 from utils.files import read_file
 from utils.memory_zip import open_zip, shown
 from utils.plain_pickle import malformed
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.text import visible
 
 #: Limit in bytes for a dataset file and for its unfolded arrays; CIFAR10 in float64 takes 1.4 GiB.
@@ -36,7 +36,7 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
     Raises:
         DataError: it is malformed, lacks one of `names`, holds objects, or would unfold to more than LARGEST bytes.
     """
-    with told_as(DataError, source, "malformed .npz", "; get or build it again"):
+    with errors_as(DataError, source, "malformed .npz", "; get or build it again"):
         if not data.startswith(b"PK"):
             malformed("it is no zip")
         with open_zip(data) as archive:

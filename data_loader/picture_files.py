@@ -334,14 +334,14 @@ def first_of(texts: Sequence[str]) -> str:
     return ", ".join(visible(text, 80) for text in texts[:_SHOWN]) + more
 
 
-def told_broken(images: Sequence[tuple[str, str]]) -> str:
+def broken_message(images: Sequence[tuple[str, str]]) -> str:
     """A message with names and reasons of broken images."""
     if len(images) == 1:
         return f"{visible(images[0][0], 200)} is not an image that can be read ({images[0][1]})"
     return f"{len(images):,} images cannot be read: " + first_of([f"{name} ({reason})" for name, reason in images])
 
 
-def told_dim(names: Sequence[str]) -> str:
+def dim_message(names: Sequence[str]) -> str:
     """A message about images whose values use at most the lowest sixteenth of their depth."""
     return (
         f"{len(names):,} images of more than 8 bits come out nearly black (such as {visible(names[0], 60)}): they use "

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.plain_pickle import PlainUnpickler, malformed
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.text import visible
 
 MOST_PARTS = 10_000_000  # opcodes: a million labels of np.int64 take eight million
@@ -24,7 +24,7 @@ def load_arrays(data: bytes, source: str) -> Any:
     Raises:
         DataError: it names any other global (which is neither imported nor called), or is malformed.
     """
-    with told_as(DataError, source, "malformed or truncated pickle", "; get or build the file again"):
+    with errors_as(DataError, source, "malformed or truncated pickle", "; get or build the file again"):
         value = _ArrayUnpickler(data, source).load()
         if not isinstance(value, dict):
             return value.value if isinstance(value, _Array) else value

@@ -49,47 +49,55 @@ def make_splits(
         DataError: a class of the dataset is missing from a split, or the images are too few to split.
     """
     own_val = None if dataset.own_val is None else dataset.own_val.numpy()
-    everything = np.arange(len(dataset))
-    if own_val is not None:
-        everything = np.setdiff1d(everything, own_val)
-    labels = dataset.labels.numpy()
-    if dataset.own_test is not None:
-        test = dataset.own_test.numpy()
-        pool = np.setdiff1d(everything, test)
-        validation = validation_split * len(pool)
-    elif overlapping:
-        pool, test, validation = everything, everything, validation_split * len(everything)
-    else:
-        if own_val is None and validation_split + test_split >= 1.0:
-            raise ConfigError(
-                f"data_loader.args: validation_split {validation_split} and test_split {test_split} leave nothing to "
-                "train on"
-            )
-        pool, test = _take(everything, round(test_split * len(everything)), labels, seed, "test", dataset)
-        validation = validation_split * len(everything)
+    pool, test, validation = _split_off_test(dataset, validation_split, test_split, seed, overlapping)
     if test_subset is not None:
         count = _subset_size("test_subset", test_subset, len(test), "in the test set")
         if count < len(test):
-            _, test = _take(test, count, labels, seed, "test subset", dataset)
+            _, test = _take(test, count, seed, "test subset", dataset)
     if subset is not None:
         available = len(pool) + (0 if own_val is None else len(own_val))
         count = _subset_size("subset", subset, available, "outside the test set")
         validation *= count / available
         if own_val is not None and count < available:
             held_out = round(count * len(own_val) / available)
-            _, own_val = _take(own_val, held_out, labels, seed, "validation subset", dataset)
+            _, own_val = _take(own_val, held_out, seed, "validation subset", dataset)
             count -= held_out
         if count < len(pool):
-            _, pool = _take(pool, count, labels, seed, "subset", dataset)
+            _, pool = _take(pool, count, seed, "subset", dataset)
     if own_val is not None:
         train, val = pool, own_val
     else:
-        train, val = _take(pool, round(validation), labels, seed, "validation", dataset)
+        train, val = _take(pool, round(validation), seed, "validation", dataset)
         if overlapping and dataset.own_test is not None:
             train = pool
     splits = Splits(*(torch.from_numpy(np.sort(part)) for part in (train, val, test)))
     _check_classes(dataset, splits)
     return splits
+
+
+def _split_off_test(
+    dataset: ImageDataset, validation_split: float, test_split: float, seed: int, overlapping: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(positions to train and validate on, positions of the test set, number of validation images, not yet rounded).
+
+    The dataset's own validation set is in neither. Raises as `make_splits` does.
+    """
+    everything = np.arange(len(dataset))
+    if dataset.own_val is not None:
+        everything = np.setdiff1d(everything, dataset.own_val.numpy())
+    if dataset.own_test is not None:
+        test = dataset.own_test.numpy()
+        pool = np.setdiff1d(everything, test)
+        return pool, test, validation_split * len(pool)
+    validation = validation_split * len(everything)
+    if overlapping:
+        return everything, everything, validation
+    if dataset.own_val is None and validation_split + test_split >= 1.0:
+        raise ConfigError(
+            f"data_loader.args: validation_split {validation_split} and test_split {test_split} leave nothing to "
+            "train on"
+        )
+    return *_take(everything, round(test_split * len(everything)), seed, "test", dataset), validation
 
 
 def _subset_size(key: str, asked: float, available: int, where: str) -> int:
@@ -122,14 +130,15 @@ def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
 
 
 def _take(
-    pool: np.ndarray, count: int, labels: np.ndarray, seed: int, purpose: str, dataset: ImageDataset
+    pool: np.ndarray, count: int, seed: int, purpose: str, dataset: ImageDataset
 ) -> tuple[np.ndarray, np.ndarray]:
     """(the rest, `count` positions of `pool`), with the classes in proportion."""
     from sklearn.model_selection import train_test_split
 
     state = derive_seed(seed, "split " + purpose) % 2**32
+    labels = dataset.labels.numpy()[pool]
     try:
-        rest, taken = train_test_split(pool, test_size=count, stratify=labels[pool], random_state=state)
+        rest, taken = train_test_split(pool, test_size=count, stratify=labels, random_state=state)
     except ValueError as error:
         wanted = f"{count} of {len(pool)} images for {purpose}"
         raise DataError(f"{dataset.source}: cannot take {wanted}: {error}") from error

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from data_loader.access import Access
 from data_loader.array_file import ArrayFormat, float_bytes, load_array_file
+from data_loader.class_names import TINY_COCO
 from data_loader.dataset import ImageDataset
 
 FORMAT = ArrayFormat(
     name="TinyCOCO",
     stem="tinycoco",
     layout="NHWC",
-    classes=("cat", "dog", "car", "bus", "train", "boat", "ball", "pizza", "chair", "table"),
+    classes=TINY_COCO,
 )
 
 

@@ -4,26 +4,14 @@ from pathlib import Path
 
 from data_loader.access import Access
 from data_loader.array_file import ArrayFormat, load_array_file
+from data_loader.class_names import TINY_EXDARK
 from data_loader.dataset import ImageDataset
 
 FORMAT = ArrayFormat(
     name="TinyExDark",
     stem="tinyexdark",
     layout="NCHW",
-    classes=(
-        "Bicycle",
-        "Boat",
-        "Bottle",
-        "Bus",
-        "Car",
-        "Cat",
-        "Chair",
-        "Cup",
-        "Dog",
-        "Motorbike",
-        "People",
-        "Table",
-    ),
+    classes=TINY_EXDARK,
 )
 
 

@@ -1,4 +1,4 @@
-"""The cells of a grid as processes of this machine, so many at once."""
+"""Runs the cells of a grid as processes of this machine, several at a time."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ PATIENCE = 120.0  # seconds for a run that a killed grid left behind to save and
 
 
 class LocalRun(GridRun):
-    """Runs `jobs` cells at a time, cores and devices shared out among them. When it stops, they save and end."""
+    """Runs `jobs` cells at a time, which share the cores and devices. When it stops, the runs save and end."""
 
     def __init__(self, grid: Grid, jobs: int, devices: Sequence[str | None], show: Show) -> None:
         super().__init__(grid, show)
@@ -45,8 +45,10 @@ class LocalRun(GridRun):
         return busy
 
     def _next(self) -> Cell | None:
-        """The next cell to run. One whose folder another process writes waits, until the others have been started or
-        patience ends: runs that a killed grid left behind are on their way to save and end. After that it says so.
+        """The next cell to run; None if there is none.
+
+        A cell whose folder another process writes waits, with a note, until all others have been started or PATIENCE
+        ends: runs of a killed grid are about to save and end.
         """
         for cell in self.grid.cells:
             if self.states[cell] == WAITING:
@@ -60,7 +62,7 @@ class LocalRun(GridRun):
         return None
 
     def end(self) -> None:
-        """Ask what still runs to save and end, and wait for it."""
+        """Ask the runs to save and end, and wait for them."""
         for process in self._slots:
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -94,7 +96,7 @@ def _cores() -> int:
 
 
 def _holder(folder: Path) -> str | None:
-    """Why a run folder cannot be written now; None if it can."""
+    """Why the run folder cannot be written now; None if it can."""
     try:
         with FolderLock() as lock:
             if folder.is_dir():

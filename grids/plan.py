@@ -1,4 +1,4 @@
-"""From a grid file to the cells that it asks for: one training run for each dataset, arm, noise and seed."""
+"""Makes the cells of a grid from its file: one training run for each dataset, arm, noise level and seed."""
 
 import json
 import re
@@ -24,7 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 Settings = dict[str, Any]
 Arms = Annotated[list[Name], Field(min_length=1)]
 NORM = "arch.args.norm"
-#: What the grid itself says for each cell.
+#: Settings that the grid gives each cell.
 GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 _BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
 LARGEST_GRID = 1 << 18  # bytes
@@ -32,7 +32,7 @@ MOST_CELLS = 10_000
 
 
 class GridFile(BaseModel):
-    """What a grid file holds."""
+    """The contents of a grid file."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -57,7 +57,7 @@ class GridFile(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of the grid: `train.py -c base --run-dir folder` with `overrides`, which amounts to `config`."""
+    """One run of the grid: `train.py -c base --run-dir folder` with `overrides`, which resolve to `config`."""
 
     dataset: str
     arm: str
@@ -80,10 +80,13 @@ class Grid:
     cells: tuple[Cell, ...]
 
     def record(self) -> bytes:
-        """grid.json: which runs there are to be, for whoever reads the folder; paths are relative to it."""
+        """The bytes of grid.json: the planned runs, for reports. Paths are relative to the grid's folder."""
         cells = [
             {
-                **{"dataset": cell.dataset, "arm": cell.arm, "noise": cell.noise, "seed": cell.seed},
+                "dataset": cell.dataset,
+                "arm": cell.arm,
+                "noise": cell.noise,
+                "seed": cell.seed,
                 "folder": cell.folder.relative_to(self.folder).as_posix(),
             }
             for cell in self.cells
@@ -92,7 +95,7 @@ class Grid:
 
 
 def load_grid(path: Path) -> Grid:
-    """Read a grid file and validate the config of every cell, a seed's cells one after the other.
+    """Read a grid file and validate the config of each dataset, arm and noise level.
 
     Raises:
         ConfigError: the file or any of its cells is wrong; one line.
@@ -127,7 +130,7 @@ def load_grid(path: Path) -> Grid:
 
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
-    """All of a seed before the next, and of a noise level before the next: an unfinished grid compares arms."""
+    """The cells by seed, then by noise level, then by dataset, so that an unfinished grid compares arms."""
     whole = cache(partial(read_file, limit=LARGEST_CONFIG))
 
     def read(base: Path, limit: int) -> bytes:
@@ -150,17 +153,20 @@ def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
 
 
 def _changes(file: GridFile, path: Path, dataset: str, arm: str, noise: int) -> tuple[Path, Settings]:
-    """The config that the cells of an arm start from, and what they change there."""
+    """The path of the config that the cells of an arm start from, and the settings that they change in it."""
     stands_for = {"{dataset}": dataset, "{arm}": arm, "{noise}": str(noise), "{{": "{", "}}": "}"}
-    parts = _BRACES.split(file.config)  # what lies between braces, and every second what is in them
+    parts = _BRACES.split(file.config)  # every second part is a brace expression
     if not stands_for.keys() >= set(parts[1::2]):
         raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces")
     config_path = "".join(stands_for[part] if place % 2 else part for place, part in enumerate(parts))
     return path.parent / config_path, {
         **file.settings,
         **file.by_dataset.get(dataset, {}),
-        **{NORM: arm, **file.by_arm.get(arm, {})},
-        **{"name": f"{dataset}_{arm}_{noise}noise", "seed": file.seeds[0], "label_noise.rate": noise / 100},
+        NORM: arm,
+        **file.by_arm.get(arm, {}),
+        "name": f"{dataset}_{arm}_{noise}noise",
+        "seed": file.seeds[0],
+        "label_noise.rate": noise / 100,
     }
 
 

@@ -1,4 +1,4 @@
-"""Running what is missing of a grid, wherever its runs run; each is an ordinary train.py."""
+"""Runs the missing cells of a grid; each run is an ordinary train.py. A subclass says where."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grids.plan import Cell, Grid
-from grids.progress import FAILED, FINISHED, WAITING, misfit, standing, table
+from grids.progress import FAILED, Progress, misfit
 from utils import strict_json
 from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, UserError
 from utils.folder import Folder
@@ -28,7 +28,7 @@ Show = Callable[[list[str], bool], None]  # is given a table, and whether it is 
 
 
 class CellsFailed(UserError):
-    """Some cells did not finish; ends with the exit code of the first of them."""
+    """Some cells failed. The program ends with the exit code of the first of them."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class CellsFailed(UserError):
 
 
 def command(cell: Cell, device: str | None = None) -> list[str]:
-    """The command line of a cell, which starts its run, goes on with it, or finds that nothing is left to do."""
+    """The command line that starts or resumes the run of a cell, or finds it finished."""
     where = ["-d", device] if device else []
     config = ["-c", str(cell.base), "--run-dir", str(cell.folder), "-r", "auto"]
     return [sys.executable, str(ROOT / "train.py"), *config, *where, *cell.overrides]
@@ -49,11 +49,10 @@ def start(
     folder: Path | None = None,
     in_child: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a run with so many threads, in `folder` if not in this one; what it prints is appended to `log`.
+    """Start a run with that many threads, in `folder` or the working directory; its output is appended to `log`.
 
-    It has a session of its own, so that a signal to this process, a Ctrl-C in its terminal too, reaches the run only as
-    it is passed on; and it is told to save and end when this process is killed (Linux), so that no run goes on unseen.
-    `in_child` is called in the child before all else.
+    The run has its own session, so signals to this process, such as Ctrl-C in its terminal, do not reach it directly.
+    It saves and ends when this process is killed (Linux). `in_child` is called in the child first.
     """
     number = str(threads)
     environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "TQDM_DISABLE": "1"}
@@ -78,10 +77,10 @@ def start(
 
 
 class GridRun(ABC):
-    """The state of each cell of `grid`, and the loop that ends when all have finished or failed.
+    """The state of each cell of `grid`, and the loop that ends when all cells have finished or failed.
 
-    A subclass says how cells are run. `show` is given the table whenever it may have changed, and whether that is the
-    last one.
+    A subclass runs the cells. `show` is called with the table whenever it may have changed, and with whether it is the
+    last.
     """
 
     pause = 0.2  # seconds between two looks at the runs
@@ -90,8 +89,8 @@ class GridRun(ABC):
     def __init__(self, grid: Grid, show: Show) -> None:
         self.grid = grid
         self.folder = Folder(grid.folder)
-        self.states = {cell: FINISHED if standing(cell).finished else WAITING for cell in grid.cells}
-        self.notes: dict[Cell, str] = {}
+        self._progress = Progress(grid)
+        self.states, self.notes = self._progress.states, self._progress.notes
         self.stop = StopRequest()
         self._codes: dict[Cell, int] = {}
         self._show = show
@@ -99,21 +98,21 @@ class GridRun(ABC):
 
     @abstractmethod
     def begin(self) -> None:
-        """Make ready to run the cells that wait."""
+        """Prepare to run the cells that wait."""
 
     @abstractmethod
     def step(self) -> bool:
-        """Collect what has ended, start what there is room for; False when nothing runs any more."""
+        """Collect the runs that have ended and start others. Returns whether anything runs or waits."""
 
     @abstractmethod
     def end(self) -> None:
-        """Leave the runs as they should be when nobody looks at them any more, after a signal as well."""
+        """Leave the runs in the state that they should have without this process; also called after a signal."""
 
     def run(self) -> None:
-        """Until every cell has finished or failed.
+        """Run until every cell has finished or failed.
 
         Raises:
-            CellsFailed: some failed; the others have been run all the same.
+            CellsFailed: some cells failed; the others have been run all the same.
             Stopped: a signal came.
             FileSystemError: another process runs this grid, or its folder cannot be written.
         """
@@ -142,7 +141,7 @@ class GridRun(ABC):
         self.notes[cell] = f"exit code {code}: {why}"
 
     def ended(self, cell: Cell, code: int, log: Path, since: int = 0) -> None:
-        """Of a run that failed with this return code, and wrote to `log` from byte `since` on."""
+        """Record that the run of `cell` failed with this return code; its output starts at byte `since` of `log`."""
         if code >= 0:
             self.fail(cell, code, last_line(log, since))
             return
@@ -151,14 +150,14 @@ class GridRun(ABC):
 
     def show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
-        self._show(table(self.grid, self.states, self.notes), last)
+        self._show(self._progress.table(), last)
 
     def show_if_due(self) -> None:
         if time.monotonic() - self._shown > REFRESH:
             self.show()
 
     def _wait(self) -> None:
-        """Cut short by a signal."""
+        """Sleep for `pause` seconds, or until a signal comes."""
         until = time.monotonic() + self.pause
         while not self.stop.signal and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
@@ -187,8 +186,12 @@ class GridRun(ABC):
 
 
 def refuse_other_files(grid: Grid, folder: Folder) -> None:
-    """Raise FileSystemError if a grid.json is there that no grid wrote, such as the user's own, or if the folder of a
-    cell is a link: its run would write wherever it leads."""
+    """Check the grid's folder before anything is written to it.
+
+    Raises:
+        FileSystemError: its grid.json was not written by a grid, or the folder of a cell is a link, which would lead
+            the run elsewhere.
+    """
     data = folder.read(GRID_NAME, 1 << 26)
     try:
         found = strict_json.loads(data.decode("utf-8-sig")) if data else None
@@ -204,7 +207,7 @@ def refuse_other_files(grid: Grid, folder: Folder) -> None:
 
 
 def last_line(log: Path, since: int = 0) -> str:
-    """What a run said last, from byte `since` on: of one that failed, why."""
+    """The last line of the output after byte `since` of the log: the reason, if the run failed."""
     try:
         with open(log, "rb") as file:
             file.seek(max(since, log.stat().st_size - LONGEST_LINE))

@@ -1,7 +1,6 @@
-"""The cells of a grid as jobs of a Slurm cluster, by submitit (https://github.com/facebookincubator/submitit).
+"""Runs the cells of a grid as jobs of a Slurm cluster, by submitit (https://github.com/facebookincubator/submitit).
 
-A job that Slurm stops at its time limit, or takes off the node for another one, saves at that very step, is queued
-again, and goes on.
+A job that Slurm stops at its time limit or preempts saves at that very step, is queued again, and resumes.
 """
 
 import contextlib
@@ -35,36 +34,58 @@ if TYPE_CHECKING:
 
 JOBS_NAME = "slurm.json"
 MINUTES = 240  # a job's time limit where none is given; what is not done by then goes on in the next turn
-TURNS = 1000  # how often a job may reach its limit
+MOST_REQUEUES = 1000  # how often a job may reach its limit
 LARGEST_RECORD = 16 << 20  # bytes of slurm.json
-_OURS = {  # what the grid sets for each job, and what is to be said instead
-    **{"array_parallelism": "use --jobs", "job_name": "jobs have the grid's name"},
+_SET_BY_GRID = {  # parameter that the grid sets for each job -> the reason or advice for a user who gives it
+    "array_parallelism": "use --jobs",
+    "job_name": "jobs have the grid's name",
     **dict.fromkeys(
         ("setup", "teardown", "use_srun", "srun_args", "additional_parameters", "dependency"), "it is the grid's"
     ),
 }
-#: What may be given: of submitit's parameters those that become an `#SBATCH --key=value`, and none that is a command.
-_GIVEN = (
-    *("nodes", "ntasks_per_node"),
-    *("partition", "account", "qos", "time", "constraint", "exclude", "nodelist", "exclusive", "signal_delay_s"),
-    *("cpus_per_task", "cpus_per_gpu", "num_gpus", "gpus_per_node", "gpus_per_task", "gres"),
-    *("mem", "mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "wckey", "stderr_to_stdout"),
-)
+#: The parameters of submitit that a user may give: those that become an `#SBATCH --key=value` and run no command.
+_ALLOWED = [
+    "nodes",
+    "ntasks_per_node",
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "exclusive",
+    "signal_delay_s",
+    "cpus_per_task",
+    "cpus_per_gpu",
+    "num_gpus",
+    "gpus_per_node",
+    "gpus_per_task",
+    "gres",
+    "mem",
+    "mem_per_gpu",
+    "mem_per_cpu",
+    "comment",
+    "mail_type",
+    "mail_user",
+    "wckey",
+    "stderr_to_stdout",
+]
 
 
 class TrainJob:
-    """One cell, on the node. Submitit pickles it and calls it there, and calls `checkpoint` ahead of the time limit.
+    """The job of one cell. Submitit pickles it, calls it on the node, and calls `checkpoint` before the time limit.
 
     Of a job of several tasks (`nodes`, `ntasks_per_node`) each is a process of the run. Submitit tells them what
     torchrun would. With torchrun between them and Slurm, a run would have 30 seconds to save, and its exit code would
     be lost.
 
-    The run is a child in a session of its own, so that each signal reaches it once, passed on from here: by default
-    Slurm signals only this process, elsewhere the whole process group.
+    The run is a child in its own session, so that it gets each signal once, from this process: by default Slurm signals
+    this process only, on other clusters the whole process group.
     """
 
     def __init__(self, argv: list[str], log: Path, folder: Path) -> None:
-        """`folder` is where relative paths start."""
+        """`folder` is the folder that relative paths refer to."""
         self._argv, self._log, self._folder = argv, log, folder
         self._process: subprocess.Popen[bytes] | None = None
         self._terminated = False
@@ -82,7 +103,7 @@ class TrainJob:
         return code
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Stop the run, which saves, and say how to go on: the same way."""
+        """Stop the run, which saves, and return the same job to be queued again."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None and self._process.poll() is None:
@@ -116,8 +137,8 @@ def _threads() -> int:
 
 
 class SlurmRun(GridRun):
-    """Submits what neither has finished nor is queued, at most `jobs` running at a time, and watches. When it stops
-    watching, the jobs go on."""
+    """Submits the cells that have neither finished nor been queued, at most `jobs` running at a time, and watches them.
+    The jobs continue when it stops watching."""
 
     pause = 5.0
     goes_on = "its jobs go on in Slurm, and the same command watches them again (scancel ends them)"
@@ -163,7 +184,7 @@ class SlurmRun(GridRun):
             log = log_path(self.grid, cell).resolve()
             Folder(log.parent).remove(_exit_path(log).name)
             jobs.append(TrainJob(command(cell, self._device), log, Path.cwd()))
-        with _no_stop():  # a job that is not noted would be submitted again
+        with _signals_blocked():  # a job that is not noted would be submitted again
             try:
                 with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():  # it would say it twice
                     submitted = [self._executor.submit(job) for job in jobs]
@@ -182,7 +203,7 @@ class SlurmRun(GridRun):
         return any(state in (WAITING, RUNNING) for state in self.states.values())
 
     def end(self) -> None:
-        """Nothing: the jobs are Slurm's."""
+        """Do nothing: Slurm runs the jobs."""
 
     def _look(self, cell: Cell, queued: Mapping[str, str]) -> None:
         number = self._ids[cell.name]
@@ -197,7 +218,7 @@ class SlurmRun(GridRun):
             self._absent.add(cell)
 
     def _tell(self, cell: Cell, number: str) -> None:
-        """Of a cell whose job has gone before it was done."""
+        """Record the failure of a cell whose job ended before the run was finished."""
         log = log_path(self.grid, cell)
         try:
             code = int(read_file(_exit_path(log), 100))
@@ -219,17 +240,17 @@ class SlurmRun(GridRun):
 
 
 def parameters_of(settings: list[str]) -> dict[str, Any]:
-    """--slurm's KEY=VALUE as submitit takes them. Raises ConfigError."""
+    """The KEY=VALUE texts of --slurm as submitit's parameters. Raises ConfigError."""
     found: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--slurm: expected KEY=VALUE such as partition=gpu, got {text!r}")
-        if key in _OURS:
-            raise ConfigError(f"--slurm: {key} cannot be given: {_OURS[key]}")
-        if key not in _GIVEN:
-            hint = did_you_mean(key, _GIVEN)
-            raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_GIVEN)}")
+        if key in _SET_BY_GRID:
+            raise ConfigError(f"--slurm: {key} cannot be given: {_SET_BY_GRID[key]}")
+        if key not in _ALLOWED:
+            hint = did_you_mean(key, _ALLOWED)
+            raise ConfigError(f"--slurm: Unavailable parameter(s): [{key!r}]{hint}; there are {', '.join(_ALLOWED)}")
         one_line(value, f"--slurm: {key}")
         found[key] = int(value) if value.isdecimal() and len(value) < 20 else value
     if not isinstance(found.get("time", MINUTES), int):
@@ -251,12 +272,16 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
         ("python", sys.executable),
     ):
         one_line(text, f"--executor slurm: {what}")
-    executor = submitit.SlurmExecutor(logs, max_num_timeout=TURNS)
+    executor = submitit.SlurmExecutor(logs, max_num_timeout=MOST_REQUEUES)
     # Without the safe path the job would import what lies in the folder that it was started from.
     setup = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     wanted = {
-        **{"job_name": name, "time": MINUTES, "stderr_to_stdout": True, "setup": [setup]},
-        **{"array_parallelism": jobs, "additional_parameters": {"requeue": True}},
+        "job_name": name,
+        "time": MINUTES,
+        "stderr_to_stdout": True,
+        "setup": [setup],
+        "array_parallelism": jobs,
+        "additional_parameters": {"requeue": True},
         **parameters,
     }
     try:
@@ -267,12 +292,12 @@ def _executor(grid: Grid, name: str, jobs: int, parameters: Mapping[str, Any]) -
 
 
 def _exit_path(log: Path) -> Path:
-    """Where a job leaves the exit code of its run, beside the log."""
+    """The file beside the log in which a job leaves the exit code of its run."""
     return log.with_suffix(".exit")
 
 
 def _queue(name: str) -> dict[str, str] | None:
-    """The state of each job of that name that Slurm has, by its number; None if squeue fails."""
+    """The state of each of the user's queued jobs of that name, by job number; None if squeue fails."""
     argv = ["squeue", "--me", "--all", "--array", "--noheader", f"--name={name}", "--format=%i %T"]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}  # a user's own filters
     try:
@@ -285,8 +310,8 @@ def _queue(name: str) -> dict[str, str] | None:
 
 
 @contextlib.contextmanager
-def _no_stop() -> Iterator[None]:
-    """Signals that ask to stop wait until this is over, for child processes as well."""
+def _signals_blocked() -> Iterator[None]:
+    """Delay the signals that ask to stop until the end of the context, for child processes as well."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -295,5 +320,5 @@ def _no_stop() -> Iterator[None]:
 
 
 def _leave_submitits_signal() -> None:
-    """In the child: where Slurm sends it to every process of the job, it is for submitit alone."""
+    """In the child: ignore submitit's signal, which some clusters send to every process of the job."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from torch import Tensor
 from logger.log import get_logger
 from logger.tables import DiagnosticRow, Row
 from utils.columns import DIAGNOSTIC_COLUMNS, LAST_COLUMN, tag
-from utils.drawing import spared
+from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.keys import flat
@@ -60,7 +60,7 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import image
         from torchvision.utils import make_grid
 
-        with spared(f"picture {name}", get_logger().warning):
+        with warn_on_failure(f"picture {name}", get_logger().warning):
             self._add(step=0, summary=image(name, make_grid(images, nrow=8), dataformats="CHW"))
             self._flush()
 

@@ -41,26 +41,38 @@ Filter = Callable[[Tensor], Tensor]
 class Method(NamedTuple):
     """A way to compute steps 1, 3 and 4 of the layer for kernels larger than one pixel.
 
+    name: that of the layer's argument.
     preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
     filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
     prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
     narrow: the products run in bfloat16 under bfloat16 autocast.
     """
 
+    name: str
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
     filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
     prepare: Callable[[Tensor, Tensor, Tensor, int, int], Filter | None] | None = None
     narrow: bool = False
 
 
+FFT = Method("fft", preconv_fft.preconditioner, preconv_fft.filtered_conv)
 METHODS = {
-    "fft": Method(preconv_fft.preconditioner, preconv_fft.filtered_conv),
-    "matmul": Method(
-        preconv_operators.preconditioner, preconv_operators.filtered_conv, preconv_matmul.prepare, narrow=True
-    ),
-    "filter": Method(preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
+    method.name: method
+    for method in (
+        FFT,
+        Method(
+            "matmul",
+            preconv_operators.preconditioner,
+            preconv_operators.filtered_conv,
+            preconv_matmul.prepare,
+            narrow=True,
+        ),
+        Method("filter", preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
+    )
 }
-LARGEST_MATMUL_GRID = 130  # on a GPU: a DFT by products grows with the cube of the grid's side
+# "auto" computes V by the shorter way whatever the method.
+AUTO = {name: method._replace(preconditioner=preconv_operators.preconditioner) for name, method in METHODS.items()}
+LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
 
 
 class PreConv2d(RunningPreconditioner):
@@ -169,7 +181,7 @@ class PreConv2d(RunningPreconditioner):
     def split(self, x: Tensor) -> tuple[Tensor, Filter]:
         """The result y of steps 1 to 4, and the affine part as a function from y to the output, cheap to repeat."""
         self._check_input(x)
-        method = METHODS[self._pick_method(x)]
+        method = self._pick_method(x)
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
         autocast = torch.is_autocast_enabled(x.device.type)
         narrow = (
@@ -212,19 +224,19 @@ class PreConv2d(RunningPreconditioner):
         assert self.affine.bias is not None
         return self.affine.weight.to(x.dtype), self.affine.bias.to(x.dtype)
 
-    def _pick_method(self, x: Tensor) -> str:
+    def _pick_method(self, x: Tensor) -> Method:
         if self.method != "auto":
-            return self.method
+            return METHODS[self.method]
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
-            return "fft"
+            return FFT
         if self.kernel_size == 1:
-            return "matmul"  # it decides only whether bfloat16 autocast applies
-        if not x.is_cpu:
-            return "fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"
+            return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
+        if not x.is_cpu or torch.is_autocast_enabled(x.device.type):  # the costs are those of float32 on a CPU
+            return AUTO["fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"]
         geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
         task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)
-        return preconv_cost.fastest(task)
+        return AUTO[preconv_cost.fastest(task)]
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: training computes it from the weights and averages it, evaluation takes the estimate."""

@@ -118,13 +118,13 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
         frequencies = torch.cat([real, pairs, pairs])
         dft = _kernel_dft(geometry, frequencies)
         kernels.append(torch.cat([dft.real[: size - len(pairs)], dft.imag[size - len(pairs) :]]))
-        places.append(_in_half_spectrum(geometry, frequencies))
+        places.append(in_half_spectrum(geometry.grid, frequencies))
 
     def all_of(source: Tensor | None, target: Tensor | None) -> Constants:
         return Constants(source, target, tuple(blocks), tensor(torch.cat(kernels)), torch.cat(places).to(device))
 
     if geometry.height * geometry.width <= DENSE_PIXELS:
-        real, pairs = _every(real1, real2), torch.cat([_every(real1, pairs2), _every(pairs1, all2)])
+        real, pairs = every(real1, real2), torch.cat([every(real1, pairs2), every(pairs1, all2)])
         into, back = (
             _real_of(_dft(p1, positions1), _dft(p2, positions2), real, pairs)
             for positions1, positions2 in (images, outputs)
@@ -136,7 +136,7 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
     down1, up1 = (_along_h(p1, positions, real1, pairs1) for positions, _ in (images, outputs))
     up1 = up1 * _for_conjugates(real1, pairs1) / p1
     down2, up2 = (_dft(p2, positions) for _, positions in (images, outputs))
-    real, pairs = _every(real1, real2), _every(real1, pairs2)
+    real, pairs = every(real1, real2), every(real1, pairs2)
     own_row = torch.zeros(p1, len(real1), dtype=torch.complex128, device="cpu")  # each real row has its own frequency
     own_row[real1, torch.arange(len(real1), device="cpu")] = 1
     into, back = (_real_of(own_row, across, real, pairs) for across in (down2, up2))
@@ -145,7 +145,7 @@ def constants(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> C
     into, back = tensor(_as_real(down2)), tensor(_as_real(up2) / p2)
     items = _together(len(pairs1), device)
     for i in range(0, len(pairs1), items):
-        some = _every(pairs1[i : i + items], all2)
+        some = every(pairs1[i : i + items], all2)
         add(len(real1) + 2 * i, 2 * items, items, real[:0], some, into, back)
     return all_of(tensor(down1), tensor(up1))
 
@@ -164,14 +164,14 @@ def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) ->
     """
     (p1, p2), span = grid, 2 * kernel - 1
     place = torch.arange(kernel, device="cpu")
-    taps = _every(place, place)
+    taps = every(place, place)
     apart = (taps[:, None] - taps[None]).reshape(-1, 2)
     # one number for a lag's rows and columns; abs() maps a lag and its negative to one number, 0 to 2 k (k - 1)
     which = (apart[:, 0] * span + apart[:, 1]).abs()
     number = torch.arange(2 * kernel * (kernel - 1) + 1, device="cpu")
     rows = (number + kernel - 1).div(span, rounding_mode="floor")
     columns = number - rows * span
-    f1, f2 = _every(torch.arange(p1, device="cpu"), torch.arange(p2 // 2 + 1, device="cpu")).T
+    f1, f2 = every(torch.arange(p1, device="cpu"), torch.arange(p2 // 2 + 1, device="cpu")).T
     turns = (rows[:, None] * f1 % p1).double() / p1 + (columns[:, None] * f2 % p2).double() / p2
     sums = (which[:, None] == number).to(torch.float64)
     return sums.to(device), (2 * math.pi * turns).cos().to(device)
@@ -182,7 +182,7 @@ def _frequencies(n: int) -> tuple[Tensor, Tensor]:
     return torch.tensor([0, n // 2] if n % 2 == 0 else [0], device="cpu"), torch.arange(1, (n + 1) // 2, device="cpu")
 
 
-def _every(first: Tensor, second: Tensor) -> Tensor:
+def every(first: Tensor, second: Tensor) -> Tensor:
     """(len(first) * len(second), 2): all pairs of an element of `first` and one of `second`."""
     return torch.stack(torch.meshgrid(first, second, indexing="ij"), dim=-1).reshape(-1, 2)
 
@@ -231,9 +231,14 @@ def _kernel_dft(geometry: Geometry, frequencies: Tensor) -> Tensor:
     return _outer(_dft(p1, taps), _dft(p2, taps), frequencies)
 
 
-def _in_half_spectrum(geometry: Geometry, frequencies: Tensor) -> Tensor:
-    """The index of each frequency, or of its conjugate, in a flattened (P1, P2 // 2 + 1) half spectrum."""
-    p1, p2 = geometry.grid
+def in_half_spectrum(grid: tuple[int, int], frequencies: Tensor) -> Tensor:
+    """The index of each frequency (F, 2), or of its conjugate, in a flattened (P1, P2 // 2 + 1) half spectrum."""
+    p1, p2 = grid
     f1, f2 = frequencies.T
     upper = f2 > p2 // 2
     return torch.where(upper, -f1 % p1, f1) * (p2 // 2 + 1) + torch.where(upper, p2 - f2, f2)
+
+
+def left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
+    """matrix (m, k) @ batch (N, k, n) -> (N, m, n)."""
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=out)

@@ -1,14 +1,16 @@
-"""How long each method of ConvNorm takes on a CPU, estimated from counts: `method="auto"` takes the shortest.
+"""How long each method of ConvNorm takes on a CPU, estimated from counts: `method="auto"` takes the fastest.
 
-The counts are those of multiply-adds, of numbers that are read and written, and of calls. The seconds for each were
-fitted to measurements (docs/performance.md). They are those of one processor, but the choice depends on their ratios
-alone. It depends on nothing that varies from run to run, so a resumed run computes the same numbers.
+An estimate is a sum of counts (multiply-adds, numbers read and written, calls), each times its seconds.
+`python -m benchmarks.methods` measures the methods and fits the seconds. They are those of one processor, but the
+choice depends on their ratios alone. It depends on nothing that varies from run to run, so that a resumed run computes
+the same numbers.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from .preconv_constants import DENSE_PIXELS, Geometry
+from .preconv_kept import kept
 
 
 class Task(NamedTuple):
@@ -21,26 +23,35 @@ class Task(NamedTuple):
     training: bool
 
     @property
-    def passes(self) -> int:
-        """A backward pass takes two products where the forward pass takes one."""
-        return 3 if self.training else 1
+    def convolution(self) -> int:
+        """Multiply-adds of torch's convolution on the whole grid. The backward pass has twice the forward pass's."""
+        p1, p2 = self.geometry.grid
+        forward = self.batch * self.c_in * self.c_out * self.geometry.kernel**2 * p1 * p2
+        return forward * (3 if self.training else 1)
 
 
-def fft(task: Task) -> float:
+Counts = tuple[float, ...]
+
+
+def fft(task: Task) -> Counts:
+    """The convolution, numbers of the maps, calls."""
     p1, p2 = task.geometry.grid
-    maps = task.batch * task.c_out * p1 * p2 * (2 if task.training else 1)
-    return 1.1 * (_convolution(task) + 12e-9 * maps + 0.6e-3 * (2 if task.training else 1))
+    times = 2 if task.training else 1
+    return task.convolution, times * task.batch * task.c_out * p1 * p2, times
 
 
-def filtered(task: Task) -> float:
+def filtered(task: Task) -> Counts:
+    """The convolution, multiply-adds of the transforms, numbers of the maps, calls."""
     (p1, p2), (height, width) = task.geometry.grid, task.geometry.out
     even1, even2 = p1 + p1 % 2, p2 + p2 % 2
-    products = even1 * p1 * p2 + even1 * p2 * even2 + even1 * even2 * width + even1 * height * width
-    maps = task.batch * task.c_out * (36e-12 * products + 7.6e-9 * even1 * even2) + 1.2e-3
-    return _convolution(task) + maps * (2 if task.training else 1) + 5e-9 * task.c_out * even1 * even2
+    transforms = even1 * (p1 * p2 + p2 * even2 + even2 * width + height * width)
+    times = 2 if task.training else 1
+    maps = times * task.batch * task.c_out
+    return task.convolution, maps * transforms, maps * even1 * even2, times
 
 
-def matmul(task: Task) -> float:
+def matmul(task: Task) -> Counts:
+    """Multiply-adds of the transforms, coefficients, products, spectra (made, and kept before), blocks, calls."""
     (p1, p2), (out1, out2) = task.geometry.grid, task.geometry.out
     height, width = task.geometry.height, task.geometry.width
     frequencies = p1 * p2
@@ -49,23 +60,33 @@ def matmul(task: Task) -> float:
     else:
         into, back = (p1 * n * m + 2 * frequencies * m for n, m in ((height, width), (out1, out2)))
         blocks = (p1 + 1) // 2
-    # products of a few channels take as long as those of eight
-    c_in, c_out = max(task.c_in, 8), max(task.c_out, 8)
-    transforms = task.batch * (43e-12 * (c_in * into + c_out * back) + 2.2e-9 * (c_in + c_out) * frequencies)
-    products = 2 * 21e-12 * task.batch * task.c_in * task.c_out * frequencies
-    spectra = (2.3e-9 if task.training else 0.7e-9) * task.c_in * task.c_out * frequencies  # an evaluation keeps them
-    calls = 0.32e-3 * blocks + 0.5e-3
-    return transforms * (2.5 if task.training else 1.0) + (products + spectra + calls) * task.passes
+    transforms = task.batch * (2.5 if task.training else 1)  # backward: of x again, of the gradients to y and to x
+    products = 3 if task.training else 1
+    c_in, c_out = max(task.c_in, 8), max(task.c_out, 8)  # fewer channels take as long as eight
+    spectra = task.c_in * task.c_out * frequencies
+    return (
+        transforms * (c_in * into + c_out * back),
+        transforms * (c_in + c_out) * frequencies,
+        products * 2 * task.batch * spectra,
+        products * spectra if task.training else 0,
+        0 if task.training else spectra,
+        products * blocks,
+        products,
+    )
 
 
-def _convolution(task: Task) -> float:
-    """Of torch, on the whole grid, whatever the stride."""
-    p1, p2 = task.geometry.grid
-    return 26e-12 * task.batch * task.c_in * task.c_out * task.geometry.kernel**2 * p1 * p2 * task.passes
+COUNTS: dict[str, Callable[[Task], Counts]] = {"fft": fft, "filter": filtered, "matmul": matmul}
+SECONDS: dict[str, Counts] = {
+    "fft": (31e-12, 14e-9, 0.71e-3),
+    "filter": (29e-12, 42e-12, 9.1e-9, 0.82e-3),
+    "matmul": (53e-12, 2.2e-9, 24e-12, 2.8e-9, 0.87e-9, 0.39e-3, 0.2e-3),
+}
 
 
-COSTS: dict[str, Callable[[Task], float]] = {"fft": fft, "filter": filtered, "matmul": matmul}
+def seconds(method: str, task: Task) -> float:
+    return sum(count * cost for count, cost in zip(COUNTS[method](task), SECONDS[method], strict=True))
 
 
+@kept
 def fastest(task: Task) -> str:
-    return min(COSTS, key=lambda method: COSTS[method](task))
+    return min(COUNTS, key=lambda method: seconds(method, task))

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .preconv_constants import every, in_half_spectrum, left
 from .preconv_kept import kept
 
 CHUNK = 2**17  # coefficients that a CPU computes at a time, so that they fit a core's cache
@@ -62,13 +63,8 @@ class Basis:
 def basis(p1: int, p2: int, crop: int, stride: int, dtype: torch.dtype, device: torch.device) -> Basis:
     """The basis of the grid (P1, P2), built in float64 and rounded once to `dtype`."""
     sides = [_functions(p1), _functions(p2)]
-    f1, f2 = torch.meshgrid(*(frequencies for _, frequencies in sides), indexing="ij")
-
-    def place(f1: Tensor, f2: Tensor) -> Tensor:
-        """In the half spectrum (P1, P2 // 2 + 1), which has a frequency or its negative."""
-        negative = f2 > p2 // 2
-        f1, f2 = torch.where(negative, -f1 % p1, f1), torch.where(negative, p2 - f2, f2)
-        return (f1 * (p2 // 2 + 1) + f2).flatten().to(device)
+    frequencies = every(*(frequencies for _, frequencies in sides))
+    opposite = torch.stack([frequencies[:, 0], -frequencies[:, 1] % p2], dim=1)
 
     def rounded(matrix: Tensor) -> Tensor:
         return matrix.to(dtype).contiguous().to(device)
@@ -78,7 +74,7 @@ def basis(p1: int, p2: int, crop: int, stride: int, dtype: torch.dtype, device: 
     return Basis(
         source=(rounded(first), rounded(second)),
         target=(rounded(first[:, kept_rows]), rounded(second[:, kept_columns])),
-        places=(place(f1, f2), place(f1, -f2 % p2)),
+        places=(in_half_spectrum((p1, p2), frequencies).to(device), in_half_spectrum((p1, p2), opposite).to(device)),
     )
 
 
@@ -123,16 +119,11 @@ def _filtered(
     out = mean.new_empty(n, size[0], size[1] * channels)
     chunk = max(1, CHUNK // mean.numel() if maps.is_cpu else n)
     for source, target in zip(images.split(chunk), out.split(chunk), strict=True):
-        rows = _left(into[0], source.to(mean.dtype).reshape(len(source), height, width * channels))
-        z = _left(into[1], rows.view(-1, width, channels)).view(len(source), *mean.shape)
+        rows = left(into[0], source.to(mean.dtype).reshape(len(source), height, width * channels))
+        z = left(into[1], rows.view(-1, width, channels)).view(len(source), *mean.shape)
         scaled = z * mean
         for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
             scaled[:, a, :, b].addcmul_(z[:, 1 - a, :, 1 - b], difference[a, :, b], value=1 if a == b else -1)
-        rows = _left(back[1].T, scaled.view(-1, len(back[1]), channels))
-        _left(back[0].T, rows.view(len(source), len(back[0]), size[1] * channels), out=target)
+        rows = left(back[1].T, scaled.view(-1, len(back[1]), channels))
+        left(back[0].T, rows.view(len(source), len(back[0]), size[1] * channels), out=target)
     return out.view(n, *size, channels).permute(0, 3, 1, 2).to(maps.dtype)
-
-
-def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix (m, k) @ batch (N, k, n) -> (N, m, n)."""
-    return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=out)

@@ -27,12 +27,12 @@ def under_a_transform() -> bool:
 
 
 def kept(build: Callable[..., T]) -> Callable[..., T]:
-    """`build` with a cache of its newest results, for all layers; results made under a dispatch mode are not cached."""
+    """`build` with a cache of its newest results, for all layers; no cache under a dispatch mode or a compiler."""
     remembered = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
 
     @functools.wraps(build)
     def find(*key: Hashable) -> T:
-        return build(*key) if under_a_mode() else remembered(*key)
+        return build(*key) if torch.compiler.is_compiling() or under_a_mode() else remembered(*key)
 
     find.cache_info, find.cache_clear = remembered.cache_info, remembered.cache_clear  # type: ignore[attr-defined]
     return find

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import preconv_fft
-from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants
+from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants, left
 
 PIECE = 2**22  # elements of the kernels' spectra that a CPU makes at a time
 KEPT_BYTES = 2**26  # largest kept spectra of one layer; a ResNet18 of width 64 keeps 0.5 GB
@@ -130,7 +130,7 @@ def _along_height(down: Tensor | None, images: Tensor, dtype: torch.dtype) -> Te
     n, height, width, channels = images.shape
     if down is None:
         return images.view(n, 1, height * width, channels)
-    return _left(down, images.view(n, height, width * channels)).view(n, len(down), width, channels)
+    return left(down, images.view(n, height, width * channels)).view(n, len(down), width, channels)
 
 
 def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
@@ -139,7 +139,7 @@ def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
     n, _, _, channels = taken.shape
     taken = taken.reshape(n, block.items, across.shape[1], channels)
     if block.items == 1:
-        return _left(across, taken[:, 0]).transpose(0, 1)
+        return left(across, taken[:, 0]).transpose(0, 1)
     by_item = torch.matmul(across, taken).unflatten(2, (2, -1))  # (N, items, re and im, P2, C)
     return by_item.permute(2, 1, 3, 0, 4).flatten(0, 2)
 
@@ -154,7 +154,7 @@ def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tens
     rows = rows[block.rows]
     if block.items == 1:
         for row, back in zip(rows, across.T.view(len(rows), rows.shape[2], -1), strict=True):
-            _left(back, spectrum.transpose(0, 1), out=row)
+            left(back, spectrum.transpose(0, 1), out=row)
         return
     by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)  # (N, items, coefs, C)
     images = torch.matmul(across.T, by_item)  # (N, items, rows of an item * W, C)
@@ -164,7 +164,7 @@ def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tens
 def _back_along_height(down: Tensor | None, rows: Tensor, size: tuple[int, int]) -> Tensor:
     """The transpose of `_along_height`: (N, C, H, W), with channels_last strides."""
     p1, n, width, channels = rows.shape
-    images = rows[0] if down is None else _left(down.T, rows.view(p1, n, width * channels).transpose(0, 1))
+    images = rows[0] if down is None else left(down.T, rows.view(p1, n, width * channels).transpose(0, 1))
     return images.view(n, *size, channels).permute(0, 3, 1, 2)
 
 
@@ -232,11 +232,6 @@ def _taps_gradient_by_sample(dft: Sequence[Tensor], y: Sequence[Tensor], x: Sequ
 def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
     """The operand of a product in `dtype`: unchanged if it has that dtype, otherwise a contiguous copy."""
     return spectrum if spectrum.dtype == dtype else spectrum.to(dtype, memory_format=torch.contiguous_format)
-
-
-def _left(matrix: Tensor, batch: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix (m, k) @ batch (N, k, n) -> (N, m, n)."""
-    return torch.bmm(matrix.expand(batch.shape[0], -1, -1), batch, out=out)
 
 
 # --- V ---------------------------------------------------------------------------------------------------------------

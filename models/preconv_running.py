@@ -1,6 +1,7 @@
 """The running estimate of a preconditioner: its average over training batches, which evaluation uses."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's mom
 RAMP_FLOOR = 0.01
 
 
-class RunningPreconditioner(nn.Module):
+class RunningPreconditioner(nn.Module, ABC):
     """A layer with a running estimate.
 
     The buffers `running_preconditioner`, real (C_out, ...), and `num_batches_tracked` hold it; both are None in a layer
@@ -26,9 +27,9 @@ class RunningPreconditioner(nn.Module):
     kernel_size: int
     momentum: float | None  # share of the newest preconditioner; None for `cosine_momentum`
 
+    @abstractmethod
     def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
         """The shape of a channel's estimate on `grid`; (1, 1) for a kernel of one pixel."""
-        raise NotImplementedError
 
     def _make_estimate(self, shape: tuple[int, int] | None, dtype: torch.dtype, device: Any) -> None:
         """Register the buffers: an estimate (C_out, *shape) of zeros and a count of 0, or None if `shape` is None."""

@@ -1,4 +1,4 @@
-"""COCO's annotations: half a gigabyte of JSON, read piece by piece, of which a few values of each object are kept."""
+"""Reads COCO's annotations, half a gigabyte of JSON, as a stream, and keeps the few values that are used."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from utils.errors import ConfigError, DataError
-from utils.reading import told_as
+from utils.reading import errors_as
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
 _Pixels = Annotated[int, Field(ge=1, lt=2**63)]
@@ -62,15 +62,14 @@ def entries(path: Path) -> Iterator[tuple[int, Entry]]:
 
     Raises:
         ConfigError: ijson is not installed.
-        DataError: the file cannot be read or is not JSON, one of the lists is missing or there twice, or what is in it
-            lacks something.
+        DataError: the file cannot be read or is not JSON, a list is missing or there twice, or an object is incomplete.
     """
-    with told_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open(path, "rb") as file:
+    with errors_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open(path, "rb") as file:
         yield from _lists(path, _events(file, path))
 
 
 def _events(file: BinaryIO, path: Path) -> Iterator[_Event]:
-    """ijson's events: start_map, map_key and so on, each with its value."""
+    """The events of ijson, such as start_map and map_key, each with its value."""
     try:
         import ijson
     except ImportError as error:
@@ -110,7 +109,7 @@ def _lists(path: Path, events: Iterator[_Event]) -> Iterator[tuple[int, Entry]]:
             raise DataError(f"{path}: {key!r} must be a list; {EXPECTED}")
         else:
             yield from _list(path, key, events)
-    next(events, None)  # what follows the object is malformed
+    next(events, None)  # raises an error if text follows the object
     missing = [repr(key) for key in _KINDS if key not in found]
     if missing:
         raise DataError(f"{path}: it has no {' and no '.join(missing)}; {EXPECTED}")
@@ -138,8 +137,8 @@ def _list(path: Path, key: str, events: Iterator[_Event]) -> Iterator[tuple[int,
 
 
 def _value(event: str, value: Any, events: Iterator[_Event]) -> Any:
-    """What begins with this event: a text, number, true, false or null as it is; of all else the first values, in a
-    list, and None for each that is itself a list or object."""
+    """The value that begins with `event`: a scalar as it is; of a list or object the first scalars, in a list, with
+    None for each list or object among them."""
     if event not in _OPENING:
         return value
     found: list[Any] = []
@@ -147,7 +146,7 @@ def _value(event: str, value: Any, events: Iterator[_Event]) -> Any:
     for event, value in events:
         if depth == 1 and len(found) < _MOST and event not in _CLOSING:
             found.append(value)
-        elif event == "number":  # most of the file: the outlines
+        elif event == "number":  # the outlines of objects, which are most of the file
             continue
         depth += (event in _OPENING) - (event in _CLOSING)
         if depth == 0:

@@ -1,4 +1,4 @@
-"""From a plan to a dataset file: decode what is drawn, and write the file and its manifest."""
+"""Makes a dataset file of a plan: decodes the images that are drawn, and writes the file and its manifest."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_loader.npz import LARGEST
-from data_loader.picture_files import told_broken, told_dim
+from data_loader.picture_files import broken_message, dim_message
 from data_loader.pictures import SIZE, BrokenImageError, Picture
 from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
@@ -34,37 +34,36 @@ def check_suffix(out: Path) -> None:
 
 
 def build(plan: Plan, request: Request) -> list[str]:
-    """Write `request.out`, whose suffix is one of SUFFIXES, and its manifest, and return what there is to say about it,
-    line by line.
+    """Write `request.output` and its manifest, unless they are there already; returns lines for the user.
 
     Raises:
-        ConfigError: the file would be larger than any that is read.
-        DataError: an image is broken, or a class has too few.
-        FileSystemError: there is another file already, or it cannot be written.
-        Stopped: by a signal; nothing was written, or all of it.
+        ConfigError: the file would be larger than the largest that training reads.
+        DataError: an image is broken, or a class has too few images.
+        FileSystemError: another file is in the way, or the file cannot be written.
+        Stopped: a signal came; either nothing was written or everything.
     """
     expected = select(plan, request)
     check_counts(plan, expected, request)
-    _check_size(len(expected.chosen), request.form)
-    _check_place(request.out)
-    if request.out.exists() and not request.force:
+    _check_size(len(expected.chosen), request.format)
+    _check_place(request.output)
+    if request.output.exists() and not request.force:
         reason = difference(plan, request)
         if reason:
-            raise FileSystemError(f"{request.out} exists, and {reason}; give another -o, or --force to replace it")
-        return [f"nothing to do: {request.out} is what this command makes"]
-    beside = manifest_path(request.out)
-    if beside.exists() and not request.force and read_manifest(request.out) is None:
-        raise FileSystemError(f"{beside} is no manifest of this program; move it away, or --force")
+            raise FileSystemError(f"{request.output} exists, and {reason}; give another -o, or --force to replace it")
+        return [f"nothing to do: {request.output} is what this command makes"]
+    manifest_file = manifest_path(request.output)
+    if manifest_file.exists() and not request.force and read_manifest(request.output) is None:
+        raise FileSystemError(f"{manifest_file} is no manifest of this program; move it away, or --force")
     selection, outcomes = _decode(plan, request, len(expected.chosen))
     check_counts(plan, selection, request, outcomes.get)
     pictures = [picture for candidate in selection.chosen if (picture := outcomes[candidate].picture)]
     data = pack(pictures, [candidate.label for candidate in selection.chosen], request)
     digest = hashlib.sha256(data).hexdigest()
     manifest = make_manifest(plan, request, selection, outcomes, {"bytes": len(data), "sha256": digest})
-    _write(request.out, data, dump(manifest))
+    _write(request.output, data, dump(manifest))
     dim = [candidate.name for candidate, picture in zip(selection.chosen, pictures, strict=True) if picture.dim]
-    written = f"wrote {request.out}: {len(pictures):,} images, {len(data):,} bytes, SHA-256 {digest}"
-    return [*_report(plan, selection, dim), written, f"wrote {beside}"]
+    written = f"wrote {request.output}: {len(pictures):,} images, {len(data):,} bytes, SHA-256 {digest}"
+    return [*_report(plan, selection, dim), written, f"wrote {manifest_file}"]
 
 
 def _check_size(images: int, form: str) -> None:
@@ -77,7 +76,7 @@ def _check_size(images: int, form: str) -> None:
 
 
 def _check_place(out: Path) -> None:
-    """Make the folder of `out`. What cannot be written is told before anything is decoded."""
+    """Make the folder of `out`. Raises FileSystemError if `out` cannot be written, before any image is decoded."""
     if out.is_dir():
         raise FileSystemError(f"{out} is a folder; give the name of a file with -o")
     try:
@@ -91,7 +90,11 @@ def _check_place(out: Path) -> None:
 
 
 def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[Candidate, Outcome]]:
-    """What is drawn, and the outcome of each candidate whose turn came; about `count` images are decoded for it."""
+    """Decode the images that are drawn, about `count`; returns the selection and the outcome of each decoded candidate.
+
+    Raises:
+        DataError: an image is broken, and `request.skip_broken` is false.
+    """
     outcomes: dict[Candidate, Outcome] = {}
     with Bar(total=count, desc="decoding", unit="image") as bar:
 
@@ -102,10 +105,9 @@ def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[C
         selection = select(plan, request, outcome)
     if selection.broken and not request.skip_broken:
         broken = [(candidate.name, outcomes[candidate].fault) for candidate in selection.broken]
-        raise DataError(
-            f"{plan.place}: {told_broken(broken)}; remove or replace {'it' if len(broken) == 1 else 'them'}, or leave "
-            "such images out with --skip-broken"
-        )
+        them = "it" if len(broken) == 1 else "them"
+        advice = f"remove or replace {them}, or leave such images out with --skip-broken"
+        raise DataError(f"{plan.place}: {broken_message(broken)}; {advice}")
     return selection, outcomes
 
 
@@ -115,24 +117,27 @@ def _outcome(plan: Plan, candidate: Candidate) -> Outcome:
         data = plan.read(candidate)
         source = hashlib.sha256(data).hexdigest()
         return Outcome(source, plan.decode(data, candidate))
-    except BrokenImageError as error:  # any other error is not the image's fault
+    except BrokenImageError as error:  # other errors, such as a failing disk, end the program
         return Outcome(source, None, error.reason)
 
 
 def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -> memoryview:
-    """The dataset file: the same bytes from the same images, whenever it is packed. Floats are x / 255, in [0, 1]."""
+    """The bytes of the dataset file, the same at any time: `images` (N, 32, 32, 3) or (N, 3, 32, 32), `labels` (N,).
+
+    uint8 is stored as it is; floats are x / 255, in [0, 1].
+    """
     images = np.stack([picture.pixels for picture in pictures])
     if request.layout == "NHWC":
         images = images.transpose(0, 2, 3, 1)
-    images = images.astype(TYPES[request.form], order="C")
-    if request.form != "uint8":
+    images = images.astype(TYPES[request.format], order="C")
+    if request.format != "uint8":
         images /= images.dtype.type(255)
     arrays = {"images": images, "labels": np.array(labels, np.dtype("<i8"))}
     buffer = io.BytesIO()
-    if request.out.suffix != ".npz":
+    if request.output.suffix != ".npz":
         pickle.dump(arrays, buffer, protocol=5)
         return buffer.getbuffer()
-    with zipfile.ZipFile(buffer, "w") as archive:  # without the time of day that np.savez puts in
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would store the time of day
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             entry.create_system = 3  # as on Unix, wherever this runs
@@ -143,8 +148,8 @@ def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -
 
 
 def _write(out: Path, data: memoryview, manifest: bytes) -> None:
-    """The manifest first: where there is a file, its manifest is there too. A request to stop waits for both."""
-    for name in Folder(out.parent).names():  # what a run left that was killed while it wrote
+    """Write the manifest before the file, so that every file has one. A request to stop waits for both."""
+    for name in Folder(out.parent).names():  # temporary files of a run that was killed
         if temporary_of(Path(name)) in (out.name, manifest_path(out).name):
             out.with_name(name).unlink(missing_ok=True)
     stop = StopRequest()
@@ -163,7 +168,7 @@ def _report(plan: Plan, selection: Selection, dim: list[str]) -> list[str]:
     lines += [f"{label:>5}  {name:<{width}}  {count:>8,}" for label, (name, count) in enumerate(counts)]
     lines += plan.notes
     if dim:
-        lines.append(told_dim(dim))
+        lines.append(dim_message(dim))
     if selection.duplicates:
         lines.append(f"{len(selection.duplicates):,} left out that have the pixels of another (--keep-duplicates)")
     if selection.broken:

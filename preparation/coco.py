@@ -1,4 +1,4 @@
-"""`coco`: objects cut from COCO (Lin et al. 2014, https://arxiv.org/abs/1405.0312) by their bounding boxes."""
+"""The command `coco`: the objects in the boxes of COCO (Lin et al. 2014, https://arxiv.org/abs/1405.0312)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from data_loader.class_names import TINY_COCO
 from data_loader.pictures import SIZE, BrokenImageError, Picture, decode
 from preparation.annotations import EXPECTED, Box, Category, CocoImage, entries, place_of
 from preparation.plan import Candidate, Plan
@@ -15,23 +16,18 @@ from preparation.sources import VERSIONS, describe, open_files
 from utils.errors import DataError
 from utils.progress import Bar
 
-#: TinyCOCO's classes in the order of their labels (data_loader.tiny_coco.FORMAT.classes), and what COCO calls them.
-CATEGORIES = {
-    **{name: name for name in ("cat", "dog", "car", "bus", "train", "boat")},
-    "ball": "sports ball",
-    **{name: name for name in ("pizza", "chair")},
-    "table": "dining table",
-}
+#: TinyCOCO's classes in the order of their labels -> their names in COCO.
+CATEGORIES = {name: name for name in TINY_COCO} | {"ball": "sports ball", "table": "dining table"}
 
 
 @contextmanager
 def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
-    """The boxes of the ten classes that are no crowd and whose both sides have at least `min_size` pixels.
+    """The boxes of the ten classes that are not a crowd, and whose sides both have at least `min_size` pixels.
 
     Raises:
-        DataError: no such files; the annotations are malformed or lack something.
+        DataError: a file is missing, or the annotations are malformed or incomplete.
     """
-    with open_files(images, needed=lambda folders: False) as files:  # a picture that is missing is named
+    with open_files(images, needed=lambda folders: False) as files:  # the error on a missing picture names it
         pictures, labels, boxes = _read(annotations, min_size)
         candidates = _candidates(annotations, pictures, labels, boxes, min_size)
         sizes = {picture.file_name: (picture.width, picture.height) for picture in pictures.values()}
@@ -41,14 +37,14 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
             def cut(image: Image.Image) -> Image.Image:
                 return _cut(image, candidate, sizes[candidate.name])
 
-            # A box counts the pixels as they are stored, whatever EXIF says about turning them.
+            # Boxes are in pixels as they are stored, before any rotation by EXIF.
             return decode(data, f"{images}: {candidate.name}", cut, upright=False)
 
         yield Plan(
             command="coco",
             options={"min_size": min_size},
             classes=tuple(CATEGORIES),
-            candidates=sorted(candidates, key=Candidate.order),
+            candidates=sorted(candidates),
             sources=[describe(annotations), describe(images)],
             versions=VERSIONS,
             place=str(images),
@@ -58,14 +54,14 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
 
 
 def _finder(names: Sequence[str], source: Path) -> Callable[[str], str]:
-    """A function from the name that the annotations give a picture to its own, in whatever folder it lies."""
+    """A function from a picture's name in the annotations to its name in `names`, in whatever folder it lies."""
     known = set(names)
     by_last_part: dict[str, list[str]] = {}
     for name in names:
         by_last_part.setdefault(PurePosixPath(name).name, []).append(name)
 
     def find(name: str) -> str:
-        # Only what is in the list is ever opened: a name such as ../../x in a stranger's annotations finds nothing.
+        # It opens listed files only: a name such as ../../x in a stranger's annotations finds nothing.
         found = [name] if name in known else by_last_part.get(PurePosixPath(name).name, [])
         if len(found) != 1:
             raise BrokenImageError(f"{source}: {name}", f"there is no {name}, which the annotations name")
@@ -77,8 +73,8 @@ def _finder(names: Sequence[str], source: Path) -> Callable[[str], str]:
 def square_around(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int]:
     """(left, top, side) of the square that is cut for a box (left, top, right, bottom) within an image.
 
-    Its side is the box's longer one. It lies as centred on the box as it can within the image; where the image is
-    too small for it, it reaches out on both sides alike.
+    Its side is the longer side of the box. It is centred on the box, and moved to lie within the image. If the image is
+    smaller than the square, the square extends beyond it equally on both sides. All values are in pixels.
     """
     left, top, right, bottom = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
     side = max(right - left, bottom - top)
@@ -101,8 +97,7 @@ def _cut(image: Image.Image, candidate: Candidate, size: tuple[int, int]) -> Ima
 
 
 def _read(path: Path, min_size: int) -> tuple[dict[int, CocoImage], dict[int, int], list[tuple[int, Box]]]:
-    """The pictures by their id, the labels by the id of their category, and the boxes that may count, with the index of
-    each."""
+    """The pictures by id, the labels by category id, and the large boxes that are not a crowd, each with its index."""
     pictures: dict[int, CocoImage] = {}
     labels: dict[int, int] = {}
     boxes: list[tuple[int, Box]] = []
@@ -144,4 +139,4 @@ def _candidates(
         within = (max(left, 0.0), max(top, 0.0), min(left + width, picture.width), min(top + height, picture.height))
         if min(within[2] - within[0], within[3] - within[1]) >= min_size:
             x, y, side = square_around(within, picture.width, picture.height)
-            yield Candidate(picture.file_name, labels[box.category_id], box.id, (x, y, side, side))
+            yield Candidate(labels[box.category_id], picture.file_name, box.id, (x, y, side, side))

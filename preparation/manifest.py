@@ -1,4 +1,4 @@
-"""The manifest beside a dataset file: what it was made from, image by image, and how."""
+"""The manifest of a dataset file: the arguments, the sources and each image that the file was made from."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ def make_manifest(
     outcomes: Mapping[Candidate, Outcome],
     output: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """No dates, and no paths but within the source: the same wherever and whenever it is made.
+    """The manifest. It has no dates, and only paths within the source, so it is the same at any time and place.
 
-    `output` has what there is to say of the file but its name.
+    `output` describes the file, except for its name.
     """
 
     def entry(candidate: Candidate, **more: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def make_manifest(
     return {
         **_identity(plan, request),
         "versions": dict(plan.versions),
-        "output": {"name": request.out.name, **output},
+        "output": {"name": request.output.name, **output},
         "classes": [{"label": label, "name": name, "images": count} for label, (name, count) in classes],
         "broken": [entry(candidate, fault=outcomes[candidate].fault) for candidate in selection.broken],
         "duplicates": [entry(candidate, same_as=twin.key()) for candidate, twin in selection.duplicates.items()],
@@ -47,7 +47,7 @@ def make_manifest(
 
 
 def dump(manifest: Mapping[str, Any]) -> bytes:
-    """JSON with a line for each image."""
+    """The manifest as JSON, with a line for each image."""
     parts = []
     for key, value in manifest.items():
         if isinstance(value, list) and value:
@@ -59,14 +59,14 @@ def dump(manifest: Mapping[str, Any]) -> bytes:
 
 
 def difference(plan: Plan, request: Request) -> str | None:
-    """Why the file at `request.out` is not what `request` makes of the sources as they are; None if it is."""
-    manifest = read_manifest(request.out)
-    if manifest is None or manifest["output"]["sha256"] != sha256_of_file(request.out):
+    """How the file at `request.output` differs from the one that `request` would make now; None if it does not."""
+    manifest = read_manifest(request.output)
+    if manifest is None or manifest["output"]["sha256"] != sha256_of_file(request.output):
         return "there is no manifest beside it that says what it was made from"
     for key, value in json.loads(json.dumps(_identity(plan, request))).items():
         if manifest.get(key) != value:
             return f"it was made with {_other(key, manifest.get(key), value)}"
-    # The checksum of a zip has been compared; of a folder, only the names of its files.
+    # The identity has the checksum of a zip, but only the names of the files in a folder.
     if any(source["kind"] == "folder" for source in plan.sources):
         sums = {(entry.get("name"), entry.get("annotation")): entry.get("sha256") for entry in _entries(manifest)}
         for candidate in Bar(plan.candidates, desc="checking", unit="image", leave=False):
@@ -77,7 +77,7 @@ def difference(plan: Plan, request: Request) -> str | None:
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest beside `out`; None where there is none, or something else."""
+    """The manifest of `out`; None if there is none, or if another program wrote it."""
     try:
         found = json.loads(manifest_path(out).read_bytes())
         whole = all(isinstance(entry, dict) for entry in (found, found["output"], *_entries(found)))
@@ -91,7 +91,7 @@ def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _identity(plan: Plan, request: Request) -> dict[str, Any]:
-    """What was asked for, and of which sources."""
+    """The entries that two manifests of the same file share: the arguments and the sources."""
     return {
         "program": _PROGRAM,
         "format": _FORMAT,

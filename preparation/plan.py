@@ -1,10 +1,11 @@
-"""What may go into a dataset file, and which of it does."""
+"""The images that may go into a dataset file, and the draw among them."""
 
+import bisect
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +14,43 @@ from utils.errors import DataError
 from utils.seeds import derive_seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Candidate:
-    """A picture that may go into the file, or a box cut from one. Of one picture one box is taken at most."""
+    """A picture that may go into the file, or a box cut from one. At most one box of a picture is taken.
 
-    name: str  # of the picture in its source, a relative POSIX path
+    Candidates sort as the rows of a file do.
+    """
+
     label: int
+    name: str  # of the picture in its source, a relative POSIX path
     number: int | None = None  # of the box in its source
     box: tuple[int, int, int, int] | None = None  # left, top, width, height of the square that is cut, in pixels
 
-    def order(self) -> tuple[int, str, int]:
-        """By which the rows of a file are sorted."""
-        return self.label, self.name, self.number or 0
-
     def key(self) -> str:
-        """Tells it from every other candidate of its source."""
+        """A text that no other candidate of the source has."""
         return self.name if self.number is None else f"{self.name}#{self.number}"
 
     def entry(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "name": self.name,
-            "label": self.label,
-            **({} if self.box is None else {"annotation": self.number, "box": list(self.box)}),
-        }
+        """The candidate in the manifest."""
+        entry: dict[str, Any] = {"name": self.name, "label": self.label}
+        return entry if self.box is None else entry | {"annotation": self.number, "box": list(self.box)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The candidates of one source, sorted, and how to come by their pixels."""
+    """The candidates of one source, sorted, and how to read and decode them."""
 
     command: str
-    options: Mapping[str, Any]  # of the command; what its candidates and their pixels depend on
+    options: Mapping[str, Any]  # of the command: those that its candidates and their pixels depend on
     classes: tuple[str, ...]
     candidates: Sequence[Candidate]
-    sources: Sequence[Mapping[str, Any]]  # for the manifest: name, and SHA-256 where it is one file
-    versions: Mapping[str, str]  # of the libraries that the pixels depend on
-    place: str  # the path of the source, which messages begin with
+    sources: Sequence[Mapping[str, Any]]  # for the manifest: name, and the SHA-256 of a single file
+    versions: Mapping[str, str]  # of the libraries that determine the pixels
+    place: str  # the path of the source, for messages
     read: Callable[[Candidate], bytes]  # raises DataError
     decode: Callable[[bytes, Candidate], Picture]  # raises DataError
-    left_out: frozenset[int] = frozenset()  # labels of which no image is wanted
-    notes: tuple[str, ...] = ()  # what there is to tell of the source, such as what was left out of it
+    left_out: frozenset[int] = frozenset()  # labels without any image
+    notes: tuple[str, ...] = ()  # lines for the user, such as the files that are left out
 
     def digest(self) -> str:
         """Hex SHA-256 of the list of candidates."""
@@ -65,11 +62,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of any command."""
+    """The options that all commands of prepare_data.py share, by their names there."""
 
-    out: Path
+    output: Path
     per_class: int | None
-    form: str
+    format: str
     layout: str
     seed: int
     keep_duplicates: bool
@@ -77,54 +74,48 @@ class Request:
     force: bool
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
-        """All that the file depends on, for the manifest."""
-        return {
-            **plan.options,
-            "per_class": self.per_class,
-            "format": self.form,
-            "layout": self.layout,
-            "seed": self.seed,
-            "keep_duplicates": self.keep_duplicates,
-        }
+        """Every option that the file's contents depend on, for the manifest."""
+        names = ("per_class", "format", "layout", "seed", "keep_duplicates")
+        return {**plan.options, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate: a picture, or the fault that it has."""
+    """The result of decoding a candidate: a picture, or the reason why there is none."""
 
-    source: str | None  # hex SHA-256 of the encoded bytes; None where they could not be read
+    source: str | None  # hex SHA-256 of the encoded bytes; None if they cannot be read
     picture: Picture | None
     fault: str = ""
 
 
-Outcomes = Callable[[Candidate], Outcome | None]  # None where it is not known
+Outcomes = Callable[[Candidate], Outcome | None]  # None: it is not known
 
 
-@dataclass
+@dataclass(frozen=True)
 class Selection:
-    """Of the candidates whose turn came, sorted once `select` returns them."""
+    """The candidates whose turn came, by what became of them; each part in the order of the plan."""
 
-    chosen: list[Candidate] = field(default_factory=list)
-    broken: list[Candidate] = field(default_factory=list)
-    duplicates: dict[Candidate, Candidate] = field(default_factory=dict)  # with the one that has the same 3,072 bytes
+    chosen: list[Candidate]
+    broken: list[Candidate]
+    duplicates: dict[Candidate, Candidate]  # -> the candidate with the same 3,072 bytes that came before
 
     def counts(self, plan: Plan) -> list[int]:
-        """How many images of each class were chosen."""
+        """The number of chosen images of each class."""
         counts = Counter(candidate.label for candidate in self.chosen)
         return [counts[label] for label in range(len(plan.classes))]
 
 
 def select(plan: Plan, request: Request, outcomes: Outcomes = lambda candidate: None) -> Selection:
-    """Take `request.per_class` candidates of each class, or all of them, drawn by `request.seed`.
+    """Draw `request.per_class` candidates of each class, or all of them, by `request.seed`.
 
-    A candidate's outcome is asked for when it is its turn, once; a broken one, and one whose pixels were taken before,
-    leaves its place to the next in the draw. One that is not known counts as good.
+    `outcomes` is called once for each candidate whose turn comes. A broken candidate, and one whose pixels were taken
+    before, leaves its place to the next in the draw. A candidate without an outcome counts as good.
 
-    The classes with the fewest candidates choose first, since a picture with boxes of two classes goes to one only.
+    The classes with the fewest candidates choose first, because a picture with boxes of two classes goes to one only.
     """
     taken: set[str] = set()
     seen: dict[bytes, Candidate] = {}
-    selection = Selection()
+    chosen, broken, duplicates = [], [], {}
     for queue in sorted(_queues(plan, request.seed), key=len):
         wanted = len(queue) if request.per_class is None else request.per_class
         for candidate in queue:
@@ -136,26 +127,20 @@ def select(plan: Plan, request: Request, outcomes: Outcomes = lambda candidate: 
             outcome = outcomes(candidate)
             if outcome is not None:
                 if outcome.picture is None:
-                    selection.broken.append(candidate)
+                    broken.append(candidate)
                     continue
                 twin = seen.setdefault(hashlib.sha256(outcome.picture.pixels.tobytes()).digest(), candidate)
                 if twin != candidate and not request.keep_duplicates:
-                    selection.duplicates[candidate] = twin
+                    duplicates[candidate] = twin
                     continue
-            selection.chosen.append(candidate)
+            chosen.append(candidate)
             wanted -= 1
-    return Selection(
-        sorted(selection.chosen, key=Candidate.order),
-        sorted(selection.broken, key=Candidate.order),
-        {candidate: selection.duplicates[candidate] for candidate in sorted(selection.duplicates, key=Candidate.order)},
-    )
+    return Selection(sorted(chosen), sorted(broken), dict(sorted(duplicates.items())))
 
 
 def _queues(plan: Plan, seed: int) -> list[list[Candidate]]:
-    """The candidates of each class in the order of the draw.
-
-    A candidate's place in it is a hash of the seed and its name: the same with every version of every library.
-    """
+    """The candidates of each class in the order of the draw: by a hash of the seed and the candidate's key, which does
+    not depend on the version of any library."""
     queues: list[list[Candidate]] = [[] for _ in plan.classes]
     for candidate in sorted(plan.candidates, key=lambda candidate: derive_seed(seed, f"prepare/{candidate.key()}")):
         queues[candidate.label].append(candidate)
@@ -165,31 +150,34 @@ def _queues(plan: Plan, seed: int) -> list[list[Candidate]]:
 def check_counts(
     plan: Plan, selection: Selection, request: Request, outcomes: Outcomes = lambda candidate: None
 ) -> None:
-    """Raise DataError if a class has fewer images than were asked for, or nothing was chosen at all.
+    """Check that `selection`, drawn with `outcomes`, has as many images of each class as were asked for.
 
-    `outcomes` are those of `select`, of which the largest number that every class can have is asked.
+    Raises:
+        DataError: a class has fewer, or nothing was chosen. The message has the largest number that all classes can
+            have.
     """
     found = _wanted_counts(plan, selection)
-    lacking = [f"{name} has {count:,}" for name, count in found.items() if count < (request.per_class or 0)]
+    asked = request.per_class or 0
+    lacking = [f"{name} has {count:,}" for name, count in found.items() if count < asked]
     if lacking:
-        assert request.per_class is not None
-        # Of a picture with boxes of several classes one gets it, so a smaller number leaves the later classes more.
-        low, high = min(found.values()), request.per_class  # enough for all; too many
-        while high - low > 1:
-            middle = (low + high) // 2
-            drawn = select(plan, replace(request, per_class=middle), outcomes)
-            low, high = (middle, high) if min(_wanted_counts(plan, drawn).values()) >= middle else (low, middle)
+
+        def is_too_many(number: int) -> bool:
+            drawn = select(plan, replace(request, per_class=number), outcomes)
+            return min(_wanted_counts(plan, drawn).values()) < number
+
+        # A picture with boxes of several classes goes to one of them, so a smaller number leaves more to the others.
+        most = bisect.bisect_left(range(1, asked), True, lo=min(found.values()), key=is_too_many)
         lost = len(selection.broken) + len(selection.duplicates)
         raise DataError(
-            f"{plan.place}: not every class has --per-class {request.per_class:,} images: {', '.join(lacking)}"
+            f"{plan.place}: not every class has --per-class {asked:,} images: {', '.join(lacking)}"
             + (f" ({lost:,} that are broken or duplicates left out)" if lost else "")
-            + f"; {low:,} is what all can have"
+            + f"; {most:,} is what all can have"
         )
     if not selection.chosen:
         raise DataError(f"{plan.place}: none of the images can be used")
 
 
 def _wanted_counts(plan: Plan, selection: Selection) -> dict[str, int]:
-    """By class, of those of which images are wanted."""
+    """The number of chosen images of each class that is wanted, by its name."""
     counts = enumerate(selection.counts(plan))
     return {plan.classes[label]: count for label, count in counts if label not in plan.left_out}

@@ -1,7 +1,8 @@
-"""`folder`, `exdark` and `demo`: a plan of whole pictures from each kind of source."""
+"""The commands `folder`, `exdark` and `demo`: a plan of whole pictures from each kind of source."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from data_loader import picture_files
+from data_loader.class_names import TINY_EXDARK
 from data_loader.picture_files import Files, Labelled, Parts, everything
 from data_loader.pictures import SIZE, Picture, crop_to_size, decode
 from preparation.plan import Candidate, Plan
@@ -22,23 +24,16 @@ Square = Literal["crop", "pad"]
 
 VERSIONS = {"numpy": np.__version__, "Pillow": PIL.__version__}
 
-#: ExDark's, in the order of the labels: data_loader.tiny_exdark.FORMAT.classes, which takes torch to import.
-EXDARK_CLASSES = (
-    *("Bicycle", "Boat", "Bottle", "Bus", "Car", "Cat"),
-    *("Chair", "Cup", "Dog", "Motorbike", "People", "Table"),
-)
-
 
 @contextmanager
 def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square: Square) -> Iterator[Plan]:
-    """Any images: those of train/<class>/, val/<class>/, test/<class>/ or all of them, or of <class>/ where there are
-    no such folders; those in folders below are taken as well.
+    """The images of <split>/<class>/ at any depth, or of <class>/ if the source has no folders of splits.
 
-    `classes` are the labels from 0 on; without it they are the names of the folders in sorted order.
+    `split` is "train", "val", "test" or "all". `classes` are the names of the labels from 0 on; None takes the names of
+    all class folders in sorted order.
 
     Raises:
-        DataError: no such source, no images in such folders, one of `classes` has none, or a class folder that is
-            wanted has no image.
+        DataError: there is no such source, it has no images in such folders, or a wanted class has none.
     """
     chosen = None if classes is None else [picture_files.class_name(name) for name in classes]
     with open_files(source, splits=True) as files:
@@ -50,7 +45,7 @@ def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square:
                 f"{source}: no images of class {', '.join(missing)}; it has {picture_files.first_of(names)}"
             )
         order = {name: label for label, name in enumerate(chosen or names)}
-        candidates = [Candidate(picture.name, order[picture.label]) for picture in found if picture.label in order]
+        candidates = [Candidate(order[picture.label], picture.name) for picture in found if picture.label in order]
         options = {"classes": list(order), "split": split, "square": square}
         yield _plan_of_pictures("folder", source, files, candidates, list(order), options)
 
@@ -78,21 +73,22 @@ def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) 
 
 @contextmanager
 def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> Iterator[Plan]:
-    """ExDark (Loh & Chan 2019, https://arxiv.org/abs/1805.11227), photographs in low light: the whole images of the
-    folders <class>/*, at any depth; a label keeps its number if others are left out.
+    """The whole images of ExDark (Loh & Chan 2019, https://arxiv.org/abs/1805.11227): <class>/* at any depth.
+
+    A label keeps its number if `classes` leaves others out; None takes all twelve.
 
     Raises:
-        ConfigError: one of `classes` is none of ExDark's.
-        DataError: no such source, or one of `classes`, by default all twelve, has no images in it.
+        ConfigError: one of `classes` is not a class of ExDark.
+        DataError: there is no such source, or a wanted class has no images in it.
     """
-    labels = {name.lower(): label for label, name in enumerate(EXDARK_CLASSES)}
-    wanted = {name.lower() for name in classes or EXDARK_CLASSES}
+    labels = {name.lower(): label for label, name in enumerate(TINY_EXDARK)}
+    wanted = {name.lower() for name in classes or TINY_EXDARK}
     unknown = sorted(wanted - labels.keys())
     if unknown:
-        raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(EXDARK_CLASSES)}")
+        raise ConfigError(f"--classes: {', '.join(unknown)} is none of ExDark's classes {', '.join(TINY_EXDARK)}")
 
     def label_of(folders: Sequence[str]) -> int | None:
-        """By the innermost folder that has the name of a class."""
+        """The label of the innermost folder that has the name of a class."""
         return next((labels[part.lower()] for part in reversed(folders) if part.lower() in labels), None)
 
     with open_files(source, needed=lambda folders: label_of(folders) is not None) as files:
@@ -101,23 +97,23 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
             label = label_of(PurePosixPath(name).parts[:-1])
             if label is None or not picture_files.is_picture(name):
                 files.left_out.add(picture_files.NO_CLASS if label is None else picture_files.NO_FORMAT, name)
-            elif EXDARK_CLASSES[label].lower() in wanted:
-                candidates.append(Candidate(name, label))
+            elif TINY_EXDARK[label].lower() in wanted:
+                candidates.append(Candidate(label, name))
         found = {candidate.label for candidate in candidates}
         taken = [label for name, label in labels.items() if name in wanted]
-        missing = [EXDARK_CLASSES[label] for label in taken if label not in found]
+        missing = [TINY_EXDARK[label] for label in taken if label not in found]
         if missing:
             raise DataError(
                 f"{source}: no images in a folder {', '.join(missing)}; expected ExDark's class folders, or name "
                 "those that there are with --classes"
             )
-        options = {"classes": [EXDARK_CLASSES[label] for label in taken], "square": square}
-        yield _plan_of_pictures("exdark", source, files, candidates, EXDARK_CLASSES, options)
+        options = {"classes": [TINY_EXDARK[label] for label in taken], "square": square}
+        yield _plan_of_pictures("exdark", source, files, candidates, TINY_EXDARK, options)
 
 
 @contextmanager
 def plan_demo() -> Iterator[Plan]:
-    """scikit-learn's handwritten digits, which need no download: the images of data_loader.type=Digits."""
+    """The images of data_loader.type=Digits: scikit-learn's handwritten digits, which need no download."""
     import sklearn
 
     from data_loader.digits import load_digits
@@ -125,12 +121,12 @@ def plan_demo() -> Iterator[Plan]:
     dataset = load_digits(Path())
     images = dataset.images.numpy()
     rows = {f"digit {row:04}": row for row in range(len(images))}
-    candidates = [Candidate(name, int(dataset.labels[row])) for name, row in rows.items()]
+    candidates = [Candidate(int(dataset.labels[row]), name) for name, row in rows.items()]
     yield Plan(
         command="demo",
         options={},
         classes=dataset.classes,
-        candidates=sorted(candidates, key=Candidate.order),
+        candidates=sorted(candidates),
         sources=[{"name": "scikit-learn's handwritten digits", "kind": "package"}],
         versions={**VERSIONS, "scikit-learn": sklearn.__version__},
         place="scikit-learn",
@@ -140,24 +136,19 @@ def plan_demo() -> Iterator[Plan]:
 
 
 def open_files(source: Path, splits: bool = False, needed: Parts = everything) -> Files:
-    """The files of a folder or .zip. Raises DataError where there is none."""
+    """The files of a folder or .zip; see `Files`. Raises DataError if there is no `source`."""
     if not source.exists():
         raise DataError(f"there is no {source}; name a folder or .zip")
     return Files(source, splits, needed)
 
 
 def describe(source: Path) -> dict[str, Any]:
-    """A source for the manifest: its name and, if it is one file, its SHA-256."""
+    """The manifest's entry for a source: its name and, of a single file, its SHA-256."""
     if source.is_dir():
         return {"name": source.resolve().name, "kind": "folder"}
     size, name = source.stat().st_size, source.name
     with Bar(total=size, desc=f"checksum of {name}", unit="B", unit_scale=True, leave=False) as bar:
         return {"name": name, "kind": "file", "sha256": sha256_of_file(source, bar.update)}
-
-
-def _pad_to_size(image: Image.Image) -> Image.Image:
-    """32x32: the long side scaled to 32, black on both sides of the short one."""
-    return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 def _plan_of_pictures(
@@ -168,14 +159,15 @@ def _plan_of_pictures(
     classes: Sequence[str],
     options: dict[str, Any],
 ) -> Plan:
-    """A plan in which each candidate is a whole picture; `options["square"]` says how it becomes square."""
-    to_size = {"crop": crop_to_size, "pad": _pad_to_size}[options["square"]]
+    """A plan in which each candidate is a whole picture, which becomes square as `options["square"]` says."""
+    pad_to_size = partial(ImageOps.pad, size=(SIZE, SIZE), method=Image.Resampling.BICUBIC)  # black beside it
+    to_size = crop_to_size if options["square"] == "crop" else pad_to_size
     labels = {candidate.label for candidate in candidates}
     return Plan(
         command=command,
         options=options,
         classes=tuple(classes),
-        candidates=sorted(candidates, key=Candidate.order),
+        candidates=sorted(candidates),
         sources=[describe(source)],
         versions=VERSIONS,
         place=str(source),

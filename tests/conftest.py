@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,17 @@ COCO_CLASSES = 10
 EXDARK_CLASSES = 12
 
 torch.set_num_threads(1)  # the tensors are tiny, and threads that wait for work slow each other down
+
+
+def pytest_configure() -> None:
+    """Put the tests' folders into memory where there is room: a run waits for the disk after each file it writes."""
+    memory = "/dev/shm"
+    try:
+        place = os.statvfs(memory)
+    except (AttributeError, OSError):  # another system than Linux
+        return
+    if place.f_bavail * place.f_frsize > 4 << 30 and not place.f_flag & os.ST_NOEXEC:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 
 def make_pixels(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -38,12 +50,13 @@ def write_pickle(path: Path, value: object, protocol: int = 4) -> Path:
 
 @pytest.fixture(autouse=True)
 def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture that ends a small run takes longer than an epoch of it: only tests of pictures draw it."""
+    """The picture that ends a small run takes longer than an epoch of it: only tests of pictures draw them."""
     from tests import runs
 
     monkeypatch.setattr(runs, "draws_pictures", request.node.get_closest_marker("pictures") is not None)
     if not runs.draws_pictures:
-        monkeypatch.setattr("logger.confusion.draw", runs.no_picture)
+        for where in ("logger.confusion", "reporting.figures.style"):
+            monkeypatch.setattr(f"{where}.draw", runs.no_picture)
 
 
 @pytest.fixture(scope="session")
@@ -117,12 +130,12 @@ def write_image_folder(folder: Path, classes: tuple[str, ...] = ("ant", "bee", "
     return folder
 
 
-def program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run train.py or another program in a process of its own, which has what it imports already."""
+def program(name: str, *args: str, prepare: Sequence[Callable[[], object]] = ()) -> subprocess.CompletedProcess[str]:
+    """Run train.py or another program in a process of its own, which has what it imports already, after `prepare`."""
     from tests.runs import Started
 
     with tempfile.TemporaryDirectory() as place:
-        ended = Started(args, Path(place), program=name).end(240)
+        ended = Started(args, Path(place), prepare, name).end(240)
     return subprocess.CompletedProcess([name, *args], ended.code, ended.out, ended.err)
 
 

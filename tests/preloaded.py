@@ -1,6 +1,7 @@
 """What the server of `tests.runs` imports before it forks; nothing here may start a thread.
 
-That is all that a run imports in its course: on a slow machine it takes a process of its own ten seconds and more.
+That is all that a run and the tests' own part of it import: on a slow machine it takes a process of its own ten
+seconds and more.
 """
 # ruff: noqa: F401
 
@@ -16,6 +17,8 @@ from tqdm import tqdm
 
 import data_loader.build
 import models.build
+import tests.faults
+import tests.runs
 import trainer.judgement
 import trainer.preflight
 import trainer.resume

@@ -1,8 +1,10 @@
 import json
 import math
+import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -10,11 +12,13 @@ import pytest
 import torch
 from pydantic import BeforeValidator
 
-from config_schema import ONCE_NULL, Config, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, name_of, types_of
 from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
+from tests.runs import call, one_line
 from trainer.optim import OPTIMIZERS, schedule_of
+from utils import strict_json
 from utils.errors import ConfigError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -75,10 +79,16 @@ def test_schema_file_is_the_schema() -> None:
     assert shipped == json_schema(), "run `make schema`"
 
 
+@cache
+def schema_validator() -> jsonschema.Draft202012Validator:
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    return jsonschema.Draft202012Validator(json_schema())
+
+
 @pytest.mark.parametrize("path", [*RUNS, *(ROOT / "configs" / "_base_").glob("*.json")], ids=lambda path: path.stem)
 def test_shipped_files_follow_the_schema(path: Path) -> None:
     values = json.loads(path.read_text())
-    jsonschema.validate(values, json_schema())
+    schema_validator().validate(values)
     assert (path.parent / values["$schema"]).resolve() == ROOT / "configs" / "schema.json"
 
 
@@ -151,6 +161,7 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
         ({"name": "x", "data_loader": {"args": {"subset": True}}}, "data_loader.args.subset: should be a valid number"),
         ({"name": "x", "data_loader": {"args": {"subset": 10.5}}}, "data_loader.args.subset: must be"),
         ({"name": "x", "trainer": {"monitor": "max val_acc"}}, "trainer.monitor: must be 'off'"),
+        ({"name": "x", "trainer": {"monitor": "max val_acuracy"}}, "; did you mean 'max val_accuracy'?"),
         ({"name": "x", "trainer": {"monitor": "max test_top5_accuracy"}, "metrics": ["accuracy"]}, "trainer.monitor"),
         ({"name": "x", "trainer": {"monitor": "off", "early_stop": 3}}, "trainer.early_stop: needs"),
         ({"name": "x", "metrics": []}, "metrics: "),
@@ -248,6 +259,22 @@ def test_what_is_not_json_is_refused_with_its_place(tmp_path: Path, text: str, p
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path / "c.json", text))
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": [1, 2.5e3, null, true, {"b": "\\u00e9"}]}', '{"a": 1, "b": {"c": 1, "c": 1}}', "[1, NaN]", "{", '"x'],
+)
+def test_json_of_few_and_of_many_objects_is_read_alike(text: str) -> None:
+    """Many are read by another decoder."""
+    many = f"[{'[], ' * 200}{text}]"
+    try:
+        value = strict_json.loads(text)
+    except json.JSONDecodeError as few:
+        with pytest.raises(json.JSONDecodeError, match=re.escape(few.msg)):
+            strict_json.loads(many)
+    else:
+        assert strict_json.loads(many)[-1] == value
 
 
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
@@ -378,7 +405,7 @@ def test_null_is_not_taken_where_it_never_was() -> None:
     found = problems({"name": "x", "loss": {"type": "smoothed_cross_entropy", "args": {"smoothing": None}}})
     assert "loss.args.smoothing: should be a valid number, got null" in found
     given = {key for args in EARLIER.values() for key, value in args.items() if value is None}
-    assert given | {"include_true_class", "path"} == ONCE_NULL
+    assert given | {"include_true_class", "path"} == NULL_IS_UNSET
 
 
 def test_false_was_taken_for_noise_that_is_never_drawn_over_all_classes() -> None:
@@ -409,7 +436,29 @@ CHOOSE = {
             {"optimizer": {"type": "AdamW", "args": {"ep": 1e-3}}},
             "unknown key 'optimizer.args.ep'; did you mean 'eps'?; keys here: lr, weight_decay, betas, eps",
         ),
-        ({"optimizer": {"SGD": 1}}, "unknown key 'optimizer.SGD'; keys here: type, args"),
+        (
+            {"optimizer": {"SGD": 1}},
+            "unknown key 'optimizer.SGD'; keys here: type, args; arguments go to optimizer.args",
+        ),
+        (
+            {"optimizer": {"lr": 1}},
+            "unknown key 'optimizer.lr'; did you mean 'optimizer.args.lr'?; keys here: type, args",
+        ),
+        (
+            {"loss": {"focus": 1}},
+            "unknown key 'loss.focus'; keys here: type, args; arguments go to loss.args",
+        ),
+        (
+            {"metrics": "confidence"},
+            "metrics.0: unknown choice 'confidence'; choose from accuracy, top5_accuracy; "
+            'the default is ["accuracy", "top5_accuracy"]',
+        ),
+        (
+            {"metrics": "top5_accuracy"},
+            "metrics: must begin with 'accuracy' and name nothing twice; "
+            'the default is ["accuracy", "top5_accuracy"]',
+        ),
+        ({"trainer": {"epochs": "0"}}, "trainer.epochs: should be greater than 0, got 0; the default is 100"),
         (
             {"optimizer": {"type": "Adm"}},
             f"optimizer.type: unknown choice 'Adm'; did you mean 'Adam'?; {CHOOSE['optimizer']}",
@@ -510,6 +559,4 @@ def test_a_config_error_is_one_line_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("arguments", [["-x"], ["-c"], []])
 def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
-    done = fresh_program("train.py", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    one_line(call("train.py", *arguments), 2)

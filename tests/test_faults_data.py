@@ -1,4 +1,4 @@
-"""Bad datasets, given to real processes. The numbers are those of docs/faults.md."""
+"""Bad datasets. The numbers are those of docs/faults.md."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import make_pixels, write_image_folder
 from tests.faults import Call, limit_more_memory, no_network
-from tests.runs import coco, evaluate, launch, one_line, rows
+from tests.runs import call, coco, evaluate, launch, one_line, rows
 from trainer.checkpoint import read
 
 IMAGES, LABELS = make_pixels(100, 10)
@@ -22,16 +22,20 @@ GIB = 1 << 30
 
 
 def refused(
-    place: Path, data: bytes | None, *parts: str, name: str = "tinycoco.pkl", more: tuple[str, ...] = ()
+    place: Path, data: bytes | None, *parts: str, name: str = "tinycoco.pkl", bomb: bool = False, whole: bool = False
 ) -> None:
-    """train.py on a dataset file with these bytes ends with 3, one line that names the file, and no run folder."""
+    """train.py on a dataset file with these bytes ends with 3, one line that names the file, and no run folder.
+
+    A `bomb` is given to a process of limited memory; of what is `whole`, no subset is taken.
+    """
     folder = place / "data"
     folder.mkdir()
     if data is not None:
         (folder / name).write_bytes(data)
     before = sorted(place.rglob("*"))
-    arguments = coco(folder, place / "run")
-    ended = launch(place, *arguments, prepare=[limit_more_memory(GIB)])
+    all_of_it = ("data_loader.args.subset=null", "data_loader.args.validation_split=0.1") if whole else ()
+    arguments = coco(folder, place / "run", *all_of_it)
+    ended = launch(place, *arguments, prepare=[limit_more_memory(GIB)]) if bomb else call("train.py", *arguments)
     one_line(ended, 3, "error: ", str(folder), *parts)
     assert [path for path in sorted(place.rglob("*")) if "process" not in str(path)] == before
 
@@ -81,7 +85,7 @@ BOMBS = {
 @pytest.mark.parametrize("kind", BOMBS)
 def test_21_a_pickle_bomb(tmp_path: Path, kind: str) -> None:
     plain = kind in ("lists, 200,000 deep", "a memo of 2^32 entries")  # harmless here, and no dataset
-    refused(tmp_path, BOMBS[kind], "expected a dict with 'images'" if plain else "malformed")
+    refused(tmp_path, BOMBS[kind], "expected a dict with 'images'" if plain else "malformed", bomb=True)
 
 
 def npy(shape: tuple[int, ...], data: bytes) -> bytes:
@@ -100,12 +104,12 @@ def npz(images: bytes) -> bytes:
 
 def test_21_an_npz_bomb(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    refused(tmp_path / "a", npz(npy((1 << 40, 32, 32, 3), b"")), "malformed .npz", name="tinycoco.npz")
+    refused(tmp_path / "a", npz(npy((1 << 40, 32, 32, 3), b"")), "malformed .npz", name="tinycoco.npz", bomb=True)
     (tmp_path / "b").mkdir()
     data = bytearray(npz(npy((100, 32, 32, 3), bytes(100 * 3072))))
     place = data.index(b"PK\x01\x02") + 24  # the directory's word on the first entry's size
     data[place : place + 4] = (0xFFFFFFF0).to_bytes(4, "little")
-    refused(tmp_path / "b", bytes(data), "it unfolds to 4,294,967,", name="tinycoco.npz")
+    refused(tmp_path / "b", bytes(data), "it unfolds to 4,294,967,", name="tinycoco.npz", bomb=True)
 
 
 def test_21_an_image_bomb(tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_25_labels_of_no_class(tmp_path: Path, value: float, part: str) -> None:
     ids=["no images", "too few labels", "a column of labels", "an empty split", "a class missing from a split"],
 )
 def test_26_too_little(tmp_path: Path, data: bytes, part: str) -> None:
-    refused(tmp_path, data, part)
+    refused(tmp_path, data, part, whole=True)
 
 
 def test_27_splits_that_share_an_image(tmp_path: Path, finished: Path) -> None:
@@ -207,8 +211,8 @@ def test_27_copies_within_a_split_are_no_leak(tmp_path: Path, finished: Path) ->
 
 @pytest.mark.parametrize("arm", ["bn", "bncn"])
 def test_28_a_last_batch_of_one_image(coco_dir: Path, tmp_path: Path, arm: str) -> None:
-    """80 images in batches of 79 leave one, which joins the first batch: one step an epoch, not two."""
-    options = ("data_loader.args.batch_size=79", "trainer.epochs=1")
+    """40 images in batches of 39 leave one, which joins the first batch: one step an epoch, not two."""
+    options = ("data_loader.args.batch_size=39", "trainer.epochs=1")
     ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *options, arm=arm))
     assert (ended.code, ended.err) == (0, "")
     assert read(tmp_path / "run" / "checkpoint-epoch1.pth")["global_step"] == 1
@@ -220,20 +224,22 @@ def test_28_a_last_batch_of_one_image(coco_dir: Path, tmp_path: Path, arm: str) 
 def test_nothing_but_cifar10_touches_the_network(
     coco_dir: Path, exdark_dir: Path, tmp_path: Path, finished: Path
 ) -> None:
-    """Training, checking, resuming and testing, on every other dataset."""
+    """Training and testing on every other dataset; resuming and checking on one."""
     log = tmp_path / "network.txt"
     quiet = [no_network(log)]
     folder = write_image_folder(tmp_path / "images", each=20)
     for kind, place, subset in (
-        ("TinyCOCO", coco_dir, 1.0),
-        ("TinyExDark", exdark_dir, 0.9),
+        ("TinyCOCO", coco_dir, 0.6),
+        ("TinyExDark", exdark_dir, 0.3),
         ("ImageFolder", folder, 0.9),
         ("Digits", folder, 0.1),
     ):
         run = tmp_path / kind
-        options = (f"data_loader.type={kind}", f"data_loader.args.subset={subset}", "trainer.epochs=1")
+        few = (f"data_loader.args.subset={subset}", "data_loader.args.validation_split=0.2", "trainer.epochs=1")
+        options = (f"data_loader.type={kind}", *few)
         assert launch(tmp_path, *coco(place, run, *options), prepare=quiet).code == 0, kind
-        assert launch(tmp_path, "-r", "auto", "--run-dir", run, "--check", prepare=quiet).code == 0
+        if kind == "TinyCOCO":
+            assert launch(tmp_path, "-r", "auto", "--run-dir", run, "--check", prepare=quiet).code == 0
         assert evaluate(tmp_path, "-r", run / "checkpoint-epoch1.pth", prepare=quiet).code == 0
         assert len(rows(run)) == 1
     assert not log.exists(), log.read_text()

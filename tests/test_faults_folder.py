@@ -22,6 +22,7 @@ from tests.conftest import ROOT, write_image_folder
 from tests.runs import SMALL, Started, coco, contents, evaluate, launch, one_line, rows, run, same_run
 from tests.test_grid import settings, write_grid
 from trainer.checkpoint import read
+from trainer.identity import note_save
 from trainer.run_folder import newest_run
 from utils.errors import FileSystemError
 from utils.files import write_atomically
@@ -350,6 +351,15 @@ def _in_tokyo() -> None:
     time.tzset()
 
 
+@pytest.mark.parametrize("text", [None, "{"], ids=["gone", "damaged"])
+def test_44_a_save_beside_an_identity_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    before = contents(tmp_path)
+    note_save(Folder(tmp_path))
+    assert contents(tmp_path) == before
+
+
 # --- 45: another folder in its place -------------------------------------------------------------------------------
 
 
@@ -493,7 +503,7 @@ def test_47_what_was_set_aside_stays(copy: Path) -> None:
 # --- 66, 69, 75: what a system may lack ----------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_46_66_a_run_where_nothing_can_be_locked_and_no_folder_synced(
     preload: Callable[..., dict[str, str]], finished: Path, coco_dir: Path, tmp_path: Path
 ) -> None:
@@ -588,7 +598,7 @@ def windows(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_69_without_what_windows_lacks(windows: dict[str, str], finished: Path, coco_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     argv = [sys.executable, "-c", WINDOWS, folder, *coco(coco_dir, folder)]

@@ -658,6 +658,13 @@ def test_73_what_would_take_too_long_or_too_much_is_refused(kind: str, monkeypat
         decode(data, name)
 
 
+@pytest.mark.parametrize("tag", [273, 279, 324, 325], ids=["strips", "their sizes", "tiles", "their sizes"])
+def test_73_each_list_of_strips_or_tiles_is_bounded(tag: int) -> None:
+    data = b"II*\0" + struct.pack("<IHHHII", 8, 1, tag, 4, 300_000, 26)
+    with pytest.raises(ValueError, match="300,000 strips or tiles"):
+        pictures._check_strips(data)
+
+
 @pytest.mark.parametrize(("depth", "colour"), [(16, 0), (8, 3)])
 def test_73_a_large_picture_takes_bounded_memory(tmp_path: Path, depth: int, colour: int) -> None:
     """50 million pixels, which a camera may have, pass, within 420 MB beyond what the process has."""

@@ -44,7 +44,7 @@ def saved_and_whole(folder: Path) -> dict:
     return states[0]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_36_one_of_two_processes_is_killed(coco_dir: Path, tmp_path: Path, victim: int) -> None:
     folder = tmp_path / "run"
     ranks = start_two(coco(coco_dir, folder, *MANY), tmp_path)
@@ -61,7 +61,7 @@ def test_36_one_of_two_processes_is_killed(coco_dir: Path, tmp_path: Path, victi
     assert len(rows(folder)) == epoch + 1
 
 
-@pytest.mark.parametrize("asked", [(0, 1), (1,)], ids=["both", "one"])
+@pytest.mark.parametrize("asked", [pytest.param((0, 1), marks=pytest.mark.slow), (1,)], ids=["both", "one"])
 def test_36_two_processes_are_asked_to_stop(coco_dir: Path, tmp_path: Path, asked: tuple[int, ...]) -> None:
     """As torchrun does it, and where only one of them hears of it: both stop after the same step, and one speaks."""
     folder = tmp_path / "run"

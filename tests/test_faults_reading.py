@@ -1,4 +1,4 @@
-"""Damaged, foreign and hostile checkpoints, given to real processes. The numbers are those of docs/faults.md."""
+"""Damaged, foreign and hostile checkpoints. The numbers are those of docs/faults.md."""
 
 import collections
 import io
@@ -17,7 +17,7 @@ import torch
 
 from tests.conftest import make_pixels
 from tests.faults import Call
-from tests.runs import Ended, contents, evaluate, final_state, launch, one_line, rows, same_run
+from tests.runs import Ended, call, contents, final_state, launch, one_line, rows, same_run
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack, unpack
 from trainer.state import FORMAT_VERSION
@@ -40,7 +40,7 @@ def refused(folder: Path, *parts: str) -> None:
     """Both programs refuse the newest checkpoint with 4 and one line, and leave the run folder as it is."""
     before = contents(folder)
     path = folder / NEWEST
-    for ended in (launch(folder.parent, "-r", path), evaluate(folder.parent, "-r", path)):
+    for ended in (call("train.py", "-r", path), call("test.py", "-r", path)):
         one_line(ended, 4, f"error: {path}: ", *parts)
     assert contents(folder) == before
 
@@ -78,7 +78,7 @@ def test_11_no_checkpoint_is_left_whole(folder: Path) -> None:
     for path in folder.glob("*.pth"):
         path.write_bytes(path.read_bytes()[:1000])
     before = contents(folder)
-    ended = launch(folder.parent, "-r", "auto", "--run-dir", folder)
+    ended = call("train.py", "-r", "auto", "--run-dir", folder)
     assert ended.code == 4
     assert ended.err.count("trying an older one") == 3
     assert ended.err.splitlines()[-1].endswith("none of its 3 checkpoints can be read; not starting over")
@@ -266,8 +266,8 @@ def signed(data: bytes) -> bytes:
 def test_16_another_architecture(folder: Path, block: str, change: dict, parts: list[str]) -> None:
     edit_config(folder, block, change)
     before = contents(folder)
-    one_line(launch(folder.parent, "-r", folder / NEWEST), 4, f"error: {folder / NEWEST}: ", *parts)
-    one_line(launch(folder.parent, "-r", "auto", "--run-dir", folder), 4, *parts)
+    one_line(call("train.py", "-r", folder / NEWEST), 4, f"error: {folder / NEWEST}: ", *parts)
+    one_line(call("train.py", "-r", "auto", "--run-dir", folder), 4, *parts)
     assert contents(folder) == before
 
 
@@ -289,7 +289,7 @@ def test_17_another_optimizer(folder: Path, there: str, here: str) -> None:
         path.write_bytes(pack({**read(path), "optimizer_type": "Adam", "optimizer": adam.state_dict()}))
     edit_config(folder, "optimizer", {"type": here, "args": {"lr": 0.01}})
     before = contents(folder)
-    ended = launch(folder.parent, "-r", path)
+    ended = call("train.py", "-r", path)
     one_line(ended, 4, f"saved with the optimizer {there}, but the config says {here}; set optimizer.type back")
     assert contents(folder) == before
 
@@ -318,11 +318,11 @@ def test_18_what_an_exact_resume_needs_is_missing(folder: Path, change: Callable
     change(state)
     path.write_bytes(pack(state))
     refused(folder, part)
-    ended = launch(folder.parent, "-r", path, "--allow-inexact")
+    ended = call("train.py", "-r", path, "--allow-inexact")
     assert ended.code == 0, ended.err
     assert ("resume not bit-exact: it holds no state of the generators" in ended.err) == ("rng" in part)
     assert len(rows(folder)) == 4
-    assert evaluate(folder.parent, "-r", path, "--allow-inexact").code == 0
+    assert call("test.py", "-r", path, "--allow-inexact").code == 0
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_18_what_an_exact_resume_needs_is_missing(folder: Path, change: Callable
 def test_18_no_option_makes_up_for_the_rest(folder: Path, change: dict, part: str) -> None:
     path = folder / NEWEST
     path.write_bytes(pack({**read(path), **change}))
-    one_line(launch(folder.parent, "-r", path, "--allow-inexact"), 4, part)
+    one_line(call("train.py", "-r", path, "--allow-inexact"), 4, part)
 
 
 def test_19_another_number_of_threads(folder: Path) -> None:
@@ -352,7 +352,7 @@ def test_19_another_environment(folder: Path, key: str, value: object) -> None:
     here = state["environment"][key]
     state["environment"][key] = value
     path.write_bytes(pack(state))
-    one_line(launch(folder.parent, "-r", path), 0, f"WARNING: resume not bit-exact: {key} was {value}, is {here}\n")
+    one_line(call("train.py", "-r", path), 0, f"WARNING: resume not bit-exact: {key} was {value}, is {here}\n")
 
 
 def test_other_data_and_other_splits_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_other_data_and_other_splits_are_refused(folder: Path, tmp_path: Path) -
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({"images": images, "labels": labels}))
     before = contents(folder)
     data = f"data_loader.args.data_dir={tmp_path / 'other.pkl'}"
-    for program in (launch, evaluate):
-        one_line(program(tmp_path, "-r", folder / NEWEST, data), 4, "trained on other data")
-        one_line(program(tmp_path, "-r", folder / NEWEST, "seed=13"), 4, "would not be the same")
+    for program in ("train.py", "test.py"):
+        one_line(call(program, "-r", folder / NEWEST, data), 4, "trained on other data")
+        one_line(call(program, "-r", folder / NEWEST, "seed=13"), 4, "would not be the same")
     assert contents(folder) == before

@@ -100,7 +100,8 @@ def test_49_a_signal_while_data_are_read(coco_dir: Path, tmp_path: Path, where: 
 def test_49_a_signal_while_a_cache_is_read(tmp_path: Path, becomes: str) -> None:
     """The cache is not taken for a damaged one and made again."""
     images = write_image_folder(tmp_path / "images" / "set")
-    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", f"data_loader.args.data_dir={images}"]
+    kind = ["data_loader.type=ImageFolder", f"data_loader.args.data_dir={images}"]
+    arguments = ["-c", "configs/demo.json", "arch.args.norm=bn", *kind]
     assert run(*arguments, "--check", "arch.args.width=4", "data_loader.args.test_subset=null") == 0
     (cache,) = images.parent.glob("*.npz")
     before = (cache.read_bytes(), cache.stat().st_mtime_ns)
@@ -149,7 +150,7 @@ def test_52_the_names_of_classes_are_shown_as_they_are(tmp_path: Path, capsys: p
     classes = (f"red{TERMINAL}", "two\nlines", "left\u202eright", "long" * 50)
     images = write_image_folder(tmp_path / "set", classes)
     place = [f"data_loader.args.data_dir={images}", "data_loader.args.test_subset=null", "arch.args.width=4"]
-    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", *place, *SHORT]
+    arguments = ["-c", "configs/demo.json", "data_loader.type=ImageFolder", "arch.args.norm=bn", *place, *SHORT]
     assert run(*arguments, "--check") == 0
     assert run(*arguments, "--run-dir", tmp_path / "run") == 0
     ended = evaluate(tmp_path, "-r", tmp_path / "run" / "model_best.pth")
@@ -260,6 +261,7 @@ def test_60_test_py_writes_its_files_though_nobody_reads_its_table(finished: Pat
     assert checkpoint.with_name("model_best-confusion.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["| head -1", "<&- >&- 2>&-"])
 def test_67_a_real_program_and_a_shell(tmp_path: Path, redirection: str) -> None:
     out = tmp_path / "digits.pkl"
@@ -271,6 +273,7 @@ def test_67_a_real_program_and_a_shell(tmp_path: Path, redirection: str) -> None
     assert out.with_name("digits.pkl.manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_60_a_grid_goes_on_though_nobody_reads_its_table(coco_dir: Path, tmp_path: Path) -> None:
     """Its runs have no data, so that each is short; both have been tried, and that is what the exit code is of."""
     lacking = settings(coco_dir) | {"data_loader.args.data_dir": str(tmp_path / "nowhere")}
@@ -302,14 +305,21 @@ def test_67_a_narrow_encoding(finished: Path, tmp_path: Path, encoding: str) -> 
     assert ("caf\\xe9-\\u72ac" if encoding == "ascii" else "caf\u00e9-\\u72ac") in said
 
 
+def _own_terminal(name: str) -> None:
+    """Make `name` the controlling terminal of this process, which gets SIGHUP when it closes, and its three streams."""
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)  # the first that a session opens is its own
+    for stream in range(3):
+        os.dup2(terminal, stream)
+    os.close(terminal)
+
+
 def test_67_a_terminal_that_is_closed(coco_dir: Path, tmp_path: Path) -> None:
     """Its bar and its log can no longer be shown, and SIGHUP says so: 143, and the state is saved."""
     folder = tmp_path / "run"
     long = coco(coco_dir, folder, "trainer.epochs=500", "lr_scheduler.args.milestones=[400]", "trainer.save_period=2")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execvp(sys.executable, [sys.executable, "train.py", *long])
+    terminal, slave = pty.openpty()
+    started = Started(long, tmp_path / "process", [partial(_own_terminal, os.ttyname(slave))])
     deadline = time.monotonic() + 200
     while not (folder / "checkpoint-epoch2.pth").exists():
         os.set_blocking(terminal, False)
@@ -318,8 +328,9 @@ def test_67_a_terminal_that_is_closed(coco_dir: Path, tmp_path: Path) -> None:
         except BlockingIOError:
             time.sleep(0.05)
         assert time.monotonic() < deadline
+    os.close(slave)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+    assert started.end().code == 143
     newest = max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns)
     assert newest.name != "checkpoint-epoch2.pth" or len(list(folder.glob("checkpoint-*"))) == 1
 
@@ -508,6 +519,7 @@ def test_76_debug_shows_every_cause(tmp_path: Path, coco_dir: Path, capsys: pyte
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_75_no_home_and_a_user_without_a_name(tmp_path: Path) -> None:
     """As in a container: the cache's second place is nowhere, and its first cannot be written."""
     images = write_image_folder(tmp_path / "images" / "set")

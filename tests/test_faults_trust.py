@@ -28,7 +28,7 @@ from trainer.checkpoint_file import pack, unpack
 from trainer.state import RunState, checked
 from utils.cli import run_program
 from utils.errors import CheckpointError, DataError, Stopped
-from utils.reading import told_as
+from utils.reading import errors_as
 
 NEWEST = "checkpoint-epoch3.pth"
 IMAGES, LABELS = make_pixels(40, 10)
@@ -587,10 +587,13 @@ def test_74_every_reader_has_its_own_error() -> None:
         UnicodeDecodeError("a", b"", 0, 1, "x"),
         RecursionError(),
     ):
-        with pytest.raises(DataError, match=r"^file: malformed \(") as caught, told_as(DataError, "file", "malformed"):
+        with (
+            pytest.raises(DataError, match=r"^file: malformed \(") as caught,
+            errors_as(DataError, "file", "malformed"),
+        ):
             raise error
         assert caught.value.__cause__ is error
-    with pytest.raises(DataError, match="not enough memory"), told_as(DataError, "file", "malformed"):
+    with pytest.raises(DataError, match="not enough memory"), errors_as(DataError, "file", "malformed"):
         raise MemoryError
-    with pytest.raises(Stopped), told_as(DataError, "file", "malformed"):
+    with pytest.raises(Stopped), errors_as(DataError, "file", "malformed"):
         raise Stopped(143, "stopped")

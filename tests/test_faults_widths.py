@@ -1,7 +1,5 @@
 """Row 54: small widths, at which a strided 1x1 convolution of torch 2.14.1 can take the process with it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +7,7 @@ import torch
 
 from models.norms import NORMS
 from models.pointwise import Conv2d
-from tests.conftest import ROOT
-from tests.runs import launch, rows
+from tests.runs import Started, launch, rows
 
 SWEEP = """
 import torch
@@ -39,32 +36,33 @@ for width in range(1, 17):
 """
 
 
-def child(script: str, arguments: object) -> None:
+def child(place: Path, script: str, arguments: object) -> None:
     """Run `script` in a process of its own, which memory corruption would end by a signal."""
-    code = script.format(arguments=arguments)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert ended.returncode == 0, (arguments, ended.returncode, ended.stderr[-500:])
+    program = place / "script.py"
+    program.write_text(script.format(arguments=arguments))
+    ended = Started([], place, program=str(program)).end(900)
+    assert (ended.code, ended.err) == (0, ""), arguments
 
 
 def test_54_the_demo_at_a_width_of_4(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ("-c", "configs/demo.json", "arch.args.width=4", "trainer.epochs=1", "--run-dir", folder)
-    ended = launch(tmp_path, *arguments, "data_loader.args.subset=400", "data_loader.args.test_subset=100")
+    ended = launch(tmp_path, *arguments, "data_loader.args.subset=150", "data_loader.args.test_subset=50")
     assert ended.code == 0, ended.err
     assert len(rows(folder)) == 1
 
 
 @pytest.mark.parametrize("arm", ["bn", "bncn_published"])
-def test_54_strided_1x1_convolutions_of_few_channels(arm: str) -> None:
-    child(SWEEP, (arm, (1, 3, 8, 15), (2, 33), (5, 16)))
+def test_54_strided_1x1_convolutions_of_few_channels(tmp_path: Path, arm: str) -> None:
+    child(tmp_path, SWEEP, (arm, (1, 3, 8, 15), (2, 33), (5, 16)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", NORMS)
-def test_54_every_arm_at_widths_1_to_16(arm: str) -> None:
+def test_54_every_arm_at_widths_1_to_16(tmp_path: Path, arm: str) -> None:
     batches = (2, 3, 4, 7, 8, 15, 16, 17, 32, 33, 64, 65, 127, 128, 129, 130)
-    child(SWEEP, (arm, tuple(range(1, 17)), batches, (4, 5, 6, 8, 9, 15, 16, 17, 31, 32, 33)))
-    child(NETWORK, arm)
+    child(tmp_path, SWEEP, (arm, tuple(range(1, 17)), batches, (4, 5, 6, 8, 9, 15, 16, 17, 31, 32, 33)))
+    child(tmp_path, NETWORK, arm)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])

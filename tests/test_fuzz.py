@@ -19,7 +19,7 @@ from tests.test_config import RESOLVED, every_key
 from utils.errors import ConfigError, DataError
 
 same_each_time = settings(
-    derandomize=True, deadline=None, max_examples=150, database=None, suppress_health_check=list(HealthCheck)
+    derandomize=True, deadline=None, max_examples=80, database=None, suppress_health_check=list(HealthCheck)
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -102,7 +102,7 @@ PIECES = [
 ]
 
 
-@settings(same_each_time, max_examples=1500)
+@settings(same_each_time, max_examples=600)
 @given(st.lists(st.sampled_from(PIECES), max_size=30))
 def test_any_opcodes_make_plain_values_or_are_malformed(pieces: list[bytes]) -> None:
     try:

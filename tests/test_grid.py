@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from grids.plan import load_grid
-from grids.progress import FINISHED, WAITING, Standing, misfit, standing, table
+from grids.plan import Grid, load_grid
+from grids.progress import FAILED, FINISHED, RUNNING, Progress, Standing, misfit, standing
 from grids.running import command
-from parse_config import load_config
+from parse_config import Config, load_config
 from tests.conftest import ROOT, program
+from tests.runs import run
 from utils.errors import ConfigError
 from utils.files import read_file
 from utils.lock import FolderLock
@@ -33,7 +34,9 @@ def settings(coco_dir: Path) -> dict[str, object]:
     return {
         "arch.args.width": 4,
         "data_loader.args.data_dir": str(coco_dir),
-        "data_loader.args.batch_size": 16,
+        "data_loader.args.batch_size": 20,
+        "data_loader.args.subset": 50,
+        "data_loader.args.validation_split": 0.18,
         "trainer.epochs": 2,
         "trainer.device": "cpu",
         "lr_scheduler.args.milestones": [1],
@@ -156,9 +159,12 @@ def test_a_grid_that_is_no_object_is_one_line(tmp_path: Path, text: str) -> None
 
 @pytest.fixture(scope="module")
 def done(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a grid that has been run, two cells at a time."""
+    """The folder of a grid that has been run: each cell here, by the command that grid.py gives its process."""
     place = tmp_path_factory.mktemp("grid")
-    ended = program("grid.py", str(write_grid(place, coco_dir, seeds=[1])), "--jobs", "2")
+    path = write_grid(place, coco_dir, seeds=[1])
+    for cell in load_grid(path).cells:
+        assert run(*command(cell)[2:]) == 0
+    ended = program("grid.py", str(path))
     assert ended.returncode == 0, ended.stderr
     assert "2 of 2 runs finished" in ended.stdout
     return place
@@ -351,10 +357,10 @@ def test_a_killed_grid_ends_its_runs_and_goes_on_to_the_same_figures(tmp_path: P
 
 def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Path) -> None:
     grid = load_grid(write_grid(tmp_path, coco_dir, noise=[0, 20]))
-    states = dict.fromkeys(grid.cells, WAITING)
-    states[grid.cells[0]] = FINISHED
-    states[grid.cells[1]], states[grid.cells[2]] = "running", "failed"
-    lines = table(grid, states, {grid.cells[2]: "exit code 4: why"})
+    progress = Progress(grid)
+    progress.states.update(zip(grid.cells, (FINISHED, RUNNING, FAILED), strict=False))
+    progress.notes[grid.cells[2]] = "exit code 4: why"
+    lines = progress.table()
     assert lines[0].split() == ["dataset", "noise", "bn", "bncn"]
     assert lines[1].split() == ["coco", "0%", "1/2", "0/2"]
     assert lines[2].split() == ["coco", "20%", "0/2", "1!", "0/2"]
@@ -365,11 +371,12 @@ def test_the_table_counts_seeds_and_names_what_runs(tmp_path: Path, coco_dir: Pa
     ]
 
 
-def test_a_table_with_lines_that_the_terminal_breaks_is_drawn_over_whole(tmp_path: Path, coco_dir: Path) -> None:
-    """On a terminal of 40 columns, the second table must begin where the first one began."""
+@pytest.mark.parametrize("rows", [50, 6])
+def test_a_table_is_drawn_over_whole(tmp_path: Path, coco_dir: Path, rows: int) -> None:
+    """On a terminal of 40 columns and few rows, the second table must begin where the first one began."""
     path = write_grid(tmp_path, coco_dir, seeds=[1], arms=["bn"], settings=settings(coco_dir) | {"trainer.device": "x"})
     shown, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 40, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     ended = subprocess.run(
         [sys.executable, "grid.py", str(path)], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE, env=environment
@@ -382,6 +389,7 @@ def test_a_table_with_lines_that_the_terminal_breaks_is_drawn_over_whole(tmp_pat
     assert len(tables) > 3
     for table_before, up in zip(tables[::2], tables[1::2], strict=False):
         assert int(up) == sum(max(1, math.ceil(len(line) / 40)) for line in table_before.splitlines())
+        assert int(up) < rows
 
 
 def test_the_plan_of_many_cells_reads_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +406,79 @@ def test_the_plan_of_many_cells_reads_each_file_once(monkeypatch: pytest.MonkeyP
     assert set(read.values()) == {1}
     for cell in cells[::7]:
         assert load_config(cell.base, cell.overrides) == cell.config
+
+
+def write_runs(grid: Grid) -> None:
+    """Folders of runs that have finished, of the settings that the grid asks for."""
+    for cell in grid.cells:
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "config.json").write_text(json.dumps(cell.config.model_dump()))
+        rows = "".join(f"{epoch},1.5\n" for epoch in range(1, cell.config.trainer.epochs + 1))
+        (cell.folder / "metrics.csv").write_text(f"epoch,seconds\n{rows}")
+
+
+def test_a_config_is_validated_only_where_it_differs(
+    tmp_path: Path, coco_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = load_grid(write_grid(tmp_path, coco_dir, seeds=list(range(20))))
+    write_runs(grid)
+    moved, other = grid.cells[3], grid.cells[5]
+    for cell, setting in ((moved, {"device": "cuda:1"}), (other, {"epochs": 3})):
+        values = cell.config.model_dump()
+        (cell.folder / "config.json").write_text(json.dumps(values | {"trainer": values["trainer"] | setting}))
+    validated = []
+
+    def counted(path: Path) -> Config:
+        validated.append(path.parent)
+        return load_config(path)
+
+    monkeypatch.setattr("grids.progress.load_config", counted)
+    refused = {cell: why for cell in grid.cells if (why := misfit(cell))}
+    assert list(refused) == [other]
+    assert "trainer.epochs is 3 there, 2 here" in refused[other]
+    assert validated == [other.folder], "of 40 runs, and where one runs makes no difference"
+
+
+def test_a_table_reads_the_files_of_running_cells_only(
+    tmp_path: Path, coco_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = load_grid(write_grid(tmp_path, coco_dir, seeds=list(range(20))))
+    write_runs(grid)
+    read = []
+
+    def counted(path: Path, limit: int) -> bytes:
+        read.append(path.parent)
+        return read_file(path, limit)
+
+    monkeypatch.setattr("grids.progress.read_file", counted)
+    progress = Progress(grid)
+    assert "40 of 40 runs finished" in progress.table()
+    assert read == [cell.folder for cell in grid.cells]
+    running, ended = grid.cells[7], grid.cells[8]
+    progress.states.update({running: RUNNING, ended: RUNNING})
+    progress.table()
+    progress.states[ended] = FINISHED
+    for _ in range(3):
+        read.clear()
+        progress.table()
+        assert running.folder in read
+        assert set(read) <= {running.folder, ended.folder}
+    assert ended.folder not in read
+
+
+def test_a_table_of_many_cells_names_the_first_of_each_state(tmp_path: Path, coco_dir: Path) -> None:
+    grid = load_grid(write_grid(tmp_path, coco_dir, arms=["bn"], seeds=list(range(3333)), noise=[0, 10, 20]))
+    progress = Progress(grid)
+    progress.states.update(dict.fromkeys(grid.cells[:500], RUNNING) | dict.fromkeys(grid.cells[500:3500], FAILED))
+    progress.notes.update(dict.fromkeys(grid.cells[500:3500], "exit code 4: why"))
+    lines = progress.table()
+    assert lines[1].split() == ["coco", "0%", "0/3333", "1000!"]
+    assert lines[5:][:21] == [
+        *(f"running: {cell.name}, epoch 0 of 2" for cell in grid.cells[:20]),
+        "running: 480 more",
+    ]
+    assert lines[-1] == "failed: 2,980 more"
+    assert len(lines) == 5 + 2 * 21
 
 
 def test_the_command_of_a_cell_is_one_that_a_user_can_type(tmp_path: Path, coco_dir: Path) -> None:

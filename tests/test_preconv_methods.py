@@ -34,7 +34,7 @@ from models.resnet import BasicBlock, ResNet, resnet18
 from tests import golden_losses
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
-EXAMPLES = settings(deadline=None, max_examples=150)
+EXAMPLES = settings(deadline=None, max_examples=80)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -194,10 +194,10 @@ def test_bfloat16_autocast_is_within_two_percent(autocast: bool) -> None:
 KEPT_LOSSES = json.loads(golden_losses.FILE.read_text())  # a new arm is not in it until it is written anew
 
 
-@pytest.mark.parametrize("steps", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", KEPT_LOSSES)
 def test_losses_of_ten_steps_are_unchanged(norm: str, steps: int) -> None:
-    """The first three tell of any change in what is computed; the others of what grows from step to step."""
+    """The first two tell of any change in a forward or backward pass; the others of what grows from step to step."""
     assert golden_losses.losses(norm, steps) == pytest.approx(KEPT_LOSSES[norm][:steps], rel=1e-5)
 
 
@@ -438,7 +438,7 @@ def test_spectra_beyond_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
 
 def test_constants_are_shared_and_bounded() -> None:
     constants.cache_clear()
-    for size in range(3, 103):
+    for size in range(3, 43):
         PreConv2d(1, 1, 3, padding=1, method="matmul")(torch.zeros(1, 1, size, 4))
     held = constants.cache_info()
     assert held.currsize == held.maxsize == 32
@@ -455,17 +455,15 @@ def test_constants_are_shared_and_bounded() -> None:
 
 def test_auto_takes_what_the_costs_say() -> None:
     layer = PreConv2d(64, 64, 3, padding=1)
-    picked = {
-        shape: layer._pick_method(torch.empty(shape[0], 64, shape[1], shape[1])) for shape in ((128, 32), (2, 32))
-    }
-    assert picked == {(128, 32): "matmul", (6, 32): "filter"}
-    assert PreConv2d(3, 16, 3, padding=1)._pick_method(torch.empty(1, 3, 300, 300)) == "fft"
+    assert layer._pick_method(torch.empty(128, 64, 32, 32)).name == "matmul"
+    assert layer._pick_method(torch.empty(8, 64, 16, 16)).name == "filter"
+    assert PreConv2d(3, 16, 3, padding=1)._pick_method(torch.empty(1, 3, 300, 300)).name == "fft"
     with pytest.raises(ValueError, match="method must be one of auto, fft, matmul, filter"):
         PreConv2d(1, 1, 3, method="dct")
 
 
 def test_every_method_has_a_cost_that_grows_with_the_work() -> None:
-    assert preconv_cost.COSTS.keys() == METHODS.keys()
+    assert preconv_cost.COUNTS.keys() == METHODS.keys()
     geometry = Geometry(16, 16, 3, 1, 1)
     small = preconv_cost.Task(4, 16, 16, geometry, training=False)
     larger = [
@@ -475,8 +473,8 @@ def test_every_method_has_a_cost_that_grows_with_the_work() -> None:
         small._replace(geometry=Geometry(17, 18, 3, 1, 1)),
         small._replace(training=True),
     ]
-    for cost in preconv_cost.COSTS.values():
-        assert all(cost(task) > cost(small) for task in larger)
+    for method in preconv_cost.COUNTS:
+        assert all(preconv_cost.seconds(method, task) > preconv_cost.seconds(method, small) for task in larger)
 
 
 def test_what_auto_takes_does_not_depend_on_gradients() -> None:
@@ -488,11 +486,19 @@ def test_what_auto_takes_does_not_depend_on_gradients() -> None:
     assert layer._pick_method(x.requires_grad_()) == without
 
 
+def test_under_autocast_auto_takes_the_method_that_narrows() -> None:
+    x = torch.empty(1, 64, 32, 32)
+    layer = PreConv2d(64, 64, 3, padding=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer._pick_method(x).narrow
+    assert not layer._pick_method(x).narrow
+
+
 def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
     limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
     with FakeTensorMode():
-        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")) == "matmul"
-        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")) == "fft"
+        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")).name == "matmul"
+        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")).name == "fft"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -536,30 +542,33 @@ def test_operators_pass_torch_s_own_check() -> None:
     torch.library.opcheck(preconv_operators.filter_operator, (y, v, 10, 11, 1, 2, True), test_utils=tests)
 
 
-def one_block_a_stage(norm: str) -> ResNet:
-    """Every kind of layer that resnet18 has; the others repeat them."""
-    return ResNet(BasicBlock, (1, 1, 1, 1), NORMS[norm], ACTIVATIONS["relu"], num_classes=10, width=4)
+def one_block(norm: str) -> ResNet:
+    """Every kind of convolution that resnet18 has; the others repeat them."""
+    return ResNet(BasicBlock, (0, 1, 0, 0), NORMS[norm], ACTIVATIONS["relu"], num_classes=10, width=4)
 
 
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
-        (one_block_a_stage, "aot_eager"),
+        (one_block, "aot_eager"),
         *(pytest.param(partial(resnet18, width=4), name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor")),
     ],
     ids=lambda value: value if isinstance(value, str) else "resnet18" if isinstance(value, partial) else "small",
 )
-@pytest.mark.parametrize("norm", ["conv", "bncn"])
+@pytest.mark.parametrize("norm", [pytest.param("conv", marks=pytest.mark.slow), "bncn"])
 def test_a_compiled_network_is_one_graph_and_computes_the_same(
     norm: str, make: Callable[[str], ResNet], backend: str
 ) -> None:
     torch.manual_seed(0)
-    plain = make(norm)
+    # 17 layers amplify float32's rounding, which differs between kernels, to 2e-3 of a gradient; float64's tells more.
+    whole = isinstance(make, partial)
+    dtype, tolerance = (torch.float64, 1e-9) if whole else (torch.float32, 1e-3)
+    plain = make(norm).to(dtype)
     compiled_from = copy.deepcopy(plain)
     torch._dynamo.reset()
     compiled = torch.compile(compiled_from, backend=backend, fullgraph=True)  # raises at a break
     for _ in range(3):
-        x = torch.randn(4, 3, 32, 32)
+        x = torch.randn(4, 3, 32, 32, dtype=dtype)
         results = []
         for model, network in ((plain, plain), (compiled_from, compiled)):
             model.zero_grad()
@@ -567,11 +576,11 @@ def test_a_compiled_network_is_one_graph_and_computes_the_same(
             y.square().sum().backward()
             results.append([y, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
         for got, want in zip(*results, strict=True):  # a bias in front of BatchNorm has a gradient of rounding alone
-            assert (got - want).double().norm() <= 1e-3 * want.double().norm() + 1e-4
+            assert (got - want).double().norm() <= tolerance * (want.double().norm() + 0.1)
     plain.eval()
     compiled.eval()
     with torch.no_grad():
-        assert relative_error(compiled(x), plain(x)) < 1e-4
+        assert relative_error(compiled(x), plain(x)) < tolerance / 10
 
 
 def test_dense_and_staged_transforms_agree(monkeypatch: pytest.MonkeyPatch) -> None:

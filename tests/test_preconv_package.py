@@ -93,6 +93,7 @@ def test_the_wheel_holds_the_layer_alone_and_wants_torch_alone(wheel: Path) -> N
     assert wheel.stat().st_size < 40_000
 
 
+@pytest.mark.slow
 def test_the_installed_layer_works_beside_a_user_s_packages(installed: Path, project: Path) -> None:
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"convnorm"}
     assert use(project, "convnorm", installed) == ["convnorm.preconv", models.__version__]

@@ -1,8 +1,11 @@
 """prepare_data.py on small real images; what is killed or stopped is a process of its own."""
 
 import contextlib
+import copy
+import importlib
 import io
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -11,6 +14,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +29,12 @@ from data_loader.digits import load_digits
 from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco
 from data_loader.tiny_exdark import load_tiny_exdark
-from preparation import coco, sources
+from preparation import coco
 from preparation.annotations import Box, entries
 from preparation.coco import square_around
 from tests import runs
 from tests.conftest import ROOT, make_pixels, program, write_image_folder
+from tests.faults import kill_at
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -309,12 +314,9 @@ def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path
 # --- kills and signals ---------------------------------------------------------------------------------------------
 
 
-def in_a_process(before: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, after the code `before`."""
-    code = (
-        f"{before}; import prepare_data; prepare_data.leave(prepare_data.main({[str(each) for each in arguments]!r}))"
-    )
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+def in_a_process(before: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, after the call of `before`."""
+    return program("prepare_data.py", *(str(argument) for argument in arguments), prepare=[before])
 
 
 @pytest.fixture(scope="module")
@@ -325,14 +327,23 @@ def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def send_at(name: str, number: int, count: int) -> str:
-    """Code that sends this process a signal as the function of that name is called for the `count`-th time."""
+def _send_at(name: str, number: int, count: int) -> None:
     module, function = name.rsplit(".", 1)
-    return (
-        f"import os, {module} as module; calls, plain = [], module.{function}; "
-        f"module.{function} = lambda *all, **more: (calls.append(0), "
-        f"len(calls) == {count} and os.kill(os.getpid(), {int(number)}), plain(*all, **more))[-1]"
-    )
+    owner, left = importlib.import_module(module), [count]
+    plain = getattr(owner, function)
+
+    def sending(*arguments: object, **options: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+        return plain(*arguments, **options)
+
+    setattr(owner, function, sending)
+
+
+def send_at(name: str, number: int, count: int) -> Callable[[], None]:
+    """Let the process send itself a signal as the function of that name is called for the `count`-th time."""
+    return partial(_send_at, name, number, count)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
@@ -365,7 +376,7 @@ def test_a_kill_while_the_files_are_written(
     images: Path, straight: dict[str, bytes], tmp_path: Path, moment: str, name: str
 ) -> None:
     arguments = ("folder", images, "-o", tmp_path / "x.pkl", "--per-class", 9)
-    ended = in_a_process(f"from tests.faults import kill_at; kill_at({moment!r}, {name!r})()", *arguments)
+    ended = in_a_process(kill_at(moment, name), *arguments)
     assert ended.returncode == -signal.SIGKILL
     for path in tmp_path.glob("x.*"):
         assert path.read_bytes() == straight[path.name]  # whole, or not there
@@ -400,9 +411,16 @@ def write_coco(folder: Path, each: int = 3) -> dict:
     return data
 
 
+@pytest.fixture(scope="module")
+def coco_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("coco_pictures")
+    return folder, write_coco(folder)
+
+
 @pytest.fixture
-def coco_source(tmp_path: Path) -> tuple[Path, dict]:
-    return tmp_path, write_coco(tmp_path)
+def coco_source(coco_pictures: tuple[Path, dict], tmp_path: Path) -> tuple[Path, dict]:
+    folder, data = coco_pictures
+    return shutil.copytree(folder, tmp_path, dirs_exist_ok=True), copy.deepcopy(data)
 
 
 def coco_arguments(folder: Path, data: dict | str, *more: object) -> list[object]:
@@ -579,9 +597,8 @@ def test_a_square_grows_within_the_image() -> None:
     assert square_around((0, 10, 80, 30), 80, 40) == (0, -20, 80)  # the image is too low: beyond on both sides
 
 
-def test_names_of_classes_are_those_of_the_datasets() -> None:
+def test_coco_s_classes_are_those_of_tiny_coco() -> None:
     assert tuple(coco.CATEGORIES) == tiny_coco.FORMAT.classes
-    assert tiny_exdark.FORMAT.classes == sources.EXDARK_CLASSES
 
 
 # --- ExDark and the digits -----------------------------------------------------------------------------------------
@@ -590,7 +607,7 @@ def test_names_of_classes_are_those_of_the_datasets() -> None:
 def write_exdark(folder: Path) -> Path:
     """Two images of each class, with the suffixes of ExDark, a folder around them as in its zip, and other things."""
     pixels, _ = make_pixels(24, 12)
-    for row, name in enumerate(sources.EXDARK_CLASSES * 2):
+    for row, name in enumerate(tiny_exdark.FORMAT.classes * 2):
         suffix = (".jpg", ".jpeg", ".JPG", ".png", ".JPEG")[row % 5]
         (folder / "ExDark" / name).mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels[row]).resize((64, 48))

@@ -130,7 +130,8 @@ def test_a_run_says_what_is_as_published_and_is_tested_so(
     coco_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    options = ("protocol=as_published", "trainer.epochs=1", "lr_scheduler.args.milestones=[1]")
+    whole = ("data_loader.args.subset=null", "data_loader.args.batch_size=50")
+    options = ("protocol=as_published", "trainer.epochs=1", "lr_scheduler.args.milestones=[1]", *whole)
     assert run(*coco(coco_dir, folder, *options, arm="bncn"), "arch.args.norm=bncn_published") == 0
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("as published: ")]
     keys = [NORM, FLOAT_BYTES, OVERLAPPING, TRUE_CLASS]

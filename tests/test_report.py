@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 import report as program
+from config_schema import Config
 from reporting.figures.style import Look, looks
 from reporting.render.markdown import markdown
 from reporting.render.writing import read_results, report_files
@@ -79,6 +80,26 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(grid: Path) -> dict[str, str]:
     """The report on `grid`."""
     return report_files(read_results([grid]))
+
+
+def test_configs_that_differ_in_the_seed_only_are_validated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = []
+
+    class Counted:
+        @staticmethod
+        def model_validate(values: Mapping) -> Config:
+            validated.append(values)
+            return Config.model_validate(values)
+
+    monkeypatch.setattr("reporting.statistics.differences.Config", Counted)
+    write_cell(tmp_path, "bn", 0.0, dict.fromkeys(range(30), 0.5))
+    write_cell(tmp_path, "conv", 0.0, dict.fromkeys(range(30), 0.4))
+    write_cell(tmp_path, "conv", 0.0, {30: 0.4}, optimizer={"type": "SGD", "args": {"lr": 0.2}})
+    (warning,) = read_results([tmp_path]).warnings[:1]
+    assert "differ in `optimizer.args.lr`" in warning
+    assert len(validated) == 3
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -638,6 +659,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """At another place, in other processes with other hash seeds, with other times, and with files touched."""
     runs, moved = tmp_path / "runs", tmp_path / "elsewhere" / "moved"
@@ -667,8 +689,7 @@ def test_data_flow_one_way_through_the_report_s_folders() -> None:
     assert seen == set(order)
 
 
-def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
+def test_the_committed_report_is_that_of_the_committed_runs(tmp_path: Path) -> None:
     assert run_report(ROOT / "results" / "cpu.zip", "-o", tmp_path) == 0
     for name in ("results.md", "results.csv", "results.tex"):  # the figures' bytes depend on matplotlib's version
         assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), name
@@ -826,6 +847,7 @@ def test_no_two_datasets_share_a_figure(tmp_path: Path) -> None:
         assert files["results.md"].count(f"(results/curves-{name}.svg)") == 1
 
 
+@pytest.mark.pictures
 def test_arms_of_ones_own_can_be_told_apart(tmp_path: Path) -> None:
     arms = ["bn", *(f"mine{n}" for n in range(8)), "_hidden"]
     for arm in arms:
@@ -837,6 +859,7 @@ def test_arms_of_ones_own_can_be_told_apart(tmp_path: Path) -> None:
     assert all(f"{arm}<" in figure for arm in arms), "each is in the legend"
 
 
+@pytest.mark.pictures
 def test_names_from_a_config_cannot_break_the_page(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>|`x`_$y$ ](http://z)"
     settings = config(f"{evil}_a|b<i>_0noise", "a|b<i>", 0.0, 12, 1)

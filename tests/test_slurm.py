@@ -20,7 +20,7 @@ from tests.test_faults_processes import start_two
 from tests.test_grid import figures, settings, until, write_grid
 from trainer.checkpoint import read
 
-EPOCHS = 24  # so many that a run is still at it when it is told to stop
+EPOCHS = 48  # so many that a run is still at it when it is told to stop
 needs_slurm = pytest.mark.skipif(why_not() is not None, reason=f"no Slurm: {why_not()}")
 
 

@@ -13,7 +13,7 @@ FUNCTION = "arch."  # prefix of the settings that define the model's function; t
 #: Settings that change the order of the images at the same splits; they may change only between two epochs.
 ORDER = ("seed", "data_loader.args.batch_size")
 #: Settings of a machine and its places, on which no result depends. Settings in none of these three are reported.
-UNTOLD = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
+NOT_REPORTED = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
 WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
 
 #: A setting's dotted key -> (its old value, its new value).
@@ -63,12 +63,12 @@ def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
 
-def told(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
+def report_lines(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
     """Lines that report the changed settings and a changed learning rate."""
     lines = []
-    tellable = {key: both for key, both in since.items() if key not in UNTOLD}
-    if tellable:
-        lines.append(f"changed since: {listed(tellable)}")
+    reported = {key: both for key, both in since.items() if key not in NOT_REPORTED}
+    if reported:
+        lines.append(f"changed since: {listed(reported)}")
     epoch, history = state["epoch"], state["history"]
     before, here = learning_rate(saved)(epoch), learning_rate(now)(epoch)
     if before != here and epoch < now.trainer.epochs:

@@ -7,9 +7,9 @@ from pathlib import Path
 from logger.log import get_logger
 from trainer.checkpoint_file import comment_on, read_file_of_state, serialise
 from trainer.state import RunState, checked
-from utils.beside import beside
 from utils.errors import CheckpointError
 from utils.folder import Folder
+from utils.threads import in_thread
 
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth")
 BEST_NAME = "model_best.pth"
@@ -54,7 +54,7 @@ class CheckpointStore:
         """
         data = serialise(state)
         name = BEST_NAME
-        with beside(comment_on, data) as comment:  # hashing takes as long as writing, and runs at the same time
+        with in_thread(comment_on, data) as comment:  # hashing takes as long as writing, and runs at the same time
             if best:
                 self.folder.write(name, data[:-2], comment)
             if newest:

@@ -22,14 +22,14 @@ from utils.errors import CheckpointError
 from utils.files import read_end, read_file
 from utils.folder import Folder
 from utils.memory_zip import open_zip
-from utils.reading import told_as
-from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, OddTensor, fits_its_storage, read_tensors
+from utils.reading import errors_as
+from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, UnsupportedTensor, fits_its_storage, read_tensors
 from utils.text import visible
 
 _LABEL = b"sha256:"
 _COMMENT_LENGTH = len(_LABEL) + 64
 LARGEST_FILE = 16 << 30  # bytes; a ResNet50 with AdamW's state takes 0.3 GiB
-_LOOKED_THROUGH = 64 << 20  # largest file that is not a checkpoint and is still examined for the message
+_LARGEST_EXAMINED = 64 << 20  # largest file that is not a checkpoint and is still examined for the message
 _DEEPEST = 12  # dicts and lists within each other; our own states have six
 
 
@@ -82,7 +82,7 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
     if comment != _LABEL + digest.hexdigest().encode() or body[-2:] != length:
         raise CheckpointError(f"{source}: checksum mismatch: the file is damaged; resume from another checkpoint")
     # The digest rules out damage: a file that is wrong from here on was made so.
-    with told_as(CheckpointError, source, "not a checkpoint of tensors and plain values"):
+    with errors_as(CheckpointError, source, "not a checkpoint of tensors and plain values"):
         state = read_tensors(data)
         if not isinstance(state, dict):
             raise CheckpointError(f"{source}: not a checkpoint of this program: it has no format_version")
@@ -136,9 +136,9 @@ def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
 
 def read_file_of_state(path: Path) -> dict[str, Any]:
     """`unpack` of a file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
-    with told_as(CheckpointError, str(path), "cannot read the checkpoint"):
+    with errors_as(CheckpointError, str(path), "cannot read the checkpoint"):
         end, size = read_end(path, _COMMENT_LENGTH + 2)
-        if size > _LOOKED_THROUGH and not _may_be_ours(end):
+        if size > _LARGEST_EXAMINED and not _may_be_ours(end):
             raise CheckpointError(
                 f"{path}: not a checkpoint of this program, or truncated ({size:,} bytes): it does not end with its "
                 "checksum"
@@ -149,8 +149,8 @@ def read_file_of_state(path: Path) -> dict[str, Any]:
 
 def _check_tensors(state: dict[str, Any], source: str) -> None:
     for place, tensor in _tensors(state, source):
-        if isinstance(tensor, OddTensor) or not fits_its_storage(tensor):
-            kind = tensor.kind if isinstance(tensor, OddTensor) else f"{tensor.layout}, {tensor.device}"
+        if isinstance(tensor, UnsupportedTensor) or not fits_its_storage(tensor):
+            kind = tensor.kind if isinstance(tensor, UnsupportedTensor) else f"{tensor.layout}, {tensor.device}"
             raise CheckpointError(f"{source}: {place.text()} is no plain tensor ({kind})")
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {place.text()} has NaN or infinite values")
@@ -170,7 +170,7 @@ class _Place:
         return f"{head}.{visible(str(self.key), 80)}".lstrip(".")
 
 
-def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | OddTensor]]:
+def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | UnsupportedTensor]]:
     """Every tensor in `state`, with its place. It visits no object twice.
 
     Raises:
@@ -180,12 +180,12 @@ def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | OddTens
     waiting = [(_Place(), state)]
     while waiting:
         place, value = waiting.pop()
-        if isinstance(value, Tensor | OddTensor):
+        if isinstance(value, Tensor | UnsupportedTensor):
             yield place, value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             if place.depth > _DEEPEST:
                 raise CheckpointError(f"{source}: malformed: {place.text()} is nested more than {_DEEPEST} deep")
             seen.add(id(value))
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                if isinstance(item, Tensor | OddTensor | dict | list | tuple):
+                if isinstance(item, Tensor | UnsupportedTensor | dict | list | tuple):
                     waiting.append((_Place(key, place, place.depth + 1), item))

@@ -102,7 +102,7 @@ def is_run(folder: Folder) -> bool:
     run writes. A single such file may have been copied there."""
     if read_identity(folder) is not None:
         return True
-    kinds = [name for name, ours in _OURS.items() if (data := _contents(folder, name)) and ours(data)]
+    kinds = [name for name, ours in _CONTENT_CHECKS.items() if (data := _contents(folder, name)) and ours(data)]
     return len(kinds) + bool(signed_checkpoints(folder)) > 1
 
 
@@ -136,13 +136,17 @@ def set_tables_aside(folder: Folder, epoch: int, tolerance: int) -> None:
 
 def is_own_name(name: str) -> bool:
     """Whether a run writes files of that name."""
-    return name in (*_OURS, RUN_NAME, LOG_NAME, *LOCK_NAMES) or _is_checkpoint(name) or "events.out.tfevents." in name
+    return (
+        name in (*_CONTENT_CHECKS, RUN_NAME, LOG_NAME, *LOCK_NAMES)
+        or _is_checkpoint(name)
+        or "events.out.tfevents." in name
+    )
 
 
 def is_temporary(name: str) -> bool:
     """Whether `name` is that of the temporary file of a run's file."""
     final = temporary_of(Path(name))
-    return final is not None and (final in (*_OURS, RUN_NAME) or _is_checkpoint(final))
+    return final is not None and (final in (*_CONTENT_CHECKS, RUN_NAME) or _is_checkpoint(final))
 
 
 def strangers(folder: Folder) -> list[str]:
@@ -159,7 +163,7 @@ def strangers(folder: Folder) -> list[str]:
 
 def set_strangers_aside(folder: Folder) -> None:
     """Rename files that have the name of a run's file but not its contents: they are damaged or not ours."""
-    for name, ours in _OURS.items():
+    for name, ours in _CONTENT_CHECKS.items():
         data = _contents(folder, name)
         if data and not ours(data):
             aside = folder.set_aside(name, "aside")
@@ -167,9 +171,9 @@ def set_strangers_aside(folder: Folder) -> None:
 
 
 def _is_own(folder: Folder, name: str) -> bool:
-    if name in _OURS:
+    if name in _CONTENT_CHECKS:
         data = _contents(folder, name)
-        return not data or _OURS[name](data)
+        return not data or _CONTENT_CHECKS[name](data)
     return is_own_name(name) and (not _is_checkpoint(name) or is_signed(folder, name))
 
 
@@ -221,7 +225,7 @@ def _is_transition(data: bytes) -> bool:
 
 
 #: A run's files of fixed names, except run.json, and for each a test that a run wrote its contents.
-_OURS: dict[str, Callable[[bytes], bool]] = {
+_CONTENT_CHECKS: dict[str, Callable[[bytes], bool]] = {
     CONFIG_NAME: _is_config,
     DATA_NAME: _has("sha256", "classes", "images"),
     METRICS_NAME: _begins(FIRST_COLUMNS),

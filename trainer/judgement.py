@@ -14,7 +14,7 @@ from logger.confusion import Confusion, confusion_picture
 from logger.log import get_logger
 from protocol import announcements
 from utils import strict_json
-from utils.drawing import spared
+from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.text import CELL, visible
@@ -109,7 +109,7 @@ def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
     folder.write(json_name, report.as_json().encode())
     written = [checkpoint.with_name(json_name)]
     title = f"{checkpoint.parent.name}: {report.figures['accuracy']:.2%} of {len(report.true):,} test images"
-    with spared("picture of the confusion matrix", get_logger().warning):
+    with warn_on_failure("picture of the confusion matrix", get_logger().warning):
         folder.write(png_name, confusion_picture(report.confusion, title))
         written.append(checkpoint.with_name(png_name))
     return written

@@ -16,7 +16,7 @@ from models.build import outline_model
 from parse_config import Config
 from trainer.state import RunState
 from utils.errors import CheckpointError
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.text import visible
 
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
@@ -58,7 +58,7 @@ def check_fit(config: Config, data: RunData, state: RunState, source: str) -> No
     It checks an outline of the network on torch's meta device: a config may ask for a network that no machine can hold.
     """
     check_data(data, state, source)
-    with told_as(CheckpointError, source, "its config is of a network that cannot be built"):
+    with errors_as(CheckpointError, source, "its config is of a network that cannot be built"):
         outline = outline_model(config, len(data.dataset.classes))
     _check_weights(outline, _as_real(state["model"], outline), source)
 
@@ -72,7 +72,7 @@ def load_model(model: BaseModel, state: RunState, source: str) -> None:
     """
     weights = _as_real(state["model"], model)
     _check_weights(copy.deepcopy(model), weights, source)
-    with told_as(CheckpointError, source, "its weights cannot be loaded"):
+    with errors_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)
 
 
@@ -116,7 +116,7 @@ def _check_weights(trial: BaseModel, weights: dict[str, Any], source: str) -> No
         CheckpointError: they do not fit; it lists the keys.
     """
     check_tensors(trial.state_dict(), weights, source)
-    with told_as(CheckpointError, source, "its weights cannot be loaded"):
+    with errors_as(CheckpointError, source, "its weights cannot be loaded"):
         try:
             with warnings.catch_warnings(action="ignore"):  # torch warns that loading into an outline does nothing
                 trial.load_state_dict(weights)
@@ -142,7 +142,7 @@ def load_optimizer(optimizer: Optimizer, state: RunState, source: str) -> None:
             "set optimizer.type back"
         )
     options = [_options(group) for group in optimizer.param_groups]
-    with told_as(CheckpointError, source, "the optimizer's state does not fit"):
+    with errors_as(CheckpointError, source, "the optimizer's state does not fit"):
         optimizer.load_state_dict(state["optimizer"])
         for group, kept in zip(optimizer.param_groups, options, strict=True):
             before = _options(group)
@@ -166,7 +166,7 @@ def _check_buffers(optimizer: Optimizer, parameter: Tensor, before: dict[str, An
     if not found:  # it had no gradient yet, or a step makes no buffers
         return
     needed = _buffers_of_a_step(type(optimizer), now, parameter)
-    known = needed if before == now else needed | _buffers_of_a_step(type(optimizer), before, parameter)
+    known = needed | _buffers_of_a_step(type(optimizer), before, parameter)
     for name, buffer in found.items():
         if name not in known or not isinstance(buffer, Tensor):
             raise ValueError(f"{visible(str(name), 100)} is no buffer of {type(optimizer).__name__}")

@@ -34,7 +34,7 @@ from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIVERGED_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
 
-FUTURE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
+CLOCK_TOLERANCE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
 
 
 def make_run_folder(config: Config, chosen: Path | None, in_place: bool, lock: FolderLock) -> Path:
@@ -170,7 +170,7 @@ def newest_run(config: Config) -> Path | None:
         if len(family) > 1:
             copies = [folder.path.name for folder, _ in family if folder is not best[0]]
             notes.append(f"{', '.join(copies)} is a copy of {best[0].path.name}")
-    limit = datetime.now(UTC) + FUTURE
+    limit = datetime.now(UTC) + CLOCK_TOLERANCE
     ahead = [folder.path.name for folder, identity in originals if identity.saved > limit]
     if ahead:
         notes.append(f"{', '.join(ahead)} was saved at a time that has not come yet, so it counts as old")

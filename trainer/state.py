@@ -14,7 +14,7 @@ from logger.tables import DiagnosticRow
 from parse_config import Config, validate
 from utils.columns import CLEAN, DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
 from utils.errors import CheckpointError, ConfigError
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.seeding import check_rng_state
 
 FORMAT_VERSION = 2
@@ -226,7 +226,7 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
         raise CheckpointError(f"{source}: missing or of another type: {', '.join(wrong)}")
     state = cast(RunState, values)
     for name, form in _FORMS.items():
-        with told_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
+        with errors_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
             if name in values and not form.is_right(state):
                 raise CheckpointError(f"{source}: malformed: {name} is not as a run writes it")
     config_of(state, source)
@@ -247,7 +247,7 @@ def _check_version(values: Mapping[str, Any], source: str, allow_inexact: bool) 
 
 def config_of(state: RunState, source: str) -> Config:
     """The config that a checkpoint holds. Raises CheckpointError if it is not a valid config."""
-    with told_as(CheckpointError, source, "malformed: its config is none"):
+    with errors_as(CheckpointError, source, "malformed: its config is none"):
         try:
             return validate(state["config"], f"the config in {source}")
         except ConfigError as error:

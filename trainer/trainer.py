@@ -18,7 +18,7 @@ from models.loss import build_loss
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
-from trainer.changes import changes, check_function, check_order, told
+from trainer.changes import changes, check_function, check_order, report_lines
 from trainer.checkpoint import CheckpointStore
 from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
@@ -29,10 +29,10 @@ from trainer.optim import Schedule
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
-from utils.drawing import spared
+from utils.drawing import warn_on_failure
 from utils.errors import CheckpointError, NonFiniteLossError
 from utils.folder import Folder
-from utils.reading import told_as
+from utils.reading import errors_as
 from utils.seeding import rng_state, set_rng_state
 from utils.stopping import Handlers
 from utils.text import visible
@@ -156,7 +156,7 @@ class Trainer(BaseTrainer[RunState]):
         if not self.world.first:
             return
         # All is saved, so a signal may stop the run at once.
-        with Handlers(self._stop), spared("picture of the confusion matrix", self.log.warning):
+        with Handlers(self._stop), warn_on_failure("picture of the confusion matrix", self.log.warning):
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
         self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
@@ -190,7 +190,7 @@ class Trainer(BaseTrainer[RunState]):
         }
 
     def load_state_dict(self, state: RunState, source: str) -> None:
-        with told_as(CheckpointError, source, "malformed"):
+        with errors_as(CheckpointError, source, "malformed"):
             self._load(state, source)
 
     def _load(self, state: RunState, source: str) -> None:
@@ -224,7 +224,7 @@ class Trainer(BaseTrainer[RunState]):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
-        self.remarks += told(since, saved_as, self.config, state)
+        self.remarks += report_lines(since, saved_as, self.config, state)
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from utils.errors import EXIT_INTERRUPTED, ConfigError, FileSystemError, Stopped, UserError
-from utils.limits import in_our_terms
+from utils.limits import as_user_error
 from utils.output import complain, set_up
 from utils.stopping import STOP_SIGNALS, Handlers, exit_code
 from utils.text import visible
@@ -39,7 +39,7 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
     os.umask(os.umask(0o077) | 0o002)
     Stopped.forget()
     try:
-        with _no_word_of_lost_requests(), Handlers(_stop):
+        with _no_traceback_of_stopped(), Handlers(_stop):
             main()
             Stopped.check()
         return 0
@@ -64,7 +64,7 @@ def _outcome(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     try:
         Stopped.check()  # a library may have turned the request to stop into `error`
-        found = error if isinstance(error, UserError) else in_our_terms(error)
+        found = error if isinstance(error, UserError) else as_user_error(error)
     except Stopped as stop:
         return str(stop), stop.exit_code
     if isinstance(error, KeyboardInterrupt):  # SIGINT outside the handlers
@@ -82,7 +82,7 @@ def _stop(number: int) -> NoReturn:
 
 
 @contextmanager
-def _no_word_of_lost_requests() -> Iterator[None]:
+def _no_traceback_of_stopped() -> Iterator[None]:
     """Print no traceback for a lost request to stop: the interpreter cannot pass it on, but it is raised again."""
     before = sys.unraisablehook
 

@@ -16,7 +16,7 @@ from utils.text import visible
 
 
 @contextlib.contextmanager
-def spared(what: str, warn: Callable[[str], object]) -> Iterator[None]:
+def warn_on_failure(what: str, warn: Callable[[str], object]) -> Iterator[None]:
     """Turn any Exception in the context into one warning: a picture must not cost a run, its numbers or its text."""
     try:
         yield
@@ -41,7 +41,7 @@ def draw(
     """The bytes of a matplotlib figure of `size` inches, drawn by `paint`; `kind` is "png" or "svg".
 
     It uses matplotlib's defaults and `settings`, not the user's settings, and never parses text as mathematics.
-    `options` go to savefig. Raises any exception of matplotlib; see `spared`.
+    `options` go to savefig. Raises any exception of matplotlib; see `warn_on_failure`.
     """
     with _silence():
         matplotlib = _matplotlib()

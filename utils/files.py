@@ -11,10 +11,10 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.beside import beside
 from utils.errors import ConfigError, FileSystemError, Stopped
-from utils.once import tell_once
+from utils.once import warn_once
 from utils.text import control_character
+from utils.threads import in_thread
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
@@ -123,7 +123,7 @@ def _append(file: io.FileIO, data: memoryview) -> None:
     """Write, sync and compare; sync and comparison run at the same time, since the sync waits for the disk."""
     start = file.tell()
     _write_all(file, data)
-    with beside(os.fsync, file.fileno()) as synced:
+    with in_thread(os.fsync, file.fileno()) as synced:
         file.seek(start)
         _check_written(file, data)
         synced()
@@ -157,7 +157,7 @@ def _sync_folder(path: Path, folder: int | None) -> None:
                 os.close(descriptor)
     except OSError as error:
         why = error.strerror or error
-        tell_once("sync", f"the folder {path} cannot be synced ({why}); its files are, and the work goes on")
+        warn_once("sync", f"the folder {path} cannot be synced ({why}); its files are, and the work goes on")
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:

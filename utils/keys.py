@@ -7,7 +7,7 @@ from typing import Any
 def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of a nested object as (dotted key, value); empty objects have none."""
     for key, value in block.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

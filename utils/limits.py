@@ -27,38 +27,38 @@ def memory_for_data() -> Iterator[None]:
         if isinstance(error, UserError) or not out_of_memory(error):
             raise
         raise DataError(
-            f"out of memory ({_gist(error)}): the data are too large for this machine; take fewer of them, or end "
+            f"out of memory ({_short(error)}): the data are too large for this machine; take fewer of them, or end "
             "what else runs here"
         ) from error
 
 
-def in_our_terms(error: BaseException) -> UserError | None:
+def as_user_error(error: BaseException) -> UserError | None:
     """The UserError for an error of Python or torch, or None if the program itself is at fault."""
     text = str(error)
     if out_of_memory(error):
         return ConfigError(
-            f"out of memory ({_gist(error)}): lower arch.args.width or data_loader.args.batch_size, or end what else "
+            f"out of memory ({_short(error)}): lower arch.args.width or data_loader.args.batch_size, or end what else "
             "uses this memory; checkpoints are as they were"
         )
     if isinstance(error, RuntimeError) and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return ConfigError(f"torch cannot compile this network here ({_gist(error)}); set trainer.compile=false")
+        return ConfigError(f"torch cannot compile this network here ({_short(error)}); set trainer.compile=false")
     if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
-        return ProcessError(f"the GPU failed ({_gist(error)}); the newest checkpoint is whole: go on with -r auto")
+        return ProcessError(f"the GPU failed ({_short(error)}); the newest checkpoint is whole: go on with -r auto")
     if isinstance(error, RuntimeError) and "deterministic" in text:
-        return ConfigError(f"torch has no deterministic kernel ({_gist(error)}); set trainer.deterministic=false")
+        return ConfigError(f"torch has no deterministic kernel ({_short(error)}); set trainer.deterministic=false")
     if isinstance(error, RecursionError):
         return ConfigError("what was given is nested too deeply; take levels out")
     if isinstance(error, RuntimeError) and "start new thread" in text:
         return ProcessError("the system gives this process no more threads; see ulimit -u, or end what else runs here")
     if isinstance(error, OverflowError) or (isinstance(error, RuntimeError | TypeError) and _TOO_LARGE.search(text)):
         return ConfigError(
-            f"a setting is too large to compute with ({_gist(error)}); see arch.args, data_loader.args, "
+            f"a setting is too large to compute with ({_short(error)}); see arch.args, data_loader.args, "
             "optimizer.args and lr_scheduler.args"
         )
     return None
 
 
-def _gist(error: BaseException) -> str:
+def _short(error: BaseException) -> str:
     """The first sentence of an error; torch appends locations in its C++ code."""
     first = str(error).strip().replace(":\n", ": ").partition("\n")[0].partition("\\n")[0]
     return re.sub(r"^\[enforce fail[^]]*\] |\. (Tried|GPU|Of the).*", "", first)[:200] or type(error).__name__

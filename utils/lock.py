@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from utils.errors import FileSystemError, Stopped
 from utils.folder import Folder
-from utils.once import tell_once
+from utils.once import warn_once
 from utils.owner import NAME as OWNER_NAME
 from utils.owner import Owner, live_owner
 
@@ -61,7 +61,7 @@ class FolderLock:
                 if owner is not None:
                     raise self._in_use(path, owner)
                 if missing is not None:
-                    tell_once(
+                    warn_once(
                         "locks", f"no file is locked in {path} ({missing}); {OWNER_NAME} there says who writes it"
                     )
                     stand_in = Owner(folder)

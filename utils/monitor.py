@@ -36,4 +36,4 @@ class Monitor:
     @property
     def has_had_enough(self) -> bool:
         """Whether `patience` epochs have passed without a better score."""
-        return bool(self.patience) and self.epochs_since_best >= (self.patience or 0)
+        return 0 < (self.patience or 0) <= self.epochs_since_best

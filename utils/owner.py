@@ -29,7 +29,7 @@ class Owner:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "machine": _machine(),
-            "born": _born(os.getpid()),
+            "born": _start_of(os.getpid()),
             "folder": folder.path.name,
             "key": secrets.token_hex(8),
         }
@@ -49,7 +49,7 @@ class Owner:
         self._check()
         self._folder.before_write = self._write_is_near
         with contextlib.suppress(RuntimeError):  # without a thread, each write refreshes the file
-            threading.Thread(target=self._keep_beating, daemon=True).start()
+            threading.Thread(target=self._keep_refreshing, daemon=True).start()
 
     def give_back(self) -> None:
         self._end.set()
@@ -73,7 +73,7 @@ class Owner:
         if time.monotonic() - self._beaten > BEAT:
             self._beat()
 
-    def _keep_beating(self) -> None:
+    def _keep_refreshing(self) -> None:
         while not self._end.wait(BEAT):
             self._beat()
 
@@ -102,7 +102,7 @@ def live_owner(folder: Folder) -> str | None:
     if found is None or found["folder"] != folder.path.name:  # the folder is a copy
         return None
     if found["machine"] == _machine() and os.name != "nt":  # on Windows os.kill would end the process
-        alive = _born(found["pid"]) == found["born"] and _is_there(found["pid"])
+        alive = _start_of(found["pid"]) == found["born"] and _is_there(found["pid"])
     else:
         alive = abs(time.time() - found["time"]) <= PATIENCE
     return name_of(found) if alive else None
@@ -146,7 +146,7 @@ def _is_there(pid: int) -> bool:
     return True
 
 
-def _born(pid: int) -> str:
+def _start_of(pid: int) -> str:
     """The start time of a process, which distinguishes it from a later one with its pid; "" if it is unknown or the
     process has ended."""
     try:

@@ -9,7 +9,7 @@ from utils.text import visible
 
 
 @contextmanager
-def told_as(kind: type[UserError], source: str, what: str, advice: str = "") -> Iterator[None]:
+def errors_as(kind: type[UserError], source: str, what: str, advice: str = "") -> Iterator[None]:
     """Turn every Exception of the block into `kind`: "<source>: <what> (<reason>)<advice>".
 
     Over hostile files libraries raise errors of any type, and no list of types is complete. A UserError passes

@@ -1,5 +1,6 @@
 """Strict JSON: no duplicate keys, no NaN; every error has its line and column."""
 
+import contextlib
 import json
 import json.decoder
 import json.scanner
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 Scan = Callable[[str, int], Any]
+_FEW = 100  # lists and objects of a text that cannot be nested too deeply
 
 
 def loads(text: str) -> Any:
@@ -16,6 +18,10 @@ def loads(text: str) -> Any:
         json.JSONDecodeError: the text is not JSON, or has a duplicate key, NaN or Infinity. The message ends with the
             line and column.
     """
+    if text.count("{") + text.count("[") <= _FEW:
+        # json's C decoder is ten times as fast as its Python form, which knows where an error is.
+        with contextlib.suppress(ValueError):
+            return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     try:
         return _StrictDecoder().decode(text)
     except RecursionError as error:
@@ -24,6 +30,17 @@ def loads(text: str) -> Any:
         raise
     except ValueError as error:  # a number of thousands of digits
         raise json.JSONDecodeError(str(error).split(";")[0], text, 0) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    block = dict(pairs)
+    if len(block) < len(pairs):
+        raise ValueError("duplicate key")
+    return block
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
 class _StrictDecoder(json.JSONDecoder):

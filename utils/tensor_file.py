@@ -50,7 +50,7 @@ class ForeignNameError(MalformedError):
 
 
 @dataclass(frozen=True)
-class OddTensor:
+class UnsupportedTensor:
     """Stands for a tensor that is not a plain one in memory; `kind` is its layout and device."""
 
     kind: str
@@ -161,12 +161,12 @@ def _layout(name: Any) -> str:
     return visible(str(name), 40)
 
 
-def _sparse(layout: Any, *_: Any) -> OddTensor:
-    return OddTensor(f"{layout}, cpu")
+def _sparse(layout: Any, *_: Any) -> UnsupportedTensor:
+    return UnsupportedTensor(f"{layout}, cpu")
 
 
-def _without_numbers(*_: Any) -> OddTensor:
-    return OddTensor(f"{torch.strided}, meta")
+def _without_numbers(*_: Any) -> UnsupportedTensor:
+    return UnsupportedTensor(f"{torch.strided}, meta")
 
 
 #: All functions that are ever called. Sparse and meta tensors are not built; the caller reports their place.

@@ -1,4 +1,4 @@
-"""Training curves: loss and accuracy on train, validation and test, of all arms; and how restless the accuracy is."""
+"""Draws training curves: loss and accuracy of all arms on train, validation and test, and the change between epochs."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ CHANCE = 3.0  # unless they are below this, somewhat above the loss of guessing 
 
 
 def curves(results: Results, dataset: str, noise: float) -> str:
-    """Six panels as SVG: rows train, validation, test; columns loss, accuracy."""
+    """Six panels as SVG. Rows: train, validation, test. Columns: loss, accuracy."""
 
     def draw(figure: Any) -> None:
         grid = panels(figure, 3, 2, sharex=True, sharey="col")
@@ -37,7 +37,7 @@ def curves(results: Results, dataset: str, noise: float) -> str:
 
 
 def stability(results: Results) -> str:
-    """Absolute change of test accuracy from epoch to epoch as SVG: a row a dataset, a column a noise level."""
+    """The absolute change of test accuracy from epoch to epoch as SVG. Rows: datasets. Columns: noise levels."""
     noises = sorted({key.noise for key in results.cells})
     datasets = [dataset for dataset in results.datasets if results.noises(dataset)]
 
@@ -70,9 +70,10 @@ def draw_arms(
     points: Callable[[Run], Points],
     unfinished: bool = True,
 ) -> list[float]:
-    """Each arm's mean over seeds with a band from the least to the greatest, and each unfinished run as a thin line.
+    """Draw the mean of each arm over seeds with a band from the lowest to the highest, and unfinished runs as thin
+    lines.
 
-    Learning-rate steps are thin vertical lines. Returns the means drawn.
+    Vertical lines mark the steps of the learning rate. Returns the means drawn.
     """
     drawn: list[float] = []
     steps: set[int] = set()
@@ -118,6 +119,6 @@ def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[in
 
 
 def loss_limit(losses: Sequence[float]) -> float:
-    """The top of the loss panels: the highest of all that are drawn, but for those far above the rest and chance."""
+    """The upper limit of the loss panels: the highest loss, except for those far above both the rest and chance."""
     ceiling = max(CUT * statistics.median(losses), CHANCE)
     return 1.05 * max(loss for loss in losses if loss <= ceiling)

@@ -1,4 +1,4 @@
-"""Figures of one number a run: robustness to label noise and what becomes of mislabelled training images."""
+"""Draws one number for each run: robustness to label noise, and accuracy on mislabelled training images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ SPACING = 0.13  # between the dots of two arms in one group, a group being 1 wid
 
 
 def robustness(results: Results) -> str:
-    """A row a dataset as SVG: test accuracy by noise level, and the drop from the clean runs, of all arms."""
+    """Test accuracy by noise level and its drop from the clean runs, as SVG, of all arms. Rows: datasets."""
     datasets = [dataset for dataset in results.datasets if len(results.noises(dataset)) > 1]
 
     def draw(figure: Any) -> None:
@@ -53,7 +53,8 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
 
 
 def memorisation(results: Results) -> str:
-    """Training accuracy of the last epoch as SVG on clean and mislabelled images: a row a dataset, a column a level."""
+    """Training accuracy at the last epoch on clean and mislabelled images as SVG. Rows: datasets. Columns: noise
+    levels."""
     levels = [(d, n) for d in results.datasets for n in results.noises(d) if _has_parts(results, d, n)]
     datasets, noises = sorted({dataset for dataset, _ in levels}), sorted({noise for _, noise in levels})
 
@@ -93,7 +94,7 @@ def _has_parts(results: Results, dataset: str, noise: float) -> bool:
 def _dots(
     axes: Any, arm: str, style: Look, offset: float, points: Sequence[tuple[int, list[float]]], joined: bool
 ) -> None:
-    """A mark at the mean over seeds and a line from the least to the greatest."""
+    """Draw a mark at the mean over seeds and a line from the lowest to the highest."""
     line = {"linestyle": style.dashes if joined else "none", "linewidth": 0.7}
     at = [x + offset for x, _ in points]
     means = [mean(values) for _, values in points]

@@ -1,5 +1,5 @@
-"""The picture that the report opens with: each statement's differences with their intervals, the paper's own beside
-them, and the verdict as a word and a mark."""
+"""Draws the first figure of the report: each statement's differences with their intervals, those of the paper, and the
+verdict as a word and a mark."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ PAPER = "#CC79A7"
 
 
 def forest(found: Sequence[Finding]) -> str:
-    """A row for each statement and dataset as SVG; `found` are findings on differences in points."""
+    """A row for each statement and dataset, as SVG. `found` are findings on differences in points."""
     statements = list(dict.fromkeys(finding.statement for finding in found))
     levels = sorted({at.noise for finding in found for at in finding.measured})
     marks = dict(zip(levels, MARKS * len(levels), strict=False))
@@ -58,7 +58,7 @@ def forest(found: Sequence[Finding]) -> str:
 
 
 def _row(axes: Any, finding: Finding, y: float, marks: dict[float, str]) -> None:
-    """A dataset's differences, a noise level beside the other, from above; then the verdict."""
+    """Draw the differences of a dataset, its noise levels from the top down, and the verdict."""
     colour, verdict = VERDICTS[finding.verdict]
     across = axes.get_yaxis_transform()
     axes.text(0.0, y, finding.dataset, transform=across, va="center")

@@ -1,4 +1,4 @@
-"""What diagnostics.csv says: singular values of the layers' transfer matrices, gradient and weight norms."""
+"""Draws diagnostics.csv: singular values of the layers' transfer matrices, gradient and weight norms."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -44,7 +44,7 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
 
 
 def _log_if_wide(axes: Any) -> None:
-    """A logarithmic axis where the values span more than a decade."""
+    """Make the axis logarithmic if the values span more than a decade."""
     values = [value for line in axes.get_lines() for value in line.get_ydata() if value > 0.0]
     if values and max(values) > 10.0 * min(values):
         axes.set_yscale("log", nonpositive="mask")
@@ -63,7 +63,7 @@ def _seeds_mean(cells: Iterable[float | None]) -> float | None:
 
 
 def _line(axes: Any, arm: str, style: Look, points: list[tuple[int, float | None]], by_layer: bool = False) -> None:
-    """Of layers, which differ from one to the next, every one is marked, and the line hardly shows."""
+    """Draw a line; if it runs over layers, it is faint and marks every layer, because neighbours are unrelated."""
     known = [(x, value) for x, value in points if value is not None]
     if not known:
         return

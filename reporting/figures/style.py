@@ -1,4 +1,4 @@
-"""How arms look in every figure: Okabe and Ito's colours, told apart by colour-blind readers, and a dash and a mark."""
+"""The look of arms in every figure: Okabe and Ito's colours, which the colour-blind tell apart, dashes and marks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from itertools import cycle
 from typing import Any
 
 from reporting.runs.run import ARMS
-from reporting.statistics.results import Results, arm_order
+from reporting.statistics.results import Results
 from utils.drawing import draw
 
 TITLE = "Results: the paper's experiments, reproduced and re-examined"
@@ -56,8 +56,8 @@ MARKS = 6  # on a line
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Of each arm. One that is not known here looks like a known one that is not there, with a mark of its own."""
-    arms = sorted({want.key.arm for want in results.asked}, key=arm_order)
+    """The look of each arm. An unknown arm takes the colour of a known arm that is absent, with another mark."""
+    arms = results.asked_arms
     known = dict(zip(ARMS, _LOOKS, strict=False))
     spare = [look for arm, look in reversed(known.items()) if arm not in arms] or list(_LOOKS)
     others = [arm for arm in arms if arm not in known]
@@ -66,25 +66,25 @@ def looks(results: Results) -> dict[str, Look]:
 
 
 def label(arm: str) -> str:
-    """For a legend, from which matplotlib leaves out what begins with an underscore."""
+    """The label of an arm in a legend; matplotlib leaves out labels that begin with an underscore."""
     return f" {arm}" if arm.startswith("_") else arm
 
 
 def svg(height: float, paint: Callable[[Any], None]) -> str:
-    """What `paint` draws on a matplotlib figure as SVG, the same bytes each time, whatever the user's own style."""
+    """The figure that `paint` draws as SVG; its bytes depend neither on the time nor on the user's style."""
     metadata = {"Date": None, "Creator": None, "Title": TITLE}
     return _short(draw(paint, (WIDTH, height), "svg", _SETTINGS, metadata=metadata).decode())
 
 
 def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
-    """A matplotlib grid of axes. Raises ValueError where it would be too large to draw or to read."""
+    """A matplotlib grid of axes. Raises ValueError if it would be too large to draw or to read."""
     if rows * columns > MOST_PANELS:
         raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
     return figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def legend(figure: Any, *panels: Any) -> None:
-    """One legend above all panels, of all the arms that any of them shows, to be read row by row."""
+    """Add one legend above all panels, with every arm that a panel shows, in order from left to right."""
     shown: dict[str, Any] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -102,7 +102,7 @@ def legend(figure: Any, *panels: Any) -> None:
 
 
 def _short(text: str) -> str:
-    """With coordinates to a hundredth of a point instead of a millionth, which halves the file; text stays."""
+    """The SVG with coordinates to a hundredth of a point, not a millionth: half the size. Text does not change."""
     import re
 
     def rounded(tag: re.Match[str]) -> str:

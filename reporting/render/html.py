@@ -1,4 +1,4 @@
-"""The document as one HTML page that needs nothing else: no script, no font, no request; figures are inlined."""
+"""Renders the document as one self-contained HTML page: no script, no font, no request; figures are inlined."""
 
 import base64
 from html import escape

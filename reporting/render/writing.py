@@ -1,4 +1,4 @@
-"""From folders of runs to the files of the report."""
+"""Writes the files of the report on folders of runs."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def read_results(folders: list[Path]) -> Results:
 
 
 def report_files(results: Results, warn: Callable[[str], object] = lambda text: None) -> dict[str, str]:
-    """The report's files by their path in its folder. `warn` is told, in a line, of pictures that cannot be drawn."""
+    """The report's files by their path in its folder. `warn` gets a line if pictures cannot be drawn."""
     return _files(results, _with_pictures(document(results), warn))
 
 
@@ -63,7 +63,7 @@ def _files(results: Results, blocks: list[Block]) -> dict[str, str]:
 
 
 def _with_pictures(blocks: Iterable[Block], warn: Callable[[str], object]) -> list[Block]:
-    """The blocks, with words in the place of each picture that cannot be drawn: the text is worth having without."""
+    """The blocks with their pictures drawn. A sentence replaces each picture that cannot be drawn."""
     made: list[Block] = []
     problems: list[str] = []
     for block in blocks:
@@ -80,13 +80,13 @@ def _with_pictures(blocks: Iterable[Block], warn: Callable[[str], object]) -> li
 
 
 def write_report(results: Results, folder: Path, warn: Callable[[str], object] = lambda text: None) -> list[Path]:
-    """Write the files and remove figures of an earlier report that this one has not; returns what was written.
+    """Write the files and remove the figures of an earlier report that this one lacks; returns the files written.
 
-    All are written beside their places before the first takes the place of an older one, so that a full disk costs
-    nothing of the older report.
+    All files are written to temporary places before the first replaces an older one, so a full disk does not damage an
+    older report.
 
     Raises:
-        FileSystemError: the folder cannot be made or written to, or what is to be replaced is no report's.
+        FileSystemError: the folder cannot be made or written to, or a file to be replaced is not a report's.
     """
     blocks = document(results)
     names = [f"{NAME}/{block.name}.svg" for block in blocks if isinstance(block, Figure)]
@@ -120,7 +120,7 @@ def _refuse_others(paths: list[Path]) -> None:
 
 
 def _written_by_report(path: Path) -> bool:
-    """Whether what lies at `path` is a regular file, no link, that a report wrote.
+    """Whether `path` is a regular file, not a link, that a report wrote.
 
     Raises FileNotFoundError if there is nothing.
     """
@@ -142,7 +142,7 @@ def _remove_old(folder: Path, new: set[Path]) -> None:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A folder within `folder` for as long as the context: files go from it into their places by being renamed."""
+    """A temporary folder in `folder`, from which files are moved to their places by renaming."""
     place = Path(tempfile.mkdtemp(prefix=f".{NAME}.", suffix=".tmp", dir=folder))
     try:
         yield place
@@ -152,7 +152,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A signal waits for the end of the context, which lasts no longer than some renames."""
+    """Delay signals until the end of the context, which lasts for a few renames."""
     came: list[int] = []
     with Handlers(came.append):
         yield

@@ -1,4 +1,4 @@
-"""Reading what grid.py writes of the runs that a grid has."""
+"""Reads grid.json, the list of a grid's planned runs that grid.py writes."""
 
 import json
 import os
@@ -25,10 +25,10 @@ _CELL: dict[str, Callable[[Any], bool]] = {
 
 
 def read_grid(folders: list[Path]) -> list[Place] | None:
-    """The runs that every grid.json in and below the folders asks for; None if there is no grid.json.
+    """The planned runs of every grid.json in and below the folders; None if there is no grid.json.
 
     Raises:
-        DataError: one is damaged.
+        DataError: a grid.json is damaged.
     """
     wanted: list[Place] | None = None
     for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
@@ -48,7 +48,7 @@ def _grids(folder: Path) -> list[Path]:
 
 
 def _wanted(cell: dict[str, Any]) -> Wanted:
-    """Noise is in percent there. Raises KeyError, TypeError and ValueError."""
+    """A planned run from a cell of grid.json, whose noise is in percent. Raises KeyError, TypeError and ValueError."""
     for name, fits in _CELL.items():
         if not fits(cell[name]):
             raise ValueError(f"{name} is {json.dumps(cell[name])[:60]} in one of its cells")

@@ -1,4 +1,4 @@
-"""Reading run folders: config.json, metrics.csv and, where they are there, the other files of a run."""
+"""Reads run folders: config.json, metrics.csv and, if present, the other files of a run."""
 
 import csv
 import io
@@ -24,14 +24,14 @@ _T = TypeVar("_T")
 
 
 class DamagedRun(Exception):
-    """A file of a run cannot be read; the message says what is wrong, not where."""
+    """A file of a run cannot be read. The message has the reason, not the place."""
 
 
 def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
-    """All run folders in and below `folders`, by path, and warnings about those that had to be left out.
+    """All run folders in and below `folders`, by path, and warnings about those that are left out.
 
     Raises:
-        DataError: a folder is not there, or none holds a run that can be read.
+        DataError: a folder does not exist, or none holds a run that can be read.
     """
     runs: list[Run] = []
     warnings: list[str] = []
@@ -63,10 +63,11 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> Run:
-    """A warning is added for each file that the report can do without and cannot read.
+    """Read a run folder. An unreadable file that the report does not need is left out, with a warning.
 
     Raises:
-        DamagedRun: for every other, and for wrong labels of a file whose number nothing says.
+        DamagedRun: a file that the report needs is unreadable, or labels come from a file and the number of wrong ones
+            is unknown.
     """
 
     def read(reader: Callable[[Path], _T], name: str) -> _T | None:
@@ -93,10 +94,10 @@ def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> 
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's config as plain values, of which those that the report takes are of the right kind.
+    """A run's config as plain values. The values that the report uses have the types in `settings.SETTINGS`.
 
     Raises:
-        DamagedRun: unreadable, not JSON, or one of those values is missing or of the wrong kind.
+        DamagedRun: it is unreadable, not JSON, or one of those values is missing or has another type.
     """
     config: dict[str, Any] = _read_json(path, f"{path.name}: ")
     if found := misfit(config):
@@ -106,10 +107,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> dict[str, Column]:
-    """Columns by name, `seconds` left out: the report must not depend on the machine.
+    """The columns by name, without `seconds`: the report must not depend on the machine.
 
     Raises:
-        DamagedRun: a column is missing, a row is cut short, an epoch is missing, a figure is none.
+        DamagedRun: a column or an epoch is missing, a row is cut short, or a cell is not a number.
     """
     table = _read_csv(path, FIRST_COLUMNS, LARGEST_METRICS)
     columns = {
@@ -129,7 +130,7 @@ def read_metrics(path: Path) -> dict[str, Column]:
 
 
 def read_diagnostics(path: Path) -> Diagnostics:
-    """Raises DamagedRun as `read_metrics` does."""
+    """The contents of a diagnostics.csv. Raises DamagedRun as `read_metrics` does."""
     table = _read_csv(path, DIAGNOSTIC_COLUMNS, LARGEST_DIAGNOSTICS)
     keys: dict[tuple[int, str], int] = {}  # with the row that has the figures
     for row, (cell, layer) in enumerate(zip(table["epoch"], table["layer"], strict=True)):
@@ -149,7 +150,8 @@ def read_diagnostics(path: Path) -> Diagnostics:
 
 
 def read_data(path: Path) -> Data:
-    """Raises DamagedRun: unreadable, not JSON, or without the numbers of images."""
+    """The numbers of images and wrong labels in a data.json. Raises DamagedRun: unreadable, not JSON, or numbers
+    missing."""
     record = _read_json(path)
     sizes = tuple(value_at(record, ("images", name)) for name in SPLITS)
     if not all(map(whole(1), sizes)):
@@ -164,7 +166,7 @@ def read_divergence(path: Path) -> int:
     """The epoch in which a run's loss became NaN or infinite.
 
     Raises:
-        DamagedRun: unreadable, not JSON, or without an epoch.
+        DamagedRun: the file is unreadable, not JSON, or has no epoch.
     """
     epoch: int = value_at(_read_json(path), ("epoch",))
     if not whole(1)(epoch):
@@ -210,7 +212,7 @@ def _read_csv(path: Path, required: tuple[str, ...], limit: int) -> dict[str, li
 
 
 def _number(text: str, name: str, line: int) -> float | None:
-    """None for an empty cell and for what is not finite, or not in the float32 that runs compute in."""
+    """The number in a cell; None if the cell is empty or its value is not finite in float32, in which runs compute."""
     if text == "":
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a report is made of, in one small file: configs, metrics and diagnostics of runs, without their checkpoints."""
+"""Packs the files that a report reads, without checkpoints, into one small zip, and unpacks it."""
 
 import errno
 import io
@@ -23,12 +23,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same records are the same bytes, whenever t
 
 
 def write_records(folders: Mapping[str, Path], path: Path) -> int:
-    """Write the records of all runs in and below `folders` to the zip `path`, those of each below its name, which
-    may be empty; returns how many runs there are.
+    """Write the records of all runs in and below `folders` to the zip `path`, each folder below its name, which may be
+    empty; returns the number of runs.
 
     Raises:
-        DataError: one of them cannot be read.
-        FileSystemError: it cannot be written, or something lies there that is no zip of records.
+        DataError: a file cannot be read.
+        FileSystemError: the zip cannot be written, or `path` is another kind of file.
     """
     if os.path.lexists(path) and not _are_records(path):
         raise FileSystemError(f"{path}: what is there is no zip of records, and it would be replaced; see --records")
@@ -67,11 +67,11 @@ def _are_records(path: Path) -> bool:
 
 @contextmanager
 def unfolded(source: Path) -> Iterator[Path]:
-    """The folder that `source` is, or for a zip of records a temporary one with what is in it.
+    """The folder `source` itself, or a temporary folder with the contents of a zip of records.
 
     Raises:
-        DataError: it is a file, but no such zip, or would unfold to more than LARGEST bytes or MOST files.
-        FileSystemError: there is no room to unfold it.
+        DataError: it is a file but not such a zip, or would unpack to more than LARGEST bytes or MOST files.
+        FileSystemError: there is no room to unpack it.
     """
     if not source.is_file():
         yield source
@@ -98,7 +98,7 @@ def _unfold(source: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:
-    """Write an entry inside of `folder`, whatever its name says. Raises BadZipFile where another is in its way."""
+    """Write an entry within `folder`, whatever its name. Raises BadZipFile if another entry is in its way."""
     path = folder.joinpath(
         *(part.replace(":", "_") for part in PurePosixPath(name).parts if part not in ("/", "//", ".."))
     )

@@ -1,4 +1,4 @@
-"""What the report knows of a run; reading.py makes it of a run folder."""
+"""A run as the report sees it; reading.py makes one from each run folder."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Column = tuple[float | None, ...]  # None where the cell is empty or not finite
 
 
 class Key(NamedTuple):
-    """A cell of a grid, in which there is a run by seed."""
+    """A cell of a grid, which has one run for each seed."""
 
     dataset: str
     noise: float
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A run that there should be."""
+    """A run that a grid asks for."""
 
     key: Key
     seed: int
@@ -39,7 +39,7 @@ Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """diagnostics.csv, in its order: the epochs, the layers, and a column of each figure by (epoch, layer)."""
+    """The contents of diagnostics.csv: the epochs and layers in its order, and each column by (epoch, layer)."""
 
     epochs: tuple[int, ...]
     layers: tuple[str, ...]
@@ -48,7 +48,7 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Data:
-    """Of data.json: how many images train, val and test have, and of how many of train the given label is wrong."""
+    """From data.json: the numbers of images in train, val and test, and the number of wrong labels in train."""
 
     images: tuple[int, ...]
     wrong: int | None
@@ -56,9 +56,9 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run folder: which of the searched folders it lies in, by number, and where there, with forward slashes.
+    """One run folder. `root` is the index of the searched folder, and `folder` the path in it, with forward slashes.
 
-    `data` is None where the run does not say; `diverged` is the epoch in which its loss ceased to be finite.
+    `data` is None if the run has none; `diverged` is the epoch in which the loss ceased to be finite.
     """
 
     root: int
@@ -71,8 +71,8 @@ class Run:
 
     @cached_property
     def dataset(self) -> str:
-        """The config's name without `_<arm>_<N>noise`, or the dataset's type if it has no such ending; and, where runs
-        beside others would be another experiment, in what."""
+        """The label of the run's dataset: the config's name without `_<arm>_<N>noise`, or the dataset's type if the
+        name has another form. A note in brackets tells other data or another kind of noise apart."""
         match = self._name_parts
         label = plain(match[1] if match else self.config["data_loader"]["type"])
         notes = []
@@ -86,17 +86,17 @@ class Run:
 
     @property
     def as_published(self) -> bool:
-        """Whether the data are as published, with every fault that this dataset can have."""
+        """Whether the data have every defect of the published data that this dataset can have."""
         return self.config.get("protocol") == AS_PUBLISHED and False not in self._switches()
 
     @property
     def partly_as_published(self) -> bool:
-        """Whether some of those faults were switched on or off one by one."""
+        """Whether some of those defects were switched on or off individually."""
         one_by_one = self._switches()
         return False in one_by_one if self.config.get("protocol") == AS_PUBLISHED else True in one_by_one
 
     def _switches(self) -> list[Any]:
-        """Of each fault of the data its own switch: True, False, or None where the protocol decides."""
+        """The switch of each defect of the data: True, False, or None if `protocol` decides."""
         keys = [OVERLAPPING, TRUE_CLASS]
         if self.config["data_loader"]["type"] == "TinyCOCO":
             keys.append(FLOAT_BYTES)
@@ -104,20 +104,21 @@ class Run:
 
     @cached_property
     def _name_parts(self) -> re.Match[str] | None:
-        """<dataset>_<arm>_<N>noise, in which the arm is a norm, or the run's own norm and a word for what is else."""
+        """The match of <dataset>_<arm>_<N>noise, where the arm is a norm, or the run's own norm and a suffix."""
         own = re.escape(self.config["arch"]["args"]["norm"])
         arms = "|".join([rf"{own}_[a-z0-9]+", *sorted({own, *map(re.escape, ARMS)}, key=len, reverse=True)])
         return re.fullmatch(rf"(.+?)_({arms})_[0-9.]+noise", self.config["name"])
 
     @property
     def arm(self) -> str:
-        """The norm; of a variant of it, such as a control, its name in the run's."""
+        """The norm; of a variant, such as a control, its name in the run's name."""
         norm, match = self.config["arch"]["args"]["norm"], self._name_parts
         return plain(match[2] if match and match[2].startswith(f"{norm}_") and match[2] not in ARMS else norm)
 
     @cached_property
     def noise(self) -> float:
-        """Share of labels redrawn, from 0 to 1; of labels of a file the share of wrong ones in train, to a percent."""
+        """The share of labels redrawn, from 0 to 1. For labels from a file: the share of wrong ones in train, to a
+        percent."""
         if self.noise_type != FROM_FILE:
             return float(f"{self.config['label_noise']['rate']:.6g}")  # what tells two levels apart in print as well
         assert self.data is not None, "such a run is left out"
@@ -138,7 +139,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs that the run has had."""
+        """The number of epochs that the run has completed."""
         return len(self.metrics["epoch"])
 
     @property
@@ -156,7 +157,7 @@ class Run:
         return [value for value in values if value is not None]
 
     def last(self, name: str) -> float | None:
-        """The last epoch's figure; None if the run has no such column or the cell is empty."""
+        """The value of the last epoch; None if the run has no such column or the cell is empty."""
         return self.metrics[name][-1] if name in self.metrics else None
 
     @property

@@ -1,7 +1,7 @@
-"""What the report takes from a run's config, and of what kind it must be.
+"""The settings that the report uses, and the types that they must have.
 
-Older and newer configs than this code's are welcome, so a config is not validated as a whole; but no value that the
-report computes with may be of a kind that it does not expect.
+Configs of older and newer code are welcome, so a config is not validated as a whole. But every value that the report
+computes with has the type that it expects.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ SETTINGS = (
 
 
 def misfit(config: Any) -> tuple[Setting, Any] | None:
-    """The first setting that is not as it must be, and its value; None if there is none."""
+    """The first setting that has a wrong value, and that value; None if there is none."""
     for setting in SETTINGS:
         *above, last = setting.key.split(".")
         block = value_at(config, above)

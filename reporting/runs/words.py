@@ -1,4 +1,4 @@
-"""Words of runs as the report writes them."""
+"""Formats the words of runs for the report."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ LONGEST = 250  # characters of a name, which is that of a folder
 
 
 def plain(text: str) -> str:
-    """`text` for a sentence or a figure: one line, printable, without the marks of inline code and of formulas."""
+    """`text` for a sentence or a figure: one printable line, without the marks of inline code and formulas."""
     return " ".join("".join(char if char.isprintable() and char not in "`$" else " " for char in text).split())
 
 
@@ -19,6 +19,6 @@ def listed(words: list[str], last: str = "and") -> str:
 
 
 def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
-    """The first `count` of them, and how many more there are."""
+    """The first `count` of `words`, and the number of the others."""
     more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
     return between.join(words[:count]) + more

@@ -1,4 +1,4 @@
-"""Settings in which runs differ that are to be compared."""
+"""Finds settings in which the runs of one dataset differ, although they are compared."""
 
 import copy
 import json
@@ -31,14 +31,16 @@ MOST_SETTINGS = 20  # that are named where runs differ
 
 
 def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
-    """A warning for each setting in which runs of one dataset differ though neither arm, noise nor seed is meant to."""
-    by_dataset: dict[str, list[tuple[Key, Run]]] = {}
+    """A warning for each setting in which runs of one dataset differ, apart from arm, noise and seed."""
+    by_dataset: dict[str, dict[tuple[Key, str], Run]] = {}  # one run of each cell for each config but for name and seed
     for group in groups:
         for key, cell in group.items():
-            by_dataset.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
+            for run in cell.values():
+                config = json.dumps({**run.config, "name": None, "seed": None})
+                by_dataset.setdefault(key.dataset, {})[key, config] = run
     warnings = []
     for dataset, runs in sorted(by_dataset.items()):
-        settings = [(key, _settings(run.config)) for key, run in runs]
+        settings = [(key, _settings(run.config)) for (key, _), run in runs.items()]
         differing = 0
         for name in sorted({name for _, values in settings for name in values} - _OWN):
             arms: dict[str, set[str]] = {}
@@ -61,9 +63,10 @@ def _short(text: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key. A setting that an older config left open has its default.
+    """The settings by dotted key. A setting that an older config lacks has its default.
 
-    Of data_dir the last part only: the same data lie elsewhere on another machine."""
+    `data_dir` is reduced to its last part: the same data lie elsewhere on another machine.
+    """
     found = _resolved(config)
     for key in found:
         if key.split(".")[-1] == "data_dir":
@@ -72,8 +75,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as this code understands it, and as it stands what a newer config has more; all as it stands, if it is
-    not understood."""
+    """The settings of a config as this code understands them, with the unknown settings of a newer config as they are.
+    If the config is invalid otherwise, all settings are as they are."""
     known = copy.deepcopy(dict(config))
     more = {}
     try:

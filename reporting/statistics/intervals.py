@@ -11,7 +11,7 @@ HALVINGS = 50  # of the range from 0 to 1 in which an error probability is looke
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (n - 1) over `n` seeds; no deviation of one."""
+    """The mean and the sample standard deviation (n - 1) over `n` seeds; one seed has no deviation."""
 
     mean: float
     std: float | None
@@ -20,8 +20,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` seeds with its confidence interval by Student's t, of 95 % unless another is asked for; no
-    interval of one. `error` is the standard error of the mean."""
+    """A mean over `n` seeds with its confidence interval by Student's t, by default of 95 %; one seed has no interval.
+
+    `error` is the standard error of the mean.
+    """
 
     mean: float
     low: float | None
@@ -30,7 +32,7 @@ class Interval:
     error: float = 0.0
 
     def at(self, confidence: float) -> "Interval":
-        """The same mean with the interval of another confidence."""
+        """The interval of the same mean at another confidence."""
         if self.n < 2:
             return self
         from scipy.special import stdtrit  # scikit-learn, which the project needs, brings it
@@ -40,7 +42,7 @@ class Interval:
 
     @property
     def enough(self) -> bool:
-        """Whether there are seeds enough to decide anything by it."""
+        """Whether there are enough seeds to decide anything."""
         return self.n >= ENOUGH_SEEDS
 
     def above(self, bound: float) -> bool:
@@ -63,7 +65,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of `values`, one a seed."""
+    """The interval of the mean of `values`, one for each seed."""
     found = spread(values)
     if found.std is None:
         return Interval(found.mean, None, None, found.n)
@@ -71,15 +73,15 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Interval | None:
-    """`first` less `second`, each by seed, over the seeds that both have; None if they share none."""
+    """The interval of `first` minus `second`, each by seed, over their common seeds; None if they have none."""
     seeds = sorted(first.keys() & second.keys())
     return interval([first[seed] - second[seed] for seed in seeds]) if seeds else None
 
 
 def smallest_error(value: Interval, decides: Callable[[Interval], bool]) -> float:
-    """The p of an interval: the smallest error at which it decides, by halving; 1 if it decides at none.
+    """The p-value of an interval: the smallest error at which it decides, by bisection; 1 if it never decides.
 
-    An interval that decides also does at every larger error, since it is narrower there.
+    An interval that decides also decides at every larger error, where it is narrower.
     """
     if not decides(value.at(0.0)):
         return 1.0
@@ -91,9 +93,10 @@ def smallest_error(value: Interval, decides: Callable[[Interval], bool]) -> floa
 
 
 def holm(errors: Sequence[float], level: float = 1.0 - CONFIDENCE) -> list[float | None]:
-    """Of each of m errors the level at which it may decide, None if it may not: Holm 1979, Scand. J. Stat. 6, 65-70.
+    """The level at which each of m errors may decide, None if it may not: Holm 1979, Scand. J. Stat. 6, 65-70.
 
-    The smallest may at level / m, the next at level / (m - 1) and so on, up to the first that is larger than its own.
+    The smallest error may decide at level / m, the next at level / (m - 1) and so on, up to the first error above its
+    level.
     """
     allowed: list[float | None] = [None] * len(errors)
     for rank, index in enumerate(sorted(range(len(errors)), key=lambda index: errors[index])):

@@ -1,4 +1,4 @@
-"""What is measured on one run, in percent (of accuracy) or points (of its changes)."""
+"""The measures of one run, in percent (accuracy) or points (changes of accuracy)."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def last_test(run: Run) -> float:
 
 
 def best_test(run: Run) -> float:
-    """Test accuracy of the epoch with the best validation accuracy, the first of them on ties."""
+    """Test accuracy at the epoch with the best validation accuracy, the first of them on ties."""
     return 100.0 * run.column("test_accuracy")[best_epoch(run) - 1]
 
 
@@ -44,27 +44,27 @@ def last_training(run: Run) -> float:
 
 
 def test_above_validation(run: Run) -> float:
-    """How far the accuracy called test is above that called val after the last epoch."""
+    """The last epoch's test accuracy minus its validation accuracy, as the run calls them."""
     return last_test(run) - last_validation(run)
 
 
 def rate_steps(run: Run) -> list[int]:
-    """The epochs that are the first of a new learning rate; none where the rate changes all the time."""
+    """The first epochs of each new learning rate; none if the rate changes all the time."""
     rates = run.column("lr")
     steps = [epoch for epoch in range(2, len(rates) + 1) if not math.isclose(rates[epoch - 1], rates[epoch - 2])]
     return steps if len(steps) <= min(MOST_STEPS, len(rates) // 2) else []
 
 
 def changes(run: Run) -> list[tuple[int, float]]:
-    """(epoch, absolute change of test accuracy since the epoch before), from epoch 2 on."""
+    """(epoch, absolute change of test accuracy since the previous epoch), from epoch 2 on."""
     accuracy = run.column("test_accuracy")
     return [(e, 100.0 * abs(accuracy[e - 1] - accuracy[e - 2])) for e in range(2, len(accuracy) + 1)]
 
 
 def restlessness(run: Run, second_half: bool = True) -> float | None:
-    """Mean absolute change of test accuracy from epoch to epoch, where the rate stays the same.
+    """The mean absolute change of test accuracy from epoch to epoch at an unchanged learning rate.
 
-    Over the changes within the second half of the epochs, or within all. None if there are none.
+    It is over the second half of the epochs, or over all of them. None if there are no such changes.
     """
     first = run.epochs // 2 + 2 if second_half else 2  # both epochs of a change are to lie in the second half
     steps = set(rate_steps(run))
@@ -73,7 +73,7 @@ def restlessness(run: Run, second_half: bool = True) -> float | None:
 
 
 def share(column: str) -> Callable[[Run], float | None]:
-    """The measure of a run that is the last epoch's figure in a column, in percent; None if it has none."""
+    """A measure: the last epoch's value of a column in percent; None if the run has none."""
 
     def of_run(run: Run) -> float | None:
         value = run.last(column)
@@ -83,10 +83,11 @@ def share(column: str) -> Callable[[Run], float | None]:
 
 
 def chance(run: Run) -> float | None:
-    """How often, in percent, the given label of a mislabelled image would be hit by one who knows nothing of it.
+    """How often, in percent, a network that knows nothing of the wrong labels answers with them.
 
-    The given label is one of the classes - 1 wrong ones. Who answers with the true class in a share t of the cases and
-    with any wrong one alike in the others hits it in (1 - t) / (classes - 1). None if the classes are not known.
+    A wrong label is one of the other classes - 1. A network that answers with the true class in a share t of the cases,
+    and with all wrong classes alike otherwise, hits it in (1 - t) / (classes - 1). None if the number of classes is not
+    known.
     """
     known = classes(run)
     true = run.last(TRUE)
@@ -94,15 +95,15 @@ def chance(run: Run) -> float | None:
 
 
 def classes(run: Run) -> int | None:
-    """Of the config, or of the dataset by its type or its name; None if neither says."""
+    """The number of classes by the config, or by the dataset's type or name; None if they do not say."""
     own = run.config["arch"]["args"].get("num_classes")
     by_name = 10 if "cifar10" in run.dataset.lower() else None
     return own or _CLASSES.get(run.config["data_loader"]["type"]) or by_name
 
 
 def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
-    """One figure of an epoch: the largest of the largest, the smallest of the smallest singular values, and the norm
-    of all layers together (the root of the sum of squares) of gradients and weights. None without any value."""
+    """One value for an epoch: the largest of the largest singular values, the smallest of the smallest, or the norm of
+    all layers together (root of the sum of squares) of gradients or weights. None if there are no values."""
     cells = (found.values[column].get((epoch, layer)) for layer in found.layers)
     values = [value for value in cells if value is not None]
     if not values:
@@ -113,7 +114,7 @@ def over_layers(found: Diagnostics, column: str, epoch: int) -> float | None:
 
 
 def last_layers(column: str) -> Callable[[Run], float | None]:
-    """The measure of a run that is `over_layers` of its last epoch; None if that has no diagnostics."""
+    """A measure: `over_layers` at the last epoch; None if it has no diagnostics."""
 
     def of_run(run: Run) -> float | None:
         return over_layers(run.diagnostics, column, run.epochs) if run.diagnostics else None

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Formats numbers for the report."""
 
 from reporting.statistics.intervals import Interval, Spread
 
@@ -6,14 +6,14 @@ NONE = "-"
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    """Fixed digits, never a negative zero; `-` for none."""
+    """A number with fixed digits, without a negative zero; `-` for None."""
     if value is None:
         return NONE
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
 
 
 def with_std(value: Spread | None) -> str:
-    """Mean ± sample standard deviation, the mean alone of one seed."""
+    """Mean ± sample standard deviation; the mean alone if there is one seed."""
     if value is None:
         return NONE
     return number(value.mean) + ("" if value.std is None else f" ± {number(value.std)}")

@@ -1,4 +1,4 @@
-"""The paper's own figures (paper.json), and which of our datasets and arms they stand beside."""
+"""The figures of the paper (paper.json), and the datasets and arms here that they correspond to."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CIFAR10, COCO = "cifar10", "coco"
 
 @dataclass(frozen=True)
 class Scale:
-    """What the paper trained on. Steps are those of batches of 128."""
+    """The scale of the paper's training. Steps are those of batches of 128."""
 
     images: int
     epochs: int
@@ -30,7 +30,7 @@ SCALES = {CIFAR10: Scale(50_000, 100, 64, 39_100), COCO: Scale(3_400, 200, 64, 4
 
 @dataclass(frozen=True)
 class Logged:
-    """The last epoch of one of the authors' logs, in percent; `val` and `test` are what their code called so."""
+    """The last epoch of one of the authors' logs, in percent; `val` and `test` are the names in their code."""
 
     train: float
     val: float
@@ -39,19 +39,19 @@ class Logged:
 
 
 def dataset_of(run: Run) -> str | None:
-    """The paper's dataset that a run is of, or is a smaller form of; None if it is of another."""
+    """The dataset of the paper that a run uses, in full or reduced; None if it uses another."""
     by_type = {"CIFAR10": CIFAR10, "TinyCOCO": COCO}.get(run.config["data_loader"]["type"])
     name = run.dataset.lower()
     return by_type or (CIFAR10 if "cifar10" in name else COCO if "coco" in name else None)
 
 
 def is_published_coco(run: Run) -> bool:
-    """Whether a run is of TinyCOCO, with data as published."""
+    """Whether a run uses TinyCOCO with the data as published."""
     return run.as_published and dataset_of(run) == COCO
 
 
 def stated(dataset: str, arm: str, noise: float) -> float | None:
-    """Test accuracy in percent that the paper's text gives, for the arm that ours goes by."""
+    """The test accuracy in percent that the paper's text states for an arm, by the arm's name here."""
     figures: dict[str, float] = _file()["text"].get(dataset, {}).get(ARMS.get(arm, ""), {})
     return figures.get(f"{100 * noise:g}")
 
@@ -64,7 +64,7 @@ def logged(dataset: str, arm: str, noise: float) -> Logged | None:
 
 
 def logged_validation(dataset: str) -> tuple[float, float]:
-    """The lowest and the highest validation accuracy, in percent, that the authors' runs of a dataset ended with."""
+    """The lowest and the highest final validation accuracy, in percent, of the authors' runs of a dataset."""
     values = [row["val_accuracy"] for row in _file()["logs"] if row["dataset"] == dataset]
     return min(values), max(values)
 

@@ -1,4 +1,4 @@
-"""The runs sorted into cells of a grid: dataset, arm, noise; in each a run by seed. What is missing, what is odd."""
+"""Sorts runs into the cells of a grid (dataset, noise, arm) with one run for each seed; finds missing runs."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ MOST_HOLES = 10_000
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs by cell and seed; unfinished ones; runs not there at all; warnings, a sentence each."""
+    """Finished and unfinished runs by cell and seed, missing runs, and warnings of one sentence each."""
 
     cells: Mapping[Key, Mapping[int, Run]]
     unfinished: Mapping[Key, Mapping[int, Run]]
@@ -30,27 +30,31 @@ class Results:
 
     @cached_property
     def asked(self) -> set[Wanted]:
-        """Every run that there is or should be, be it finished, unfinished or missing."""
+        """Every run that exists or is planned: finished, unfinished or missing."""
         there = (Wanted(key, seed) for key, cell in (*self.cells.items(), *self.unfinished.items()) for seed in cell)
         return {*there, *self.missing}
 
+    @cached_property
+    def asked_arms(self) -> list[str]:
+        return sorted({want.key.arm for want in self.asked}, key=arm_order)
+
     def asked_of(self, dataset: str) -> list[Key]:
-        """Its cells with a run that there is or should be."""
+        """The cells of a dataset that have an existing or planned run."""
         return sorted({want.key for want in self.asked if want.key.dataset == dataset}, key=cell_order)
 
     def fullest_levels(self, dataset: str) -> set[float]:
-        """The noise levels of a dataset for which the most seeds were asked for, by any arm."""
+        """The noise levels of a dataset with the most seeds planned, by any arm."""
         seeds = Counter(noise for noise, _ in {(key.noise, seed) for key, seed in self.asked if key.dataset == dataset})
         return {noise for noise, count in seeds.items() if count == max(seeds.values())}
 
     @property
     def drawn(self) -> list[Key]:
-        """The cells with a run of an epoch or more."""
+        """The cells that have a run of at least one epoch."""
         return [*self.cells, *(key for key, cell in self.unfinished.items() if any(r.epochs for r in cell.values()))]
 
     @cached_property
     def file_names(self) -> Mapping[str, str]:
-        """Each dataset's part of the names of its figures, no two the same."""
+        """The unique part of each dataset's figure names."""
         names: dict[str, str] = {}
         for dataset in self.datasets:
             name = first = slug(dataset)[:80] or "dataset"
@@ -62,11 +66,11 @@ class Results:
         return names
 
     def noises(self, dataset: str) -> list[float]:
-        """Of cells with a finished run."""
+        """The noise levels of a dataset that have a finished run."""
         return sorted({key.noise for key in self.cells if key.dataset == dataset})
 
     def arms(self, dataset: str, noise: float | None = None) -> list[str]:
-        """Of cells with a finished run, at `noise` or at any."""
+        """The arms of a dataset that have a finished run, at `noise` or at any level."""
         found = {key.arm for key in self.cells if key.dataset == dataset and noise in (None, key.noise)}
         return sorted(found, key=arm_order)
 
@@ -75,7 +79,7 @@ class Results:
         return list(self.cells.get(Key(dataset, noise, arm), {}).values())
 
     def by_seed(self, dataset: str, noise: float, arm: str, measure: Callable[[Run], float | None]) -> dict[int, float]:
-        """A measure of the finished runs of a cell by seed, those left out that it is not defined for."""
+        """A measure of the finished runs of a cell by seed, without the runs that it is not defined for."""
         found = ((seed, measure(run)) for seed, run in self.cells.get(Key(dataset, noise, arm), {}).items())
         return {seed: value for seed, value in found if value is not None}
 
@@ -85,7 +89,7 @@ class Results:
 
     @property
     def lacking(self) -> int:
-        """How many runs are missing or unfinished."""
+        """The number of runs that are missing or unfinished."""
         return len(self.missing) + sum(len(cell) for cell in self.unfinished.values())
 
     @property
@@ -102,7 +106,7 @@ class Results:
 
 
 def slug(text: str) -> str:
-    """`text` for a file's name."""
+    """`text` as part of a file name."""
     kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
     return "-".join(part for part in kept.split("-") if part)
 
@@ -112,7 +116,7 @@ def arm_order(arm: str) -> tuple[int, str]:
 
 
 def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
-    """`wanted` are the runs that there should be with their folders; None takes every hole in what was found."""
+    """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid as missing."""
     warnings = list(warnings)
     by_cell: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:
@@ -152,13 +156,14 @@ def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
 
 
 def _newest_complete(run: Run) -> tuple[bool, str, str]:
-    """Finished before unfinished, then by the time in the folder's name, as train.py names them, then by the path."""
+    """The sort key by which the newest run is last: finished, then the time in the folder's name, then the path."""
     stamp = re.search(r"\d{8}_\d{6}(-\d+)?$", run.folder)
     return run.finished, stamp[0] if stamp else "", run.folder
 
 
 def _holes(have: set[Wanted], warnings: list[str]) -> list[Wanted]:
-    """What lacks in each dataset to every arm with every noise and seed; a warning where that is far from a grid."""
+    """The runs that a full grid over each dataset's noise levels, arms and seeds has and `have` lacks. Adds a warning
+    if the runs are far from a grid."""
     missing: list[Wanted] = []
     for dataset in sorted({key.dataset for key, _ in have}):
         here = [(key, seed) for key, seed in have if key.dataset == dataset]
@@ -172,9 +177,9 @@ def _holes(have: set[Wanted], warnings: list[str]) -> list[Wanted]:
 
 
 def _absent(wanted: list[Place], runs: list[Run], have: set[Wanted]) -> list[Wanted]:
-    """Those of `wanted` that are neither in their folder nor anywhere else.
+    """The runs of `wanted` that are neither in their folder nor elsewhere.
 
-    A grid's names of datasets are taken for the runs' own where a run lies in the folder that the grid says.
+    If a run lies in the folder that the grid names, the grid's name for its dataset counts as the run's own.
     """
     folders = {(run.root, run.folder): run for run in runs}
     labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}

@@ -1,10 +1,10 @@
-"""The paper's statements, each held against the runs by rules that were fixed beforehand (docs/rules.md).
+"""The paper's statements, and the verdict of the runs on each, by rules that were fixed beforehand (docs/rules.md).
 
-A statement is about the noise levels of a dataset for which the most seeds were asked for, be its runs finished or
-still missing. At one level the confidence interval of a difference, paired over seeds, decides: wholly on the
-statement's side of 0, it holds there; wholly on the other, it does not; otherwise, or with fewer than three seeds, it
-is not decided. How wide the interval has to be is Holm's correction over all intervals of the dataset. For a dataset a
-statement holds if it holds at every level that counts, and does not if it does not hold at one.
+A statement is about the noise levels of a dataset with the most seeds planned, whether their runs have finished or not.
+At one level the confidence interval of a difference, paired over seeds, decides: if it lies wholly on the statement's
+side of 0, the statement holds there; if it lies wholly on the other side, it does not; otherwise, or with fewer than
+three seeds, it is not decided. Holm's correction over all intervals of the dataset sets the width of the interval. The
+statement holds for a dataset if it holds at every level that counts, and does not hold if it does not hold at one.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,10 +32,10 @@ Levels = Callable[[Results, str], Iterator[Level]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found at one noise level (and arm): the difference with its 95 % interval, what Holm's correction makes
-    of it, and the paper's own difference, if it has one.
+    """The result at one noise level (and arm): the difference with its 95 % interval, the verdict after Holm's
+    correction, and the difference in the paper, if it has one.
 
-    A level that does not `count` is shown and decides nothing.
+    A level that does not `count` is shown but decides nothing.
     """
 
     noise: float
@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement on one dataset: what was measured at each noise level (and arm), and the verdict of all together."""
+    """A statement on one dataset: the result at each noise level (and arm), and their common verdict."""
 
     statement: "Statement"
     dataset: str
@@ -60,7 +60,7 @@ class Finding:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """A line for each level: its difference, interval and verdict."""
+        """A line for each level: difference, interval and verdict."""
         return tuple(
             f"{at.level}: "
             + (with_interval(at.interval, self.statement.signed) if at.interval else self.statement.lacking)
@@ -74,14 +74,14 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Of all levels together."""
+        """The common verdict of all levels."""
         if FAILS in self.verdicts:
             return FAILS
         return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
 
     @property
     def in_short(self) -> str:
-        """The verdict, and at how many of the levels the statement holds."""
+        """The verdict, and the number of levels at which the statement holds."""
         if len(self.verdicts) == 1:
             return self.verdict
         return (
@@ -91,8 +91,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Statement:
-    """`levels` gives (its noise, what is compared there, its interval or None) for each level of a dataset, none where
-    the statement does not apply; `decide` the verdict of an interval."""
+    """A statement of the paper. `levels` gives (noise, name of the comparison, interval or None) for each level of a
+    dataset, and nothing if the statement does not apply; `decide` turns an interval into a verdict."""
 
     text: str
     measured: str
@@ -104,7 +104,7 @@ class Statement:
 
     @property
     def of_arms(self) -> bool:
-        """Whether it is one of the paper's on how two arms differ."""
+        """Whether the statement is the paper's and compares two arms."""
         return self.theirs is not None
 
     def decided(self, value: Interval) -> bool:
@@ -116,7 +116,7 @@ def _above(bound: float) -> Decision:
 
 
 def _within(low: float, high: float) -> Decision:
-    """Holds if the interval lies within the range; does not if it lies wholly beyond."""
+    """Holds if the interval lies within the range; does not hold if it lies wholly outside."""
 
     def decide(value: Interval) -> str:
         if value.above(high) or value.below(low):
@@ -132,18 +132,19 @@ within_margin = _within(-SAME_MARGIN, SAME_MARGIN)
 
 
 def near_the_authors(value: Interval) -> str:
-    """Holds if it lies within NEAR of the validation accuracies in the authors' logs; does not if it is beyond."""
+    """Holds if the interval lies within NEAR of the validation accuracies in the authors' logs; does not if it is
+    beyond."""
     low, high = paper.logged_validation(paper.COCO)
     return _within(low - NEAR, high + NEAR)(value)
 
 
 def the_same(value: Interval) -> str:
-    """Holds if the interval has 0 in it and lies within SAME_MARGIN of it; does not if 0 is outside."""
+    """Holds if the interval contains 0 and lies within SAME_MARGIN of it; does not hold if 0 is outside."""
     return FAILS if value.above(0.0) or value.below(0.0) else within_margin(value)
 
 
 def difference(first: str, second: str, measure: Callable[[Run], float | None]) -> Levels:
-    """A measure at each noise level, `first` less `second`."""
+    """A measure at each noise level, `first` minus `second`."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for noise in _asked_noises(results, dataset, first, second):
@@ -154,7 +155,7 @@ def difference(first: str, second: str, measure: Callable[[Run], float | None]) 
 
 
 def more_robust(first: str, second: str) -> Levels:
-    """How much less `first` loses than `second` from clean to the paper's 20 % noise, or to the most there is below."""
+    """By how much less `first` loses than `second` from clean labels to 20 % noise or the highest level below."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
@@ -166,13 +167,13 @@ def more_robust(first: str, second: str) -> Levels:
 
 
 def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
-    """All levels of a dataset if it has the arms; those without finished runs decide nothing, but are asked after."""
+    """All noise levels of a dataset that has the arms. Levels without finished runs count as not decided."""
     asked = results.asked_of(dataset)
     return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
 
 
 def of_published_coco(measure: Callable[[Run], float]) -> Levels:
-    """A measure of every arm and noise level of a TinyCOCO trained as published."""
+    """A measure of every arm and noise level of a TinyCOCO with the data as published."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for key in results.asked_of(dataset) if all(map(paper.is_published_coco, results.of(dataset))) else ():
@@ -183,7 +184,7 @@ def of_published_coco(measure: Callable[[Run], float]) -> Levels:
 
 
 def stated_difference(first: str, second: str) -> Theirs:
-    """Test accuracy that the paper states, `first` less `second`."""
+    """The test accuracy that the paper states, `first` minus `second`."""
 
     def difference(dataset: str, noise: float) -> float | None:
         ours, others = (paper.stated(dataset, arm, noise) for arm in (first, second))
@@ -193,7 +194,7 @@ def stated_difference(first: str, second: str) -> Theirs:
 
 
 def stated_drops(first: str, second: str) -> Theirs:
-    """How much less `first` loses from clean labels to `noise` than `second`, by what the paper states."""
+    """By how much less `first` loses than `second` from clean labels to `noise`, as the paper states."""
 
     def difference(dataset: str, noise: float) -> float | None:
         at = stated_difference(first, second)
@@ -252,13 +253,13 @@ STATEMENTS = (
 
 
 def examine(results: Results) -> list[Finding]:
-    """Every statement on every dataset that has the runs for it, in the order of the statements."""
+    """Every statement on every dataset that has runs for it, in the order of the statements."""
     found = [finding for dataset in results.datasets for finding in _examine(results, dataset)]
     return sorted(found, key=lambda finding: STATEMENTS.index(finding.statement))
 
 
 def _examine(results: Results, dataset: str) -> list[Finding]:
-    """All statements on one dataset, whose intervals share one error of 5 %."""
+    """All statements on one dataset. Their intervals share one error of 5 %."""
     counting, original = results.fullest_levels(dataset), paper.dataset_of(results.of(dataset)[0])
     asked = [(statement, level) for statement in STATEMENTS for level in statement.levels(results, dataset)]
     able = [

@@ -1,7 +1,6 @@
-"""The report as a list of blocks, from which Markdown and HTML are both made.
+"""The blocks of the report, from which both Markdown and HTML are made.
 
-Text holds inline code between backticks and nothing else that is marked up. A line break within a table's cell is a
-newline.
+Backticks in a text mark inline code, and there is no other markup. A line break in a table's cell is a newline.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +36,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as wide as the header.
+    """A table whose rows are as wide as the header.
 
-    Columns from `text_columns` on hold figures: they are set to the right and their lines are not broken, nor are those
-    of the `unbroken` columns.
+    Columns from `text_columns` on hold numbers, which are aligned to the right. Their lines are not broken, nor are
+    those of the `unbroken` columns.
     """
 
     caption: str
@@ -51,7 +50,7 @@ class Table:
 
     @property
     def words_only(self) -> bool:
-        """Whether no column holds figures."""
+        """Whether no column holds numbers."""
         return self.text_columns >= len(self.header)
 
     def __post_init__(self) -> None:
@@ -60,9 +59,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, its name (of the file, less `.svg`), what a reader who cannot see it is told, and its caption.
+    """A picture with its name (of the file, without `.svg`), its text for readers who cannot see it, and its caption.
 
-    `draw` makes it as SVG, when it is wanted.
+    `draw` makes the SVG on first use.
     """
 
     name: str
@@ -80,5 +79,5 @@ Document = Sequence[Block]
 
 
 def code_spans(text: str) -> list[tuple[bool, str]]:
-    """`text` in pieces, each with whether it is code."""
+    """The pieces of `text`, each with whether it is code."""
     return [(number % 2 == 1, piece) for number, piece in enumerate(text.split("`")) if piece]

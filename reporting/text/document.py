@@ -1,4 +1,4 @@
-"""The report from first to last block."""
+"""The blocks of the whole report, in order."""
 
 from collections import Counter
 
@@ -43,13 +43,13 @@ def document(results: Results) -> list[Block]:
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
-        Paragraph(prose.AGAIN),
+        Paragraph(prose.HOW_TO_REPEAT),
         Code("python report.py RUNS -o FOLDER"),
     ]
 
 
 def _in_short(results: Results, found: list[Finding]) -> str:
-    """Five sentences made from the figures."""
+    """The summary: five sentences made from the results."""
     runs, lacking = len(results.finished), results.lacking
     text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
     text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "

@@ -1,4 +1,4 @@
-"""The sentences of the report that stand in every one."""
+"""The sentences that every report has."""
 
 from reporting.statistics import paper
 from reporting.statistics.numbers import number
@@ -102,7 +102,7 @@ DIAGNOSTICS = _line("""
     smallest of the smallest over all layers, and the norm of all layers together for gradients and weights, at the
     last epoch, means over seeds.
 """)
-AGAIN = _line("""
+HOW_TO_REPEAT = _line("""
     RUNS is the folder of the runs. The same runs give the same bytes; `grid.py` runs what is missing of a grid, and
     the `config.json` of each run folder makes that run again with `train.py -c`.
 """)

@@ -1,4 +1,4 @@
-"""At what scale the runs were made, beside the paper's, and what such a scale can and cannot show."""
+"""Describes the scale of the runs, compares it with the paper's, and says what it can and cannot show."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ NOT_BY_HEART = (
 
 @dataclass(frozen=True)
 class Scale:
-    """Of the runs of one dataset: sets of values, since they may differ. `steps` are of a run; None if not known."""
+    """The scale of one dataset's runs: sets of values, as runs may differ. `steps` are of a run; None if unknown."""
 
     images: str
     network: str
@@ -69,7 +69,7 @@ def scale(results: Results, dataset: str) -> Scale:
 
 
 def lines(results: Results, dataset: str) -> str:
-    """One dataset's scale in a sentence or two, with the paper's where it has that dataset."""
+    """The scale of one dataset in one or two sentences, with the paper's if it used that dataset."""
     found, runs = scale(results, dataset), results.of(dataset)
     text = f"{dataset}: {_split(runs, found)}; {found.network}, {found.epochs} epochs, "
     text += f"batches of {found.batch}"
@@ -92,7 +92,7 @@ def lines(results: Results, dataset: str) -> str:
 
 
 def _split(runs: list[Run], found: Scale) -> str:
-    """How many images train, validate and test, as the runs say it or as their configs let one tell."""
+    """The numbers of images in train, validation and test, from the runs or computed from their configs."""
     if sizes := _sizes(runs):
         train, val, test = sizes
         return f"{train:,} images to train on, {val:,} to validate, {test:,} to test"
@@ -100,13 +100,13 @@ def _split(runs: list[Run], found: Scale) -> str:
 
 
 def _sizes(runs: list[Run]) -> tuple[int, ...] | None:
-    """Of train, val and test, where those runs that say it, if any, say the same."""
+    """The sizes of train, val and test that the runs record; None if they record none or differ."""
     said = {run.data.images for run in runs if run.data}
     return said.pop() if len(said) == 1 else None
 
 
 def smaller(results: Results) -> bool:
-    """Whether any dataset's runs are at less than the paper's width or epochs."""
+    """Whether any dataset's runs have less than the paper's width or epochs."""
     for run in (run for dataset in results.datasets for run in results.of(dataset)):
         original = paper.dataset_of(run)
         if original is None:
@@ -118,7 +118,7 @@ def smaller(results: Results) -> bool:
 
 
 def can_show(results: Results) -> list[str]:
-    """What follows from the scale, in sentences."""
+    """Sentences on what follows from the scale."""
     if not smaller(results):
         return [FULL_SCALE]
     by_heart = _test_by_heart(results)
@@ -126,7 +126,7 @@ def can_show(results: Results) -> list[str]:
 
 
 def _test_by_heart(results: Results) -> str | None:
-    """How far "test" has come above held-out accuracy on each TinyCOCO as published; None if there is none."""
+    """How far "test" is above held-out accuracy on each TinyCOCO as published; None if there is none."""
     found = []
     for dataset in results.datasets:
         noises = results.noises(dataset)
@@ -152,7 +152,7 @@ def _test_by_heart(results: Results) -> str | None:
 
 
 def _memorised(results: Results) -> str:
-    """Whether the runs have got to where robustness to label noise is decided."""
+    """Whether the runs memorise enough to decide robustness to label noise."""
     noisy = [key for key in results.cells if key.noise]
     enough = [key for key in noisy if len(results.cells[key]) >= ENOUGH_SEEDS]
     memorised = {key: results.values(*key, share(GIVEN)) for key in enough or noisy}
@@ -200,7 +200,7 @@ def _tests(runs: list[Run]) -> str:
 
 
 def _clips(runs: list[Run]) -> str:
-    """Which arms clip gradients, if some do and others do not."""
+    """The arms that clip gradients, if others do not."""
     by_arm: dict[str, set[Any]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, set()).add(run.config["trainer"].get("clip_grad_norm"))

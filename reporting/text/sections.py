@@ -1,4 +1,4 @@
-"""The sections with figures: curves, robustness, stability, memorisation, diagnostics, the paper's own numbers."""
+"""The sections with figures: curves, robustness, stability, memorisation, diagnostics, numbers of the paper."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -31,7 +31,7 @@ from reporting.text.blocks import Block, Figure, Heading, Paragraph, Table
 def tables(
     caption: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], text_columns: int = 2
 ) -> list[Block]:
-    """A table for each dataset, which `rows` start with and the tables do not: on a phone every column counts."""
+    """One table for each dataset. `rows` start with the dataset, and the tables leave it out: phones are narrow."""
     return [
         Table(f"{caption}: {dataset}", header, tuple(row[1:] for row in rows if row[0] == dataset), text_columns)
         for dataset in dict.fromkeys(row[0] for row in rows)
@@ -39,7 +39,7 @@ def tables(
 
 
 def forest_figure(found: Sequence[Finding]) -> list[Block]:
-    """The picture that says it all, of the statements on differences between arms."""
+    """The summary figure of the statements on differences between arms."""
     shown = [finding for finding in found if finding.statement.of_arms]
     if not shown:
         return []

@@ -1,4 +1,4 @@
-"""The summary table: test accuracy of each cell in three readings; as rows, CSV and LaTeX."""
+"""The summary table, test accuracy of each cell in three readings, as rows, CSV and LaTeX."""
 
 import csv
 import io
@@ -12,16 +12,27 @@ from reporting.statistics.results import Results
 from utils.text import csv_cell
 
 CSV_COLUMNS = (
-    *("dataset", "noise_percent", "arm", "seeds", "epochs", "best_by_validation_mean_percent"),
-    *("best_by_validation_std_percent", "last_mean_percent", "last_std_percent", "last_ten_mean_percent"),
+    "dataset",
+    "noise_percent",
+    "arm",
+    "seeds",
+    "epochs",
+    "best_by_validation_mean_percent",
+    "best_by_validation_std_percent",
+    "last_mean_percent",
+    "last_std_percent",
+    "last_ten_mean_percent",
     "last_ten_std_percent",
 )
 LATEX_NOTE = "% Test accuracy in percent, mean and sample standard deviation over seeds. Needs \\usepackage{booktabs}."
 READINGS = (("best by validation", best_test), ("last epoch", last_test), ("mean of the last ten", last_ten_test))
-_LATEX = {
-    **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"},
-    **{"[": "{[}", "*": "{*}"},  # which after a line's end would be taken for what that is given
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
+_LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "[": "{[}",  # LaTeX would take [ or * after the end of a line for an argument
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
 }
 
 
@@ -50,7 +61,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def as_csv(results: Results) -> str:
-    """In percent, to four digits; an empty cell where one seed has no deviation."""
+    """The table in percent, to four digits; cells are empty if one seed has no deviation."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -64,7 +75,7 @@ def as_csv(results: Results) -> str:
 
 
 def as_latex(results: Results) -> str:
-    """A tabular for booktabs; datasets and noise levels apart by a rule."""
+    """The table as a tabular for booktabs, with a rule between datasets and noise levels."""
     lines = [
         LATEX_NOTE,
         "\\begin{tabular}{llrrrrr}",

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def beside(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
+def in_thread(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
     """Call `function` in a thread while the context runs. The yielded function waits for it and returns its value, or
     raises its error. If no thread can be started, that function calls `function` itself."""
     outcome: list[Callable[[], T]] = []
