@@ -20,15 +20,12 @@ STEPS = {16: 12, 64: 3}  # in a turn, by width
 
 
 def work(width: int, batch: int, arm: str, steps: int) -> None:
-    """A process of the measurement: for each line on stdin, so many steps; tells their seconds."""
-    import torch
-
+    """A process of the measurement: for each line on stdin it trains `steps` steps; prints their seconds and number."""
     from benchmarks.speed import quiet_trainer
     from utils.memory import keep_freed_memory
     from utils.world import World
 
     keep_freed_memory()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     settings = (f"arch.args.width={width}", f"arch.args.norm={arm}", f"data_loader.args.batch_size={batch}")
     with World() as world, quiet_trainer(int(batch * steps / 0.8) + 20, *settings, world=world) as trainer:
         for epoch, _ in enumerate(sys.stdin, 1):
@@ -58,8 +55,8 @@ class Team:
         """Seconds of a turn, those of the slowest, and its steps."""
         for member in self._members:
             print(file=member.stdin)
-        told = [member.stdout.readline().split() for member in self._members]
-        return max(float(seconds) for seconds, _ in told), int(told[0][1])
+        answers = [member.stdout.readline().split() for member in self._members]
+        return max(float(seconds) for seconds, _ in answers), int(answers[0][1])
 
     def end(self) -> None:
         for member in self._members:

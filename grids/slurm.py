@@ -76,9 +76,8 @@ _ALLOWED = [
 class TrainJob:
     """The job of one cell. Submitit pickles it, calls it on the node, and calls `checkpoint` before the time limit.
 
-    Of a job of several tasks (`nodes`, `ntasks_per_node`) each is a process of the run. Submitit tells them what
-    torchrun would. With torchrun between them and Slurm, a run would have 30 seconds to save, and its exit code would
-    be lost.
+    In a job of several tasks (`nodes`, `ntasks_per_node`) each task is one process of the run, without torchrun: that
+    would not pass on the signal to save, and would hide the run's exit code.
 
     The run is a child in its own session, so that it gets each signal once, from this process: by default Slurm signals
     this process only, on other clusters the whole process group.

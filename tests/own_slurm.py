@@ -52,7 +52,10 @@ def find(program: str) -> str | None:
 
 @contextmanager
 def slurm(place: Path, count: int = 1) -> Iterator[dict[str, str]]:
-    """The environment in which sbatch and the others speak to it. It has `count` nodes, one or two."""
+    """The environment in which sbatch and the others speak to it. It has `count` nodes, one or two.
+
+    `place` has a short path: Slurm makes sockets below it, whose paths have at most 108 characters.
+    """
     host = socket.gethostname().split(".")[0]
     nodes = (host, "localhost")[:count]  # names by which processes of this machine find each other
     for name in ("state", *(f"spool-{node}" for node in nodes)):

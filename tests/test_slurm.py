@@ -14,6 +14,7 @@ import pytest
 from grids.plan import Cell, load_grid
 from grids.progress import standing
 from grids.running import command
+from grids.slurm import _threads
 from tests.conftest import ROOT, program
 from tests.own_slurm import slurm, why_not
 from tests.test_faults_processes import start_two
@@ -120,16 +121,16 @@ def test_a_job_that_reaches_its_limit_saves_and_goes_on(
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(tmp_path: Path, coco_dir: Path) -> None:
+def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(
+    tmp_path: Path, coco_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """It ends as two processes of one machine do that nothing happened to."""
     (tmp_path / "here").mkdir()
     (there,) = load_grid(write_longer_grid(tmp_path, coco_dir)).cells
     (here,) = load_grid(write_longer_grid(tmp_path / "here", coco_dir)).cells
     for process in start_two(command(here)[2:], tmp_path):
-        assert process.end().code == 0
-    place = tmp_path / "slurm"
-    place.mkdir()
-    with slurm(place, 2) as cluster:
+        assert process.end(600).code == 0
+    with slurm(tmp_path_factory.mktemp("nodes"), 2) as cluster:
         watching = watch(tmp_path / "grid.json", cluster, "--slurm", "nodes=2")
         until(lambda: standing(there).epochs >= 2)
         number = jobs_of(tmp_path)[there.name]
@@ -142,6 +143,21 @@ def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(tmp_path: Path, coco_di
         assert jobs_of(tmp_path) == {there.name: number}
     assert figures(tmp_path / "saved") == figures(tmp_path / "here" / "saved")
     assert read(there.folder / f"checkpoint-epoch{EPOCHS}.pth")["environment"]["world_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [
+        ({"CPUS_PER_TASK": "3", "CPUS_ON_NODE": "8", "NTASKS_PER_NODE": "2"}, 3),
+        ({"CPUS_ON_NODE": "8", "NTASKS_PER_NODE": "2"}, 4),
+        ({"CPUS_ON_NODE": "8"}, 8),
+    ],
+)
+def test_a_task_takes_its_share_of_the_node_s_cores(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], threads: int
+) -> None:
+    monkeypatch.setattr(os, "environ", {f"SLURM_{name}": value for name, value in said.items()})
+    assert _threads() == threads
 
 
 @needs_slurm

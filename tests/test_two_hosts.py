@@ -69,14 +69,22 @@ def test_two_hosts_have_the_figures_of_one(coco_dir: Path, tmp_path: Path, hosts
     same_end(tmp_path / "run", on_one_host)
 
 
-@pytest.mark.parametrize(("victim", "fault"), [(0, Host.kill), (1, Host.kill), (1, Host.pull_the_cable)])
+@pytest.mark.parametrize(
+    ("victim", "fault", "minutes"), [(0, Host.kill, 60), (1, Host.kill, 60), (1, Host.pull_the_cable, 0.2)]
+)
 def test_36_a_host_goes(
-    coco_dir: Path, tmp_path: Path, hosts: Hosts, on_one_host: Path, victim: int, fault: Callable[[Host], None]
+    coco_dir: Path,
+    tmp_path: Path,
+    hosts: Hosts,
+    on_one_host: Path,
+    victim: int,
+    fault: Callable[[Host], None],
+    minutes: float,
 ) -> None:
     """The other one ends, in bounded time, and the same two commands go on from the newest checkpoint."""
     folder = tmp_path / "run"
-    patience = "trainer.lost_after_minutes=0.2"
-    launchers = [host.torchrun(tmp_path, arguments(coco_dir, folder, patience)) for host in hosts]
+    given = arguments(coco_dir, folder, f"trainer.lost_after_minutes={minutes}")
+    launchers = [host.torchrun(tmp_path, given) for host in hosts]
     until(lambda: under_way(folder), "it has not begun")
     fault(hosts[victim])
     other = hosts[1 - victim]
@@ -90,7 +98,8 @@ def test_36_a_host_goes(
         path.unlink()  # of a first process that was killed within a save
     assert 3 <= saved_and_whole(folder)["epoch"] < EPOCHS
     hosts[victim].plug_in()
-    launchers = [host.torchrun(tmp_path, arguments(coco_dir, folder, "-r", "auto")) for host in hosts]
+    again = arguments(coco_dir, folder, "-r", "auto", "trainer.lost_after_minutes=5")
+    launchers = [host.torchrun(tmp_path, again) for host in hosts]
     assert ended(hosts, launchers) == [0, 0], hosts[0].log(tmp_path).read_text()
     same_end(folder, on_one_host)
 
