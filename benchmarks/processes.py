@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = [(width, batch, arm) for width, batch in ((16, 64), (64, 128)) for arm in ("bn", "bncn")]
-STEPS = {16: 12, 64: 3}  # in a turn, by width
+STEPS = {16: 12, 64: 2}  # in a turn, by width
 
 
 def work(width: int, batch: int, arm: str, steps: int) -> None:
-    """A process of the measurement: for each line on stdin it trains `steps` steps; prints their seconds and number."""
+    """A process of the measurement: for each line on stdin it trains `steps` steps and prints images per second."""
     from benchmarks.speed import quiet_trainer
     from utils.memory import keep_freed_memory
     from utils.world import World
@@ -32,7 +32,7 @@ def work(width: int, batch: int, arm: str, steps: int) -> None:
             start = time.perf_counter()
             trainer.batch = 0
             trainer._train(epoch)
-            print(time.perf_counter() - start, len(trainer.data.train), flush=True)
+            print(batch * len(trainer.data.train) / (time.perf_counter() - start), flush=True)
 
 
 class Team:
@@ -51,12 +51,11 @@ class Team:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
             self._members.append(subprocess.Popen(command, cwd=ROOT, env={**environment, **own}, **pipes))
 
-    def turn(self) -> tuple[float, int]:
-        """Seconds of a turn, those of the slowest, and its steps."""
+    def turn(self) -> float:
+        """Images per second of a turn, by the slowest."""
         for member in self._members:
             print(file=member.stdin)
-        answers = [member.stdout.readline().split() for member in self._members]
-        return max(float(seconds) for seconds, _ in answers), int(answers[0][1])
+        return min(float(member.stdout.readline()) for member in self._members)
 
     def end(self) -> None:
         for member in self._members:
@@ -65,20 +64,16 @@ class Team:
             member.wait()
 
 
-def measure(width: int, batch: int, arm: str, rounds: int) -> dict[str, object]:
+def table_row(width: int, batch: int, arm: str, rounds: int) -> str:
     arguments = [str(width), str(batch), arm, str(STEPS[width])]
-    teams = {"one": Team(1, 2, arguments), "two": Team(2, 1, arguments)}
-    seconds: dict[str, list[float]] = {name: [] for name in teams}
-    for turn in range(rounds + 1):
-        for name, team in teams.items():
-            taken, steps = team.turn()
-            if turn:  # the first warms up
-                seconds[name].append(taken)
-    for team in teams.values():
+    teams = (Team(1, 2, arguments), Team(2, 1, arguments))
+    turns = [[team.turn() for team in teams] for _ in range(rounds + 1)][1:]  # the first warms up
+    for team in teams:
         team.end()
-    ratios = [one / two for one, two in zip(seconds["one"], seconds["two"], strict=True)]
-    speed = {name: batch * steps / statistics.median(values) for name, values in seconds.items()}
-    return {"width": width, "batch": batch, "arm": arm, "images_per_second": speed, "ratios": sorted(ratios)}
+    one, two = (statistics.median(speeds) for speeds in zip(*turns, strict=True))
+    ratios = [two / one for one, two in turns]
+    median, spread = statistics.median(ratios), f"{min(ratios):.2f}-{max(ratios):.2f}"
+    return f"| {width} | {batch} | {arm} | {one:.0f} | {two:.0f} | {median:.2f} | {spread} |"
 
 
 def main() -> None:
@@ -93,12 +88,7 @@ def main() -> None:
         return
     print("| width | batch | arm | one of two threads | two of one | two / one | range |\n" + "|---" * 7 + "|")
     for case in CASES if args.case is None else [CASES[args.case]]:
-        row = measure(*case, args.rounds)
-        one, two = row["images_per_second"].values()
-        ratios = row["ratios"]
-        spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
-        print(f"| {row['width']} | {row['batch']} | {row['arm']} | {one:.0f} | {two:.0f} | ", end="")
-        print(f"{statistics.median(ratios):.2f} | {spread} |", flush=True)
+        print(table_row(*case, args.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def watch(path: Path, environment: dict[str, str], *more: str) -> subprocess.Pop
     return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)
 
 
-def write_longer_grid(place: Path, coco_dir: Path) -> Path:
-    longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
+def write_longer_grid(place: Path, coco_dir: Path, epochs: int = EPOCHS) -> Path:
+    longer = settings(coco_dir) | {"trainer.epochs": epochs}
     return write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer)
 
 
@@ -126,8 +126,8 @@ def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(
 ) -> None:
     """It ends as two processes of one machine do that nothing happened to."""
     (tmp_path / "here").mkdir()
-    (there,) = load_grid(write_longer_grid(tmp_path, coco_dir)).cells
-    (here,) = load_grid(write_longer_grid(tmp_path / "here", coco_dir)).cells
+    (there,) = load_grid(write_longer_grid(tmp_path, coco_dir, epochs=20)).cells
+    (here,) = load_grid(write_longer_grid(tmp_path / "here", coco_dir, epochs=20)).cells
     for process in start_two(command(here)[2:], tmp_path):
         assert process.end(600).code == 0
     with slurm(tmp_path_factory.mktemp("nodes"), 2) as cluster:
@@ -137,12 +137,12 @@ def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(
         subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)
         log = tmp_path / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
         until(lambda: "stopped by SIGUSR1" in log.read_text())
-        assert standing(there).epochs < EPOCHS
+        assert standing(there).epochs < 20
         _, stderr = watching.communicate(timeout=900)
         assert watching.returncode == 0, stderr
         assert jobs_of(tmp_path) == {there.name: number}
     assert figures(tmp_path / "saved") == figures(tmp_path / "here" / "saved")
-    assert read(there.folder / f"checkpoint-epoch{EPOCHS}.pth")["environment"]["world_size"] == 2
+    assert read(there.folder / "checkpoint-epoch20.pth")["environment"]["world_size"] == 2
 
 
 @pytest.mark.parametrize(
