@@ -193,7 +193,7 @@ def main() -> None:
         print("| arm | kernels | compiled | GB | TFLOP | " + " | ".join(GPUS) + " |")
         print("|---|---|---|---|---|" + "---|" * len(GPUS))
         baseline = step_of("bn", width, batch)
-        for arm in ("bn", "conv", "bncn", "bncn:fft", "bncn:filter"):
+        for arm in ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter"):
             recorder = baseline if arm == "bn" else step_of(arm, width, batch)
             totals = recorder.totals()
             cells = [f"{totals['kernels']}", f"{totals['compiled']}"]
@@ -204,7 +204,7 @@ def main() -> None:
             print(f"| {arm.replace(':', ' by ')} | " + " | ".join(cells) + " |", flush=True)
             written[f"{arm}, width {width}, batch {batch}"] = [vars(kernel) for kernel in recorder.kernels]
     print("\nKernels of one layer, forward and backward:")
-    for method in ("fft", "matmul", "filter"):
+    for method in ("auto", "fft", "matmul", "filter"):
         print(f"{method}: {' + '.join(map(str, layer_of(method)))}")
     if arguments.output:
         arguments.output.write_text(json.dumps(written, indent=1) + "\n")

@@ -79,8 +79,8 @@ def steps(rounds: int, arms: list[str], *, bf16: bool = False):
     return stepped, evaluated
 
 
-def bar(what: str, figure: tuple[float, float, float], must: float, aim: float, **seconds: float) -> Row:
-    """A row of the table: lower is better, but for the pipeline's, which says so."""
+def bar(what: str, figure: tuple[float, float, float], must: float | None, aim: float | None, **seconds: float) -> Row:
+    """A row of the table: lower is better, but for the pipeline's, which says so. None is no bar."""
     low, high = figure[1:]
     return {"figure": what, "value": figure[0], "low": low, "high": high, "must": must, "aim": aim, "seconds": seconds}
 
@@ -94,7 +94,7 @@ def layer_rows(rounds: int) -> Iterator[Row]:
     narrow, _ = steps(rounds, ["bn", "bncn"], bf16=True)
     gain = medians(narrow)["bn"] / medians(stepped)["bn"]
     what = f"training step in bf16, bncn / bn (bn in bf16 takes {gain:.2f} of its float32 time)"
-    yield bar(what, ratio(narrow, "bncn", "bn"), 1.5, 1.0, **medians(narrow))
+    yield bar(what, ratio(narrow, "bncn", "bn"), None, None, **medians(narrow))
 
 
 def shape_rows(rounds: int) -> Iterator[Row]:
@@ -268,14 +268,15 @@ def table(rows: list[Row]) -> str:
     lines = ["| figure | measured | range | must | aim |", "|---|---|---|---|---|"]
     for row in rows:
         spread = f"{row['low']:.2f}-{row['high']:.2f}" if row["low"] != row["high"] else ""
-        lines.append(f"| {row['figure']} | {row['value']:.2f} | {spread} | {row['must']:g} | {row['aim']:g} |")
+        bars = " | ".join("" if row[name] is None else f"{row[name]:g}" for name in ("must", "aim"))
+        lines.append(f"| {row['figure']} | {row['value']:.2f} | {spread} | {bars} |")
     return "\n".join(lines)
 
 
 def plot(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    shown = rows[::-1]
+    shown = [row for row in rows[::-1] if row["must"] is not None]
     figure = Figure(figsize=(9, 0.45 * len(shown) + 1.2), layout="constrained")
     axes = figure.subplots()
     shares = [_share(row) for row in shown]
