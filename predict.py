@@ -57,10 +57,9 @@ def _positive(text: str) -> int:
 
 
 def predict(args: argparse.Namespace) -> None:
-    from data_loader.picture_files import broken_message
     from inference.loading import trained
     from inference.places import refuse_others
-    from inference.predictions import answers_to, as_csv, find_pictures, is_ours
+    from inference.predictions import answers_to, as_csv, find_pictures, is_ours, of_broken
     from trainer.weights import read_weights
     from utils.device import choose_device
     from utils.errors import DataError
@@ -84,7 +83,8 @@ def predict(args: argparse.Namespace) -> None:
         if top < args.top:
             pictures.notes.append(f"--top {args.top}: the network has {top} classes")
         answers = list(answers_to(network, pictures, weights.config, device, top))
-    broken = broken_message(pictures.broken) if pictures.broken else ""
+    *each, broken = of_broken(pictures.broken)
+    complain(*each)
     if not answers:
         raise DataError(f"{broken}; nothing was written")
     if out is None:
@@ -94,7 +94,7 @@ def predict(args: argparse.Namespace) -> None:
         Folder(out.parent).write(out.name, as_csv(answers, top))
         say(*pictures.notes, f"wrote {out}: {len(answers):,} pictures, by {weights.source}")
     if broken:
-        raise DataError(f"{broken}; the other {len(answers):,} are {'above' if out is None else f'in {out}'}")
+        raise DataError(f"{broken}; {len(answers):,} others were classified")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -115,6 +115,8 @@ def picture_of(image: Image.Image, where: str, to_size: ToSize = crop_to_size) -
 
 
 def _picture(image: Image.Image, to_size: ToSize, upright: bool) -> Picture:
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     grey_or_rgb, dim = to_8_bits(_turned(image) if upright else image)
     return Picture(np.asarray(to_size(grey_or_rgb).convert("RGB")).transpose(2, 0, 1), dim)
 

@@ -20,9 +20,10 @@ from inference.loading import Trained
 from trainer.evaluation import AMP_TYPES
 from utils.errors import DataError
 from utils.progress import Bar
-from utils.text import csv_cell
+from utils.text import csv_cell, visible
 
 COLUMNS = ("image", "class", "probability")
+_LONGEST = 1500  # characters of the line that names all broken pictures
 _LARGEST_BATCH = 1 << 20  # pixels: 1,024 images of 32x32
 
 
@@ -125,6 +126,16 @@ def _answers(names: list[str], logits: Tensor, classes: Sequence[str], top: int)
         # A network may have more outputs than there are classes.
         named = tuple(classes[at] if at < len(classes) else f"output {at}" for at in best)
         yield Answer(name, named, tuple(shares))
+
+
+def of_broken(broken: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines that name all pictures that cannot be read, the last one for the end; it is empty if there are none."""
+    named = [visible(f"{name} ({reason})") for name, reason in broken]
+    count = f"{len(named):,} pictures cannot be read" if len(named) > 1 else "a picture cannot be read"
+    line = f"{count}: {', '.join(named)}"
+    if len(line) <= _LONGEST:
+        return [line if named else ""]
+    return [*(f"cannot be read: {name}" for name in named), f"{count}; they are named above"]
 
 
 def as_csv(answers: Sequence[Answer], top: int) -> bytes:
