@@ -12,10 +12,9 @@ from torch import Tensor
 
 from data_loader.batches import Normaliser, PixelStats, packed
 from data_loader.picture_files import read_picture
-from data_loader.pictures import crop_to, decode, picture_of
+from data_loader.pictures import LARGEST_PIXELS, LARGEST_SIDE, crop_to, decode, picture_of
 
 _KEYS = {"mean", "std", "image_size"}
-_LARGEST = 4096  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,10 @@ class Preprocess:
         mean, std, size = record["mean"], record["std"], record["image_size"]
         if not all(len(part) == 3 and all(type(v) is float and 0.0 <= v <= 1.0 for v in part) for part in (mean, std)):
             raise ValueError("mean and std must be three numbers between 0 and 1 each")
-        if len(size) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST for side in size):
-            raise ValueError(f"image_size must be two whole numbers from 1 to {_LARGEST}")
+        if len(size) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in size):
+            raise ValueError(f"image_size must be two whole numbers from 1 to {LARGEST_SIDE:,}")
+        if size[0] * size[1] > LARGEST_PIXELS:
+            raise ValueError(f"image_size must be of {LARGEST_PIXELS:,} pixels at most")
         return cls(tuple(mean), tuple(std), (size[0], size[1]))
 
     def record(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ They are read from a checkpoint, or from a weights-only file (.safetensors) that
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from trainer.restore import check_model, load_model
 from trainer.run_folder import folder_of
 from trainer.state import RunState, check_version, checked, config_of
 from utils import strict_json
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.files import read_file, read_start, user_path
 from utils.optional import needed
 from utils.reading import errors_as
@@ -57,7 +59,10 @@ class Weights:
 
     def check(self) -> None:
         """Raise CheckpointError unless the weights fit the network of `config`."""
-        check_model(self.config, len(self.classes), self.model, self.source)
+        if not self.classes:
+            raise CheckpointError(f"{self.source}: malformed: it names no classes")
+        with _of_the_file(self.source):
+            check_model(self.config, len(self.classes), self.model, self.source)
 
 
 def file_of(place: Path) -> Path:
@@ -104,7 +109,7 @@ def _of_checkpoint(path: Path) -> Weights:
 def _of_safetensors(path: Path) -> Weights:
     source = str(path)
     read = needed("safetensors.torch", f"reading {source}").load
-    with errors_as(CheckpointError, source, "not a weights-only file of this program"):
+    with errors_as(CheckpointError, source, "not a weights-only file of this program"), _of_the_file(source):
         length = int.from_bytes(read_start(path, 8), "little")
         if not 2 <= length <= _LARGEST_HEADER:
             raise ValueError("it has no header of sensible size")
@@ -132,6 +137,15 @@ def _of_safetensors(path: Path) -> Weights:
 _FACTS = {"arch", "classes", "mean", "std", "image_size", "versions"}
 
 
+@contextmanager
+def _of_the_file(source: str) -> Iterator[None]:
+    """Turn an error in a config into one of the file that holds it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: malformed: {error}") from error
+
+
 def _with_tuples(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry of a state dict's metadata, of which JSON has made the tuples lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
@@ -152,7 +166,7 @@ def initial_weights(config: Config) -> tuple[Config, Weights | None]:
             f"{str(config.weights.sha256)[:12]}...; weights.sha256=null takes this file"
         )
     noted = config.weights.model_copy(update={"sha256": found.sha256})
-    return config.model_copy(update={"weights": noted}), found
+    return config.model_copy(update={"weights": noted}), replace(found, state=None)  # which takes as much memory again
 
 
 def start_from(weights: Weights, model: BaseModel, config: Config, data: RunData) -> list[str]:
