@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from . import preconv_cost, preconv_fft, preconv_filter, preconv_matmul, preconv_operators
 from .preconv_constants import Geometry
-from .preconv_kept import KeptSpectra
-from .preconv_running import RunningPreconditioner
+from .preconv_kept import KeptFilter, KeptSpectra
+from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -44,14 +44,17 @@ class Method(NamedTuple):
     name: that of the layer's argument.
     preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
     filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
-    prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
+    prepare: the same arguments, for many evaluations. Returns (x, weight) -> y for weights of the same values, or None
+        if that would keep too much memory.
+    keeps_kernels: what `prepare` makes depends on the weight, beside V.
     narrow: the products run in bfloat16 under bfloat16 autocast.
     """
 
     name: str
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
     filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
-    prepare: Callable[[Tensor, Tensor, Tensor, int, int], Filter | None] | None = None
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int], KeptFilter | None] | None = None
+    keeps_kernels: bool = False
     narrow: bool = False
 
 
@@ -65,6 +68,7 @@ METHODS = {
             preconv_operators.preconditioner,
             preconv_operators.filtered_conv,
             preconv_matmul.prepare,
+            keeps_kernels=True,
             narrow=True,
         ),
         Method("filter", preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
@@ -183,14 +187,14 @@ class PreConv2d(RunningPreconditioner):
         self._check_input(x)
         method = self._pick_method(x)
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = under_autocast(x)
         narrow = (
             autocast
             and method.narrow
             and dtype is torch.float32
             and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         )
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
         return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
 
@@ -205,7 +209,7 @@ class PreConv2d(RunningPreconditioner):
             x = x[:, :, :: self.stride, :: self.stride]
             return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
-            return kept(x)
+            return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
         return method.filtered_conv(x, weight, v, self.stride, self.padding)
 
@@ -213,7 +217,7 @@ class PreConv2d(RunningPreconditioner):
         k = self.kernel_size
         scale, bias = self._affine_like(y)
         if scale is not None and k > 1:
-            with torch.autocast(y.device.type, enabled=False):
+            with without_autocast(y):
                 y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
         # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
         return (y.contiguous() if dense else y).to(dtype)
@@ -232,7 +236,9 @@ class PreConv2d(RunningPreconditioner):
             return FFT
         if self.kernel_size == 1:
             return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
-        if not x.is_cpu or torch.is_autocast_enabled(x.device.type):  # the costs are those of float32 on a CPU
+        if not x.is_cpu:
+            return AUTO["fft"]  # the fewest kernels and bytes; estimated, not measured (docs/performance.md)
+        if under_autocast(x):  # the costs are those of float32
             return AUTO["fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"]
         geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
         task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)
@@ -265,11 +271,14 @@ class PreConv2d(RunningPreconditioner):
             and KeptSpectra.allowed()
         )
 
-    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
+    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> KeptFilter | None:
         """The filtered convolution with spectra kept from an earlier batch, or None if they would be too large."""
         assert method.prepare is not None
-        sources: list[Tensor] = [self.weight]
-        if self._is_estimated_at(grid):
+        estimated = self._is_estimated_at(grid)
+        sources: list[Tensor] = []
+        if method.keeps_kernels or not estimated:  # to compare kernels takes a tenth of the evaluation of one image
+            sources.append(self.weight)
+        if estimated:
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
         key = (x.shape[2:], x.dtype, x.device, method)
