@@ -6,6 +6,7 @@ Each file holds, beside the network, what inference needs as JSON texts: arch, c
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
+from pathlib import Path
 
 from utils.cli import OneLineParser, leave, run_program
 
@@ -26,7 +27,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("there is nothing to write; give --onnx, --torch-export or --safetensors")
     for option, suffix in SUFFIXES.items():
         name = getattr(args, option)
-        if name is not None and not name.endswith(suffix):
+        if name is not None and Path(name).suffix != suffix:
             parser.error(f"--{option.replace('_', '-')} {name}: the name of such a file ends in {suffix}")
     return args
 

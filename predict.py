@@ -46,7 +46,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "-o", "--output", metavar="FILE.csv", help="write a table there, instead of lines to the terminal"
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURES", help="pictures, and folders and .zip files of them")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if "" in args.pictures:  # a shell's unset variable; as a path it would be the working directory
+        parser.error("PICTURES: one of them is empty")
+    return args
 
 
 def _positive(text: str) -> int:

@@ -169,6 +169,7 @@ def test_what_differs_from_the_network_is_not_written(tiny: Trained, monkeypatch
 def test_wrong_command_lines_and_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_line(call("export.py", "-r", finished), 2, "nothing to write")
     one_line(call("export.py", "-r", finished, "--onnx", "x.pt2"), 2, "--onnx x.pt2", "ends in .onnx")
+    one_line(call("export.py", "-r", finished, "--safetensors", ".safetensors"), 2, "ends in .safetensors")
     one_line(call("export.py", "-r", tmp_path, "--safetensors", tmp_path / "x.safetensors"), 4, "without checkpoints")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "safetensors.torch", None)

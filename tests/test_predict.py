@@ -287,6 +287,7 @@ def test_wrong_command_lines(trained: Path, some: Path, tmp_path: Path) -> None:
     one_line(call("predict.py", "-r", trained, tmp_path / "none"), 3, "no picture was found", "x.txt")
     one_line(call("predict.py", "-r", trained, some, "--top", "0"), 2, "--top")
     one_line(call("predict.py", some), 2, "-r")
+    one_line(call("predict.py", "-r", trained, some, ""), 2, "empty")
     one_line(call("predict.py", "-r", trained), 2, "PICTURES")
     one_line(call("predict.py", "-r", trained, some, "-d", "cuda:77"), 2, "cuda:77")
     one_line(call("predict.py", "-r", "a\nb", some), 2, "control character")
