@@ -403,6 +403,15 @@ class TrainerConfig(_Block):
         raise UnknownChoice(message, choices)
 
 
+class InitialWeights(_Block):
+    path: PathText = Field(
+        description="A checkpoint, a weights-only file, or a run folder, of which the best is taken."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 of that file, which a run notes; another file is refused. null takes any."
+    )
+
+
 class Config(_Block):
     """A run: every choice that its result depends on."""
 
@@ -430,6 +439,9 @@ class Config(_Block):
         ["accuracy", "top5_accuracy"], min_length=1, description="Figures besides the loss; accuracy comes first."
     )
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="The loop, its files and its device.")
+    weights: InitialWeights | None = Field(
+        None, description="The trained weights that a new run starts from; null draws them by the seed."
+    )
 
     @field_validator("metrics")
     @classmethod

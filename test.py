@@ -51,7 +51,7 @@ def test(args: argparse.Namespace) -> None:
     data = build_data(config, device, access=access)
     check_fit(config, data, state, str(path))
     model = build_model(config, len(data.dataset.classes)).to(device)
-    load_model(model, state, str(path))
+    load_model(model, state["model"], str(path))
     check_function(changes(config_of(state, str(path)), config), len(data.dataset.classes), str(path))
     access.accept()
     evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])

@@ -2,6 +2,7 @@
 
 import utils.early  # isort: skip # noqa: F401
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Train a ResNet as a config says, or resume a run.")
     parser.add_argument("-c", "--config", metavar="FILE", help="config to train, such as configs/demo.json")
     parser.add_argument("-r", "--resume", metavar="FILE", help="checkpoint to go on from, or 'auto' for the newest")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint or .safetensors to start a new run from")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder, instead of a new one under save_dir")
     parser.add_argument("--check", action="store_true", help="show config, data, model and speed; train nothing")
     parser.add_argument("--allow-inexact", action="store_true", help="resume even without what an exact resume needs")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config changes: optimizer.args.lr=0.05")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if args.weights is not None:
+        if args.resume is not None:
+            parser.error("--weights starts a new run, and -r goes on with one; give one of the two")
+        args.overrides.append(f"weights={json.dumps({'path': args.weights, 'sha256': None})}")
+    return args
 
 
 def train(args: argparse.Namespace) -> None:
@@ -45,7 +52,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     from trainer.restore import check_fit
     from trainer.resume import Request, find_start
     from trainer.run_folder import make_run_folder
-    from trainer.session import accept, begin, log_outcome
+    from trainer.session import accept, begin, load, log_outcome
     from trainer.trainer import Trainer
     from utils.device import choose_device
     from utils.memory import keep_freed_memory
@@ -67,8 +74,7 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     optimizer, schedule = build_optimizer(config, model)
     trainer = Trainer(config, model, optimizer, schedule, data, device, Path(), world)
     if args.check:
-        if start.state is not None:
-            trainer.load_state_dict(start.state, start.source)
+        load(trainer, start)
         show(trainer)
         return
     accept(trainer, start, access)

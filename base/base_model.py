@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class BaseModel(nn.Module, ABC):
     """A classifier of images: (N, 3, H, W) float -> (N, num_classes) logits."""
 
+    head: nn.Module  # the last layer, from features to logits; other classes need another one
+
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor: ...
 

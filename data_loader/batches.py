@@ -33,6 +33,23 @@ def pixel_stats(images: Tensor) -> PixelStats:
     return PixelStats(mean, variance.sqrt())
 
 
+class Normaliser:
+    """The pixels of images as the input of a network: each channel less its mean, divided by its standard deviation."""
+
+    def __init__(self, stats: PixelStats, device: torch.device, channels_last: bool = False) -> None:
+        # A constant channel has no spread to divide by; one level of 255 keeps it finite.
+        scale = 1.0 / (255.0 * stats.std.clamp(min=1.0 / 255.0))
+        self._scale = scale.float().to(device)
+        self._shift = (-stats.mean * 255.0 * scale).float().to(device)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """int32 (B, H, W) of `packed` -> float (B, 3, H, W)"""
+        channels = pixels.view(torch.uint8).unflatten(2, (-1, 4)).float()[..., :3]  # (B, H, W, 3)
+        images = torch.addcmul(self._shift, channels, self._scale).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=self._format)
+
+
 class ImageBatches(BaseDataLoader):
     """A split's images on a device, served in order, or shuffled and augmented when `augment` is given.
 
@@ -63,14 +80,10 @@ class ImageBatches(BaseDataLoader):
         world: World | None = None,
     ) -> None:
         self._size = images.shape[-2:]
-        self._pixels = _packed(images.to(device), 0 if augment is None else augment.crop_padding)
+        self._pixels = packed(images.to(device), 0 if augment is None else augment.crop_padding)
         self._given, self._true = given.to(device), true.to(device)
-        # A constant channel has no spread to divide by; one level of 255 keeps it finite.
-        scale = 1.0 / (255.0 * stats.std.clamp(min=1.0 / 255.0))
-        self._scale = scale.float().to(device)
-        self._shift = (-stats.mean * 255.0 * scale).float().to(device)
+        self._normalise = Normaliser(stats, device, channels_last)
         self._augment, self._seed = augment, seed
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._world = world or World()
         if augment is not None and batch_size < self._world.size:
             raise ConfigError(
@@ -117,14 +130,8 @@ class ImageBatches(BaseDataLoader):
         flip = torch.rand(count, generator=stream) < (0.5 if augment.horizontal_flip else 0.0)
         return order.to(device), top.to(device), left.to(device), flip.unsqueeze(1).to(device)
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        """int32 (B, H, W) -> float (B, 3, H, W)"""
-        channels = pixels.view(torch.uint8).unflatten(2, (-1, 4)).float()[..., :3]  # (B, H, W, 3)
-        images = torch.addcmul(self._shift, channels, self._scale).permute(0, 3, 1, 2)
-        return images.contiguous(memory_format=self._format)
 
-
-def _packed(images: Tensor, padding: int) -> Tensor:
+def packed(images: Tensor, padding: int = 0) -> Tensor:
     """uint8 (N, 3, H, W) -> int32 (N, H + 2p, W + 2p), padded with black, a pixel's channels in one number.
 
     A crop then moves one number for each pixel. The fourth byte is unused.

@@ -6,7 +6,8 @@ import stat
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -107,7 +108,7 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
         inside = Path(error.filename).relative_to(folder)
         if needed(inside.parts):
             reason = f"cannot look into {error.filename} ({error.strerror}); make it readable"
-            raise UnreadableFileError(reason) from error
+            raise UnreadableFileError(reason, error.strerror) from error
         tree.left_out.add(UNREADABLE, f"{inside.as_posix()}/")
 
     chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # folder -> its real path and those above it
@@ -204,20 +205,10 @@ class Files:
             UnreadableFileError: the machine cannot read them.
             BrokenImageError: they are damaged, or too many for an image.
         """
-        where = f"{self._source}: {name}"
-        try:
+        with _faults(str(self._source), name):
             if self._zip:
                 return read_entry(self._zip, self._entries[name], LARGEST_IMAGE)
             return read_file(self._source / name, LARGEST_IMAGE)
-        except MemoryError as error:
-            raise out_of_memory(where) from error
-        except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise BrokenImageError(where, str(error.strerror)) from error
-            advice = "make it readable, or take it away"
-            raise UnreadableFileError(f"{self._source}: cannot read {name} ({error.strerror}); {advice}") from error
-        except zipfile.BadZipFile as error:
-            raise BrokenImageError(where, str(error)) from error
 
     def __enter__(self) -> "Files":
         return self
@@ -225,6 +216,29 @@ class Files:
     def __exit__(self, *_: object) -> None:
         if self._zip:
             self._zip.close()
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of one file. Raises as `Files.read` does."""
+    with _faults(str(path.parent), path.name):
+        return read_file(path, LARGEST_IMAGE)
+
+
+@contextmanager
+def _faults(source: str, name: str) -> Iterator[None]:
+    """Turn the errors of reading the file `name` in `source` into those of `Files.read`."""
+    where = f"{source}: {name}"
+    try:
+        yield
+    except MemoryError as error:
+        raise out_of_memory(where) from error
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise BrokenImageError(where, str(error.strerror)) from error
+        message = f"{source}: cannot read {name} ({error.strerror}); make it readable, or take it away"
+        raise UnreadableFileError(message, error.strerror) from error
+    except zipfile.BadZipFile as error:
+        raise BrokenImageError(where, str(error)) from error
 
 
 def _upper_folders(source: Path) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -53,7 +54,13 @@ _TURNS = {
 
 
 class UnreadableFileError(DataError):
-    """The machine could not read a file, or has no memory for it. It may succeed later, so this is not cached."""
+    """The machine could not read a file, or has no memory for it. It may succeed later, so this is not cached.
+
+    `reason` says why in a few words."""
+
+    def __init__(self, message: str, reason: str | None) -> None:
+        self.reason = visible(reason or "unreadable", 100)
+        super().__init__(message)
 
 
 class BrokenImageError(DataError):
@@ -66,42 +73,63 @@ class BrokenImageError(DataError):
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 (3, 32, 32). `dim`: it has more than 8 bits and uses at most the lowest sixteenth of its range."""
+    """pixels: uint8 (3, H, W), usually 32x32. `dim`: it has more than 8 bits and uses at most the lowest sixteenth of
+    its range."""
 
     pixels: np.ndarray
     dim: bool = False
 
 
-def crop_to_size(image: Image.Image) -> Image.Image:
-    """The image at 32x32: the short side scaled to 32, the long side cropped at the centre."""
-    return ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)
+#: From an image, grey or RGB, to one of the size that is wanted.
+ToSize = Callable[[Image.Image], Image.Image]
 
 
-def decode(
-    data: bytes, where: str, to_size: Callable[[Image.Image], Image.Image] = crop_to_size, upright: bool = True
-) -> Picture:
+def crop_to(height: int, width: int) -> ToSize:
+    """Scale an image to cover height x width, and crop the rest at the centre. One of that size does not change."""
+    return partial(ImageOps.fit, size=(width, height), method=Image.Resampling.BICUBIC)
+
+
+crop_to_size = crop_to(SIZE, SIZE)
+
+
+def decode(data: bytes, where: str, to_size: ToSize = crop_to_size, upright: bool = True) -> Picture:
     """Decode an image, the first one in `data`. `where` ends with its name, whose suffix may tell the format.
 
-    `to_size` scales an image, grey or RGB, to 32x32. With `upright` the image is first rotated by its EXIF, and
-    `to_size` is skipped if it is 32x32 already.
+    `to_size` scales it. With `upright` the image is first rotated by its EXIF.
 
     Raises:
         BrokenImageError: it cannot be decoded, or would take too much time or memory. The message begins with `where`.
         UnreadableFileError: there is not enough memory now.
     """
+    with _broken(where, "unknown format" if data else "the file is empty"), _open(data, where) as opened:
+        _check_cost(opened, data)
+        with _silence() if opened.format == "TIFF" else contextlib.nullcontext():
+            opened.load()
+        return _picture(opened, to_size, upright)
+
+
+def picture_of(image: Image.Image, where: str, to_size: ToSize = crop_to_size) -> Picture:
+    """`decode` for an image that the caller has opened or made. It does not bound the cost. Raises as `decode` does."""
+    with _broken(where, "unknown format"):
+        return _picture(image, to_size, upright=True)
+
+
+def _picture(image: Image.Image, to_size: ToSize, upright: bool) -> Picture:
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
+    grey_or_rgb, dim = to_8_bits(_turned(image) if upright else image)
+    return Picture(np.asarray(to_size(grey_or_rgb).convert("RGB")).transpose(2, 0, 1), dim)
+
+
+@contextlib.contextmanager
+def _broken(where: str, unidentified: str) -> Iterator[None]:
+    """Turn every Exception of a decoder into a BrokenImageError, or an UnreadableFileError if memory ran out."""
     try:
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open(data, where) as opened:
-                _check_cost(opened, data)
-                with _silence() if opened.format == "TIFF" else contextlib.nullcontext():
-                    opened.load()
-                image, dim = to_8_bits(_turned(opened) if upright else opened)
-            if not upright or image.size != (SIZE, SIZE):
-                image = to_size(image)
-            return Picture(np.asarray(image.convert("RGB")).transpose(2, 0, 1), dim)
+            yield
     except UnidentifiedImageError as error:
-        raise BrokenImageError(where, "unknown format" if data else "the file is empty") from error
+        raise BrokenImageError(where, unidentified) from error
     except Exception as error:  # a decoder may raise anything
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             raise out_of_memory(where) from error
@@ -126,7 +154,8 @@ def _silence() -> Iterator[None]:
 
 
 def out_of_memory(where: str) -> UnreadableFileError:
-    return UnreadableFileError(f"{where}: there is not enough memory to read it; free some, and start again")
+    message = f"{where}: there is not enough memory to read it; free some, and start again"
+    return UnreadableFileError(message, "there is not enough memory to read it")
 
 
 def _open(data: bytes, where: str) -> ImageFile.ImageFile:

@@ -158,6 +158,7 @@ def _share(states: list[str]) -> str:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings that a result depends on, by dotted key."""
     ignored = {"name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.save_every_minutes"}
+    ignored.add("weights.sha256")  # which a run notes
     return {key: value for key, value in flat(config) if key not in ignored}
 
 

@@ -12,6 +12,7 @@ from .preconv_kept import under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
+ESTIMATE = ("running_preconditioner", "num_batches_tracked")  # the buffers of a running estimate
 
 
 def under_autocast(x: Tensor) -> bool:

@@ -1,9 +1,7 @@
 """Makes a dataset file of a plan: decodes the images that are drawn, and writes the file and its manifest."""
 
-import errno
 import hashlib
 import io
-import os
 import pickle
 import signal
 import zipfile
@@ -18,7 +16,7 @@ from data_loader.pictures import SIZE, BrokenImageError, Picture
 from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
-from utils.files import temporary_of, write_atomically
+from utils.files import make_place, temporary_of, write_atomically
 from utils.folder import Folder
 from utils.progress import Bar
 from utils.stopping import StopRequest, exit_code
@@ -45,7 +43,7 @@ def build(plan: Plan, request: Request) -> list[str]:
     expected = select(plan, request)
     check_counts(plan, expected, request)
     _check_size(len(expected.chosen), request.format)
-    _check_place(request.output)
+    make_place(request.output)
     if request.output.exists() and not request.force:
         reason = difference(plan, request)
         if reason:
@@ -73,20 +71,6 @@ def _check_size(images: int, form: str) -> None:
             f"{images:,} images as {form} take {size:,} bytes, and a dataset file has at most {LARGEST:,}; give "
             "--format uint8 or a smaller --per-class"
         )
-
-
-def _check_place(out: Path) -> None:
-    """Make the folder of `out`. Raises FileSystemError if `out` cannot be written, before any image is decoded."""
-    if out.is_dir():
-        raise FileSystemError(f"{out} is a folder; give the name of a file with -o")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(out.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        # mkdir says "File exists" of a file where a folder should be
-        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
-        raise FileSystemError(f"cannot write {out}: {reason}; give another -o") from error
 
 
 def _decode(plan: Plan, request: Request, count: int) -> tuple[Selection, dict[Candidate, Outcome]]:

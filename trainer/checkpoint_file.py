@@ -86,7 +86,7 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
         state = read_tensors(data)
         if not isinstance(state, dict):
             raise CheckpointError(f"{source}: not a checkpoint of this program: it has no format_version")
-        _check_tensors(state, source)
+        check_numbers(state, source)
     return dict(state)
 
 
@@ -135,7 +135,12 @@ def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def read_file_of_state(path: Path) -> dict[str, Any]:
-    """`unpack` of a file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
+    """`unpack` of a file's bytes. Raises CheckpointError."""
+    return unpack(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
     with errors_as(CheckpointError, str(path), "cannot read the checkpoint"):
         end, size = read_end(path, _COMMENT_LENGTH + 2)
         if size > _LARGEST_EXAMINED and not _may_be_ours(end):
@@ -143,11 +148,11 @@ def read_file_of_state(path: Path) -> dict[str, Any]:
                 f"{path}: not a checkpoint of this program, or truncated ({size:,} bytes): it does not end with its "
                 "checksum"
             )
-        data = read_file(path, LARGEST_FILE)
-    return unpack(data, str(path))
+        return read_file(path, LARGEST_FILE)
 
 
-def _check_tensors(state: dict[str, Any], source: str) -> None:
+def check_numbers(state: dict[str, Any], source: str) -> None:
+    """Raise CheckpointError if a tensor in `state` is not a plain one of finite numbers."""
     for place, tensor in _tensors(state, source):
         if isinstance(tensor, UnsupportedTensor) or not fits_its_storage(tensor):
             kind = tensor.kind if isinstance(tensor, UnsupportedTensor) else f"{tensor.layout}, {tensor.device}"

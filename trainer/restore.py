@@ -52,25 +52,29 @@ def check_progress(state: RunState, batches: int, source: str) -> None:
 
 
 def check_fit(config: Config, data: RunData, state: RunState, source: str) -> None:
-    """Raise CheckpointError, which lists the keys, unless a checkpoint's data and weights fit `data` and the network of
-    `config`.
+    """Raise CheckpointError unless a checkpoint's data and weights fit `data` and the network of `config`."""
+    check_data(data, state, source)
+    check_model(config, len(data.dataset.classes), state["model"], source)
+
+
+def check_model(config: Config, classes: int, weights: dict[str, Any], source: str) -> None:
+    """Raise CheckpointError, which lists the keys, unless `weights` fit the network of `config`.
 
     It checks an outline of the network on torch's meta device: a config may ask for a network that no machine can hold.
     """
-    check_data(data, state, source)
     with errors_as(CheckpointError, source, "its config is of a network that cannot be built"):
-        outline = outline_model(config, len(data.dataset.classes))
-    _check_weights(outline, _as_real(state["model"], outline), source)
+        outline = outline_model(config, classes)
+    _check_weights(outline, _as_real(weights, outline), source)
 
 
-def load_model(model: BaseModel, state: RunState, source: str) -> None:
-    """Load a checkpoint's weights into `model`.
+def load_model(model: BaseModel, saved: dict[str, Any], source: str) -> None:
+    """Load the weights `saved` in a checkpoint into `model`.
 
     Raises:
         CheckpointError: another architecture, other shapes, or values that are not weights. It lists the keys, and
             `model` does not change.
     """
-    weights = _as_real(state["model"], model)
+    weights = _as_real(saved, model)
     _check_weights(copy.deepcopy(model), weights, source)
     with errors_as(CheckpointError, source, "its weights cannot be loaded"):
         model.load_state_dict(weights)

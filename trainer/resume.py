@@ -12,6 +12,7 @@ from trainer.checkpoint import BEST_NAME, CheckpointStore, read
 from trainer.identity import is_own_name, is_run, may_go_on_in, original_of, rows_of_metrics
 from trainer.run_folder import folder_of, newest_run, refuse_to_lose_tables
 from trainer.state import RunState, config_of
+from trainer.weights import Weights, initial_weights
 from utils.errors import CheckpointError, ConfigError
 from utils.files import user_path
 from utils.folder import Folder
@@ -29,6 +30,7 @@ class Start:
 
     `folder` None means a new run folder. `in_place`: the run continues in its own `folder`. `data_named`: the user
     named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint.
+    `weights` are those that a run which starts afresh begins with, instead of random ones.
     """
 
     config: Config
@@ -38,6 +40,13 @@ class Start:
     in_place: bool = False
     data_named: bool = False
     chosen: bool = False
+    weights: Weights | None = None
+
+    @classmethod
+    def afresh(cls, config: Config, folder: Path | None, in_place: bool = False) -> "Start":
+        """Raises CheckpointError if the weights to start from cannot be read."""
+        config, weights = initial_weights(config)
+        return cls(config, folder, weights=weights, in_place=in_place)
 
     def access(self) -> Access:
         """The access that the run has to the place of its data."""
@@ -81,7 +90,7 @@ def find_start(request: Request, lock: FolderLock | None = None) -> Start:
     if request.resume is None:
         if request.named is None:
             raise ConfigError("give a config with -c, or a checkpoint to resume with -r")
-        return Start(request.named, run_dir)
+        return Start.afresh(request.named, run_dir)
     if request.resume == AUTO:
         return _auto(request, run_dir, lock)
     checkpoint = user_path(request.resume)
@@ -107,7 +116,7 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
         if request.named is None:
             raise ConfigError(f"-r auto: there is no run in {folder}; give -c to start one there")
         get_logger().info("nothing to resume; starting afresh")
-        return Start(request.named, run_dir)
+        return Start.afresh(request.named, run_dir)
     _enter(folder, lock)
     candidates = [*CheckpointStore(folder).newest_first(), *(p for p in [folder / BEST_NAME] if p.is_file())]
     for candidate in candidates:
@@ -129,7 +138,7 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
     refuse_to_lose_tables(Folder(folder))
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
-    return Start(_config(request, folder, None, ""), folder, in_place=True)
+    return Start.afresh(_config(request, folder, None, ""), folder, in_place=True)
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:

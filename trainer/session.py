@@ -13,16 +13,24 @@ from trainer.identity import set_tables_aside
 from trainer.resume import Start
 from trainer.run_folder import write_run_files
 from trainer.trainer import Trainer
+from trainer.weights import start_from
 
 
-def accept(trainer: Trainer, start: Start, access: Access) -> None:
-    """Load the state of `start` into `trainer`. Nothing is written before; afterwards `access` may write.
+def load(trainer: Trainer, start: Start) -> None:
+    """Load the state of `start`, or the weights that it begins with, into `trainer`.
 
     Raises:
-        CheckpointError: the state does not fit.
+        CheckpointError: they do not fit.
     """
     if start.state is not None:
         trainer.load_state_dict(start.state, start.source)
+    elif start.weights is not None:
+        trainer.remarks += start_from(start.weights, trainer.model, trainer.config, trainer.data)
+
+
+def accept(trainer: Trainer, start: Start, access: Access) -> None:
+    """`load`; nothing is written before, and afterwards `access` may write. Raises CheckpointError."""
+    load(trainer, start)
     if trainer.world.first:
         access.accept()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from config_schema import MetricName
+from data_loader.preprocess import Preprocess
 from logger.tables import DiagnosticRow
 from parse_config import Config, validate
 from utils.columns import CLEAN, DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
@@ -133,6 +134,11 @@ def _is_rng(state: "RunState") -> bool:
     return True
 
 
+def _is_preprocessing(state: "RunState") -> bool:
+    Preprocess.from_record(state["preprocessing"])
+    return True
+
+
 def _is_scheduler(state: "RunState") -> bool:
     return all(type(key) is str and _is_number(value) for key, value in state["scheduler"].items())
 
@@ -183,7 +189,8 @@ class RunState(TypedDict):
     history: Annotated[list[dict[str, float]], _Form(_is_history)]  # the rows of metrics.csv
     seconds: Annotated[float, _Form(lambda state: 0 <= state["seconds"] < math.inf)]  # spent on the epoch in progress
     rng: Annotated[dict[str, Any], _Form(_is_rng)]  # utils.seeding.rng_state
-    # Checkpoints older than the diagnostics lack these two.
+    # Earlier checkpoints lack these three.
+    preprocessing: NotRequired[Annotated[dict[str, Any], _Form(_is_preprocessing)]]  # Preprocess.record
     diagnostics: NotRequired[list[DiagnosticRow]]  # the rows of diagnostics.csv
     gradient_norms: NotRequired[Annotated[dict[str, Any], _Form(_is_gradient_norms)]]  # Meter.state_dict
 
@@ -212,7 +219,7 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
         CheckpointError: the format is another, or a field is missing or not as a run writes it; it names the field.
     """
     values = dict(values)
-    _check_version(values, source, allow_inexact)
+    check_version(values, source, allow_inexact)
     rng = values.get("rng")
     if not isinstance(rng, dict) or not rng.keys() >= _GENERATORS:
         if not allow_inexact:
@@ -236,7 +243,8 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
     return state
 
 
-def _check_version(values: Mapping[str, Any], source: str, allow_inexact: bool) -> None:
+def check_version(values: Mapping[str, Any], source: str, allow_inexact: bool = False) -> None:
+    """Raise CheckpointError unless `values` are of this program's format, or, with `allow_inexact`, of a newer one."""
     version = values.get("format_version")
     if type(version) is not int:
         raise CheckpointError(f"{source}: not a checkpoint of this program: it has no format_version")

@@ -10,6 +10,7 @@ from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from data_loader.build import RunData
+from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
@@ -187,6 +188,7 @@ class Trainer(BaseTrainer[RunState]):
             "gradient_norms": {} if self.diagnostics is None else self.diagnostics.gradients.state_dict(),
             "seconds": self.seconds,
             "rng": rng_state(),
+            "preprocessing": Preprocess.of(data.stats, data.dataset.images).record(),
         }
 
     def load_state_dict(self, state: RunState, source: str) -> None:
@@ -201,7 +203,7 @@ class Trainer(BaseTrainer[RunState]):
         check_data(self.data, state, source)
         check_function(since, len(self.data.dataset.classes), source)
         load_optimizer(self.optimizer, state, source)
-        load_model(self.model, state, source)
+        load_model(self.model, state["model"], source)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.global_step = state["epoch"], state["batch"], state["global_step"]

@@ -55,6 +55,12 @@ def read_file(path: Path, limit: int) -> bytes:
     return data
 
 
+def read_start(path: Path, count: int) -> bytes:
+    """The first `count` bytes of a regular file. Raises OSError as `read_file` does."""
+    with _open_regular(path) as file:
+        return file.read(count)
+
+
 def read_end(path: Path, count: int) -> tuple[bytes, int]:
     """The last `count` bytes of a regular file and its size. Raises OSError as `read_file` does."""
     with _open_regular(path) as file:
@@ -77,6 +83,20 @@ def _in_units(size: int) -> str:
         if size >= 1 << shift:
             return f"{size / (1 << shift):.3g} {unit}"
     return f"{size} bytes"
+
+
+def make_place(out: Path) -> None:
+    """Make the folder of `out`. Raises FileSystemError if `out` cannot be written, before the work for it begins."""
+    if out.is_dir():
+        raise FileSystemError(f"{out} is a folder; give the name of a file with -o")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        # mkdir says "File exists" of a file where a folder should be
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise FileSystemError(f"cannot write {out}: {reason}; give another -o") from error
 
 
 #: Bytes to write, or a function that returns them, which is called when they are due.
