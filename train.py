@@ -3,13 +3,17 @@
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import OneLineParser, leave, run_program
+from utils.errors import StopTraining as StopTraining
 from utils.lock import FolderLock
 
 if TYPE_CHECKING:
+    from trainer.from_python import Result
+    from trainer.trainer import Trainer
     from utils.world import World
 
 
@@ -25,6 +29,50 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def run(
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    dataset: Any = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
+    resume: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    device: str | None = None,
+    allow_inexact: bool = False,
+) -> "Result":
+    """Train as the command line does, from Python: run("configs/demo.json", {"optimizer.args.lr": 0.05}).metrics
+
+    Args:
+        config: a config's file, or the object that it would hold.
+        overrides: settings by their dotted keys, or a list of KEY=VALUE.
+        dataset: takes the place of the config's; an ImageDataset, or a dataset as torch's
+            (`data_loader.python_dataset.as_image_dataset` says of what).
+        on_epoch: called after each epoch, once it is saved, with its figures as in metrics.csv. If it raises
+            StopTraining, the run ends there as after its last epoch. Any other error ends the run, and is raised here.
+        resume: a checkpoint, or "auto" for the newest of `run_dir`, or of the config's name; as -r.
+        run_dir, device, allow_inexact: as on the command line.
+
+    In the main thread a signal is answered as on the command line: the run saves, then Ctrl-C raises KeyboardInterrupt,
+    and another signal Stopped. Runs of several threads take turns. What a run changes in the process, it puts back.
+
+    Raises:
+        UserError: what the command line would say, of the same classes (utils/errors.py).
+    """
+    from parse_config import as_overrides
+    from trainer.from_python import Callback, Result, in_this_process
+    from utils.world import World
+
+    args = parse_args([])
+    vars(args).update(config=config, overrides=as_overrides(overrides), device=device, allow_inexact=allow_inexact)
+    args.resume = None if resume is None else str(resume)
+    args.run_dir = None if run_dir is None else Path(run_dir)
+    called = Callback(on_epoch)
+    with in_this_process(called), FolderLock() as lock, World() as world:
+        trainer = _train(args, lock, world, dataset, called)
+        assert trainer is not None, "only --check trains nothing"
+        return Result.of(trainer)
+
+
 def train(args: argparse.Namespace) -> None:
     if args.resume is None and args.config is not None:  # report a mistake in a config before torch is imported
         from parse_config import load_config
@@ -36,8 +84,16 @@ def train(args: argparse.Namespace) -> None:
         _train(args, lock, world)
 
 
-def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
+def _train(
+    args: argparse.Namespace,
+    lock: FolderLock,
+    world: "World",
+    dataset: Any = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
+) -> "Trainer | None":
+    """Train, or, with --check, only show what would be trained and return None."""
     from data_loader.build import build_data
+    from data_loader.python_dataset import as_image_dataset
     from logger.log import set_up_logging
     from models.build import build_model
     from trainer.optim import build_optimizer
@@ -60,7 +116,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     device = choose_device(args.device or config.trainer.device, world.local_rank)
     seed_everything(config.seed, config.trainer.deterministic)
     access = start.access()
-    data = world.first_then_others(lambda: build_data(config, device, world, access))
+    given = None if dataset is None else as_image_dataset(dataset)
+    data = world.first_then_others(lambda: build_data(config, device, world, access, given))
     if start.state is not None:
         check_fit(config, data, start.state, start.source)
     model = build_model(config, len(data.dataset.classes)).to(device)
@@ -70,13 +127,15 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
         if start.state is not None:
             trainer.load_state_dict(start.state, start.source)
         show(trainer)
-        return
+        return None
     accept(trainer, start, access)
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
     trainer.enter(lock.folder or folder)
     begin(trainer, start)
+    trainer.on_epoch = on_epoch
     trainer.train()
     log_outcome(trainer)
+    return trainer
 
 
 def main(argv: list[str] | None = None) -> int:

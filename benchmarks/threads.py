@@ -68,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             for arm in args.arms:
                 for name, setting in SETTINGS.items():
-                    print(
-                        f"{busy} busy processes, {arm}, {name}: {spread_of(measured(arm, args.steps, setting))} s a step"
-                    )
+                    seconds = spread_of(measured(arm, args.steps, setting))
+                    print(f"{busy} busy processes, {arm}, {name}: {seconds} s a step")
         finally:
             for other in others:
                 other.kill()

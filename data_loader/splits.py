@@ -184,7 +184,8 @@ def _shares(sizes: np.ndarray, count: int, rng: np.random.RandomState) -> np.nda
         given = rng.choice(tied, size=min(len(tied), left), replace=False)
         shares[given] += 1
         left -= len(given)
-    return shares.astype(np.int64)
+    counts: np.ndarray = shares.astype(np.int64)
+    return counts
 
 
 def _check_classes(dataset: ImageDataset, splits: Splits) -> None:

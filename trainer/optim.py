@@ -66,9 +66,9 @@ def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedu
 
 
 def eager(kind: type[Optimizer]) -> type[Optimizer]:
-    """`kind`, of the same name, without what torch wraps its methods in for torch.compile, which we never use on a step.
+    """`kind`, under the same name, without what torch wraps its methods in for a step within torch.compile.
 
-    The wrappers do nothing in eager mode, but import torch._dynamo, a third of the time from the start to the first step.
+    Elsewhere the wrappers do nothing, but they import torch._dynamo, a third of the time to the first step.
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}

@@ -1,5 +1,8 @@
-"""Each program imports this module first, before torch. Until the program has its own handlers, a signal that asks it to
-stop ends it at once, with the signal's exit code and without a traceback. And its threads wait for work as they should."""
+"""Each program imports this module first, before torch.
+
+Until the program has its own handlers, a signal that asks it to stop ends it at once, with the signal's exit code and
+without a traceback. And its threads look for work no longer than is good for it and for others.
+"""
 
 import contextlib
 import os

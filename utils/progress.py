@@ -1,6 +1,7 @@
-"""Progress bars, on a terminal only: elsewhere the log lines suffice."""
+"""Progress bars, on a terminal and in a notebook only: elsewhere the log lines suffice."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,28 @@ from utils.errors import Stopped
 from utils.output import to_terminal
 from utils.text import visible
 
+#: Whether this is a notebook's kernel.
+NOTEBOOK = "ipykernel.kernelapp" in sys.modules
 
-class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
+
+def _base() -> type[Any]:
+    """tqdm's bar: in a notebook the drawn one, or one of text where ipywidgets is missing."""
+    if not NOTEBOOK:
+        return tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm says that ipywidgets is missing
+        from tqdm.auto import tqdm as fitting
+    return fitting
+
+
+class Bar(_base()):  # type: ignore[misc] # tqdm has no types
     """tqdm's bar on stderr. `desc` may come from a file. Each step raises a lost request to stop again."""
 
     monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
 
     def __init__(self, *args: Any, desc: str, **options: Any) -> None:
-        super().__init__(*args, desc=visible(desc, 60), file=to_terminal(sys.stderr), disable=None, **options)
+        options |= {"file": to_terminal(sys.stderr), "disable": False if NOTEBOOK else None}
+        super().__init__(*args, desc=visible(desc, 60), **options)
 
     def __iter__(self) -> Iterator[Any]:
         for item in super().__iter__():
@@ -28,3 +43,11 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         Stopped.check()
         shown: bool | None = super().update(n)
         return shown
+
+    def show_pace(self, images: int, seconds_left: float) -> None:
+        """Show images a second, from the `images` that the bar has seen, and the time left of the whole run."""
+        if not self.disable:
+            elapsed = self.format_dict["elapsed"]
+            rate = images / elapsed if elapsed > 0 else 0.0
+            left = tqdm.format_interval(max(0.0, seconds_left))
+            self.set_postfix_str(f"{rate:,.0f} images/s, run ends in {left}", refresh=False)
