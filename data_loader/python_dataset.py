@@ -99,8 +99,8 @@ def _pixels(image: Any, where: str) -> Tensor:
         image = (image.float() * 255.0).round().to(torch.uint8)
     if image.dtype != torch.uint8:
         raise DataError(f"{where} is a tensor of {image.dtype}; give uint8, or floats from 0 to 1")
-    rgb: Tensor = image.expand(3, -1, -1)
-    return rgb
+    three: Tensor = image.expand(3, -1, -1)
+    return three
 
 
 def _label(label: Any, where: str) -> int:

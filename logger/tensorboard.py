@@ -7,6 +7,7 @@ loss and accuracy.
 
 import contextlib
 import io
+import json
 import os
 import socket
 import struct
@@ -27,9 +28,9 @@ from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.keys import flat
 
-#: The settings and the figure that a table of runs shows first.
-FIRST_SETTINGS = ("arch.args.norm", "label_noise.rate", "optimizer.args.lr", "seed")
-FIRST_FIGURE = "test_accuracy"
+#: The settings in TensorBoard's table of runs, and the figure that comes first behind them.
+MAIN_SETTINGS = ("arch.args.norm", "label_noise.rate", "optimizer.args.lr", "seed")
+MAIN_FIGURE = "test_accuracy"
 
 
 @dataclass
@@ -121,18 +122,23 @@ class TensorBoard:
         self._add(step=epoch, summary=summary)
 
     def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
-        """Write the config into the HParams tab of this run; its figures there are the last points of the curves.
+        """Write the config into the HParams tab, whose table shows MAIN_SETTINGS and the curves' last points, and whole
+        as a text.
 
         SummaryWriter.add_hparams would make a second run in a subfolder, and a curve of one point for each figure.
         """
         from torch.utils.tensorboard.summary import hparams
 
         settings = dict(flat(config))
-        ordered = {key: settings[key] for key in FIRST_SETTINGS if key in settings} | settings
-        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in ordered.items()}
-        figures = {FIRST_FIGURE: 0.0} | {k: v for k, v in final.items() if k not in ("epoch", LAST_COLUMN, "lr")}
-        for summary in hparams(plain, {tag(key): value for key, value in figures.items()}):
+        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()}
+        figures = {MAIN_FIGURE: 0.0} | {k: v for k, v in final.items() if k not in ("epoch", LAST_COLUMN, "lr")}
+        tags = {tag(key): value for key, value in figures.items()}
+        # With all settings in the table, which TensorBoard sorts by name, the accuracy would be its sixtieth column.
+        table, _, _ = hparams({key: plain[key] for key in MAIN_SETTINGS if key in plain}, tags)
+        _, start, end = hparams(plain, tags)
+        for summary in (table, start, end):
             self._add(summary=summary)
+        self.text("config", f"```json\n{json.dumps(config, indent=2)}\n```", int(final["epoch"]))
 
     def close(self) -> None:
         self._flush()

@@ -19,8 +19,8 @@ from utils.limits import as_user_error
 from utils.memory import give_back_freed_memory
 from utils.seeding import rng_state, set_rng_state
 
-#: The variables that a run sets.
-VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TQDM_DISABLE")
+#: The variables that a run, or what it imports, sets.
+VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_CACHE_DIR", "TQDM_DISABLE")
 
 #: Runs take turns: generators and log are the process's own. A run within another's `on_epoch` need not wait.
 _turn = threading.RLock()
@@ -31,8 +31,8 @@ class Result:
     """A run's outcome.
 
     `history` has a dict for each epoch, with the columns of metrics.csv as keys, and `metrics` is the last of them,
-    test_accuracy among its figures. `folder` is the run folder. `model` is the network after the last epoch, in evaluation mode
-    on the run's device; the best epoch's is in model_best.pth.
+    test_accuracy among its figures. `folder` is the run folder. `model` is the network after the last epoch, in
+    evaluation mode on the run's device; the best epoch's is in model_best.pth.
     """
 
     metrics: dict[str, float]

@@ -5,8 +5,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from utils.errors import Stopped
 from utils.output import to_terminal
 from utils.text import visible
@@ -15,17 +13,14 @@ from utils.text import visible
 NOTEBOOK = "ipykernel.kernelapp" in sys.modules
 
 
-def _base() -> type[Any]:
-    """tqdm's bar: in a notebook the drawn one, or one of text where ipywidgets is missing."""
-    if not NOTEBOOK:
-        return tqdm
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm says that ipywidgets is missing
-        from tqdm.auto import tqdm as fitting
-    return fitting
+if NOTEBOOK:  # the drawn bar, or one of text where ipywidgets is missing
+    with warnings.catch_warnings(action="ignore"):  # tqdm says that they are
+        from tqdm.auto import tqdm
+else:
+    from tqdm import tqdm
 
 
-class Bar(_base()):  # type: ignore[misc] # tqdm has no types
+class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     """tqdm's bar on stderr. `desc` may come from a file. Each step raises a lost request to stop again."""
 
     monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
