@@ -55,7 +55,9 @@ def load_config(
     files = _Files(read)
     layer = parse_overrides(overrides)
     if isinstance(source, Mapping):
-        values, name = files.with_bases(_as_json(source), Path("config"), ()), "the config"
+        values, name = files.with_bases(_as_json(source, "the config"), Path("config"), ()), "the config"
+    elif not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"the config: a file's name or a dict, not {shortened(source)}")
     else:
         values, name = files.merged(Path(source)), str(source)
     config = validate(merge(values, layer, files.dropped), name)
@@ -104,11 +106,12 @@ def as_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     for key in overrides:
         if not isinstance(key, str) or "=" in key:
             raise ConfigError(f"overrides: {shortened(key)} is not the name of a setting, such as optimizer.args.lr")
-    return [f"{key}={json.dumps(value)}" for key, value in _as_json(overrides).items()]
+    return [f"{key}={json.dumps(value)}" for key, value in _as_json(overrides, "overrides").items()]
 
 
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as a file would hold them: tuples become lists, paths text, numpy's numbers numbers."""
+def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values` as a file would hold them: tuples become lists, paths text, numpy's numbers numbers. `what` they are, for
+    messages."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, os.PathLike):
@@ -123,7 +126,7 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
         text = json.dumps(dict(values), default=plain, allow_nan=False)
         found: dict[str, Any] = strict_json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the config: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     return found
 
 

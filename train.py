@@ -62,6 +62,8 @@ def run(
     from trainer.from_python import Callback, Result, in_this_process
     from utils.world import World
 
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function of an epoch's figures, not {on_epoch!r}")
     args = parse_args([])
     vars(args).update(config=config, overrides=as_overrides(overrides), device=device, allow_inexact=allow_inexact)
     args.resume = None if resume is None else str(resume)

@@ -387,14 +387,14 @@ def test_arms_at_one_seed_see_the_same_data(coco_dir: Path) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 6), min_size=2, max_size=120), st.integers(1, 119), st.integers(0, 2**32 - 1))
-def test_a_stratified_split_is_scikit_learns_draw_for_draw(labels: list[int], count: int, state: int) -> None:
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=7), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_a_stratified_split_is_scikit_learns_draw_for_draw(sizes: list[int], share: float, state: int) -> None:
     from sklearn.model_selection import train_test_split
 
-    _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    assume(sizes.min() >= 2 and min(count, len(labels) - count) >= len(sizes))
-    theirs = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=state)
-    ours = stratified(members, sizes, count, state)
+    members = np.random.default_rng(state).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    count = round(len(sizes) + share * (len(members) - 2 * len(sizes)))
+    theirs = train_test_split(np.arange(len(members)), test_size=count, stratify=members, random_state=state)
+    ours = stratified(members, np.array(sizes), count, state)
     assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
 
 

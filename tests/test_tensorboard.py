@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -60,13 +59,12 @@ def test_thumbnails_frame_what_is_wrong() -> None:
     assert framed == {(0, 2), (1, 1)}
 
 
-def test_a_link_in_the_place_of_a_splits_folder_is_not_followed(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_link_in_the_place_of_a_splits_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "val").symlink_to(tmp_path / "mine")
     TensorBoard(tmp_path / "run", enabled=True, first_epoch=1).close()
     assert not list((tmp_path / "mine").iterdir())
-    assert "is a link" in capfd.readouterr().err
 
 
 def test_confusions_are_a_table_that_strangers_names_do_not_break() -> None:
