@@ -110,8 +110,10 @@ def as_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`values` as a file would hold them: tuples become lists, paths text, numpy's numbers numbers. `what` they are, for
-    messages."""
+    """`values` as a file would hold them: tuples become lists, paths text, numpy's numbers numbers.
+
+    `what` they are is said in the ConfigError of a value that no file can hold.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, os.PathLike):
