@@ -29,10 +29,18 @@ Row = dict[str, object]
 class Training:
     """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
 
-    def __init__(self, arm: str, width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        arm: str,
+        width: int = 64,
+        batch: int = 128,
+        size: int = 32,
+        *,
+        bf16: bool = False,
+        device: str = "cuda" if torch.cuda.is_available() else "cpu",
+    ) -> None:
         norm, _, method = arm.partition(":")
         torch.manual_seed(0)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = resnet18(norm, width=width).to(device, memory_format=torch.channels_last)
         for module in self.model.modules():
             if isinstance(module, PreConv2d) and method:

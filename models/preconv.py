@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from . import preconv_cost, preconv_fft, preconv_filter, preconv_matmul, preconv_operators
 from .preconv_constants import Geometry
-from .preconv_kept import KeptSpectra
+from .preconv_kept import KeptFilter, KeptSpectra
 from .preconv_running import RunningPreconditioner
 
 Filter = Callable[[Tensor], Tensor]
@@ -44,14 +44,17 @@ class Method(NamedTuple):
     name: that of the layer's argument.
     preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
     filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
-    prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
+    prepare: the same arguments, for many evaluations. Returns (x, weight) -> y for weights of the same values, or None
+        if that would keep too much memory.
+    keeps_kernels: what `prepare` makes depends on the weight, beside V.
     narrow: the products run in bfloat16 under bfloat16 autocast.
     """
 
     name: str
     preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
     filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
-    prepare: Callable[[Tensor, Tensor, Tensor, int, int], Filter | None] | None = None
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int], KeptFilter | None] | None = None
+    keeps_kernels: bool = False
     narrow: bool = False
 
 
@@ -65,6 +68,7 @@ METHODS = {
             preconv_operators.preconditioner,
             preconv_operators.filtered_conv,
             preconv_matmul.prepare,
+            keeps_kernels=True,
             narrow=True,
         ),
         Method("filter", preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
@@ -205,7 +209,7 @@ class PreConv2d(RunningPreconditioner):
             x = x[:, :, :: self.stride, :: self.stride]
             return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
-            return kept(x)
+            return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
         return method.filtered_conv(x, weight, v, self.stride, self.padding)
 
@@ -265,11 +269,14 @@ class PreConv2d(RunningPreconditioner):
             and KeptSpectra.allowed()
         )
 
-    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
+    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> KeptFilter | None:
         """The filtered convolution with spectra kept from an earlier batch, or None if they would be too large."""
         assert method.prepare is not None
-        sources: list[Tensor] = [self.weight]
-        if self._is_estimated_at(grid):
+        estimated = self._is_estimated_at(grid)
+        sources: list[Tensor] = []
+        if method.keeps_kernels or not estimated:  # to compare kernels takes a tenth of the evaluation of one image
+            sources.append(self.weight)
+        if estimated:
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
         key = (x.shape[2:], x.dtype, x.device, method)

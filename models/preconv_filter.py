@@ -15,7 +15,6 @@ The basis is orthonormal, so the gradient with respect to c is the same map with
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .preconv_constants import every, in_half_spectrum, left
-from .preconv_kept import kept
+from .preconv_kept import KeptFilter, kept
 
 CHUNK = 2**17  # coefficients that a CPU computes at a time, so that they fit a core's cache
 
@@ -101,13 +100,17 @@ def spectral_filter(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride
     return _filtered(maps, *matrices, *const.mean_and_difference(v.to(const.dtype)))
 
 
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor]:
-    """The convolution and its filter for many inputs like x, with M and D made once."""
+def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> KeptFilter:
+    """The convolution and its filter for many inputs like x and any kernels like `weight`, with M and D made once."""
     k = weight.shape[-1]
     grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
     const = basis(*grid, k - 1 - padding, stride, torch.promote_types(x.dtype, torch.float32), x.device)
-    kernels, factors = weight.to(x.dtype), const.mean_and_difference(v.to(const.dtype))
-    return lambda x: _filtered(F.conv2d(x, kernels, padding=k - 1), const.source, const.target, *factors)
+    factors = const.mean_and_difference(v.to(const.dtype))
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return _filtered(F.conv2d(x, weight.to(x.dtype), padding=k - 1), const.source, const.target, *factors)
+
+    return run
 
 
 def _filtered(

@@ -20,13 +20,14 @@ channels_last strides every product reads and writes in place; other strides cos
 preconv_operators.py registers `forward` and `backward` with autograd, torch.func and torch.compile.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from . import preconv_fft
 from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants, left
+from .preconv_kept import KeptFilter
 
 PIECE = 2**22  # elements of the kernels' spectra that a CPU makes at a time
 KEPT_BYTES = 2**26  # largest kept spectra of one layer; a ResNet18 of width 64 keeps 0.5 GB
@@ -104,7 +105,7 @@ def backward(
     return grad_x, grad_weight.to(weight.dtype)
 
 
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
+def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> KeptFilter | None:
     """`forward` for many inputs like x, with the preconditioned spectra made once; None if they exceed KEPT_BYTES."""
     _, const = _constants(x, weight, stride, padding)
     if len(const.kernels) * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
@@ -112,7 +113,7 @@ def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> 
     kept = _spectra(const.kernels, _taps(weight, const.dtype), weight, const.dtype)
     kept *= _scale(v, const).mT
     kept = kept.to(x.dtype)
-    return lambda x: forward(x, weight, v, stride, padding, kept)
+    return lambda x, weight: forward(x, weight, v, stride, padding, kept)
 
 
 # --- the steps of the products ---------------------------------------------------------------------------------------

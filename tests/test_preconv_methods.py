@@ -222,9 +222,9 @@ def test_a_vanishing_spectrum_gives_a_bounded_output(method: str) -> None:
         assert torch.isfinite(layer.weight.grad[1]).all()
 
 
-def trained(**options: Any) -> PreConv2d:
+def trained(method: str = "matmul", **options: Any) -> PreConv2d:
     torch.manual_seed(0)
-    layer = PreConv2d(3, 4, 3, padding=1, method="matmul", **options)
+    layer = PreConv2d(3, 4, 3, padding=1, method=method, **options)
     layer(torch.randn(2, 3, 9, 10))
     return layer.eval()
 
@@ -283,10 +283,13 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("tracked", [True, False])
-def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d], None], tracked: bool) -> None:
+@pytest.mark.parametrize("method", ["matmul", "filter"])
+def test_kept_spectra_are_dropped_when_they_change(
+    change: Callable[[PreConv2d], None], tracked: bool, method: str
+) -> None:
     if not tracked and change in (change_running_estimate, load_others):
         pytest.skip("there is no running estimate")
-    layer = trained(track_running_stats=tracked)
+    layer = trained(track_running_stats=tracked, method=method)
     x = torch.randn(2, 3, 9, 10)
     with torch.no_grad():
         before = layer(x)
@@ -518,7 +521,8 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
                 assert real.dtype == fake.dtype
             for method in (preconv_matmul, preconv_filter):
                 run = method.prepare(x, weight, v, stride, 1)
-                assert (run(x).device.type, run(x).dtype) == ("cuda", dtype)
+                y_kept = run(x, weight)
+                assert (y_kept.device.type, y_kept.dtype) == ("cuda", dtype)
             for adjoint in (False, True):
                 arguments = (*(side + 2 for side in size), 1, stride, adjoint)
                 images = y if adjoint else torch.randn(2, 5, *arguments[:2], device="cuda", dtype=dtype)
