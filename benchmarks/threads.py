@@ -20,6 +20,8 @@ SETTINGS: dict[str, Mapping[str, str]] = {
     "GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
+#: Works until the process that started it has gone.
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(1000))"
 _OTHERS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*steps(args.measure, args.steps))
         return
     for busy in (0, 2):
-        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+        others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
         try:
             for arm in args.arms:
                 for name, setting in SETTINGS.items():
