@@ -93,16 +93,17 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return layer
 
 
-def as_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """{"optimizer.args.lr": 0.05} as ["optimizer.args.lr=0.05"]; a list of such texts as it is.
+def as_overrides(overrides: Any) -> list[str]:
+    """{"optimizer.args.lr": 0.05} as ["optimizer.args.lr=0.05"]; a list of such texts as it is; None as none.
 
     Raises:
-        ConfigError: a value cannot be written as JSON.
+        ConfigError: it is anything else, or a value cannot be written as JSON.
     """
     if not isinstance(overrides, Mapping):
-        if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+        texts = [] if overrides is None else list(overrides) if isinstance(overrides, list | tuple) else [None]
+        if not all(isinstance(each, str) for each in texts):
             raise ConfigError(f"overrides: a dict of settings, or a list of KEY=VALUE, not {shortened(overrides)}")
-        return list(overrides)
+        return texts
     for key in overrides:
         if not isinstance(key, str) or "=" in key:
             raise ConfigError(f"overrides: {shortened(key)} is not the name of a setting, such as optimizer.args.lr")

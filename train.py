@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(
     config: str | Path | Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
     *,
     dataset: Any = None,
     on_epoch: Callable[[dict[str, float]], object] | None = None,

@@ -12,7 +12,7 @@ from utils.text import visible
 
 ACROSS = 6  # pictures in a row: TensorBoard's cards are some 400 pixels wide
 MOST = 30  # pictures
-_SIDE, _GAP, _LINE, _FRAME = 60, 6, 13, 3  # pixels
+_SIDE, _GAP, _LINE, _FRAME = 60, 6, 13, 2  # pixels
 _LONGEST = 11  # characters of a class's name
 _RED, _BLACK, _WHITE = (200, 30, 30), (0, 0, 0), (255, 255, 255)
 

@@ -23,7 +23,7 @@ from logger.log import NAME
 from parse_config import as_overrides, load_config
 from tests.conftest import ROOT, same_tree
 from train import StopTraining, run
-from utils.errors import CheckpointError, ConfigError, DataError, FileSystemError, NonFiniteLossError
+from utils.errors import CheckpointError, ConfigError, DataError, FileSystemError, NonFiniteLossError, Stopped
 
 CONFIG = ROOT / "configs" / "demo.json"
 
@@ -134,18 +134,13 @@ def test_the_callback_ends_a_run_well_and_its_errors_lose_nothing(tmp_path: Path
     assert [untimed(end.history) for end in ends] == [untimed(straight.history)] * 2
 
 
-def test_ctrl_c_saves_and_interrupts_and_sigterm_stops(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="saved"):
-        run(
-            CONFIG,
-            settings(tmp_path),
-            dataset=Stripes(),
-            on_epoch=lambda row: signal.raise_signal(signal.SIGINT),
-            run_dir=tmp_path / "r",
-        )
-    assert signal.getsignal(signal.SIGINT) is before
-    assert len(run(None, dataset=Stripes(), run_dir=tmp_path / "r", resume="auto").history) == 3
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)])
+def test_a_signal_saves_and_then_interrupts(number: int, raised: type[BaseException], tmp_path: Path) -> None:
+    before, options = signal.getsignal(number), {"dataset": Stripes(), "run_dir": tmp_path / "r"}
+    with pytest.raises(raised, match="saved"):
+        run(CONFIG, settings(tmp_path), **options, on_epoch=lambda row: signal.raise_signal(number))
+    assert signal.getsignal(number) is before
+    assert len(run(None, **options, resume="auto").history) == 3
 
 
 def test_errors_are_those_of_the_command_line(tmp_path: Path) -> None:
