@@ -22,8 +22,9 @@ def exit_code(number: int) -> int:
 class Handlers:
     """While in this context, calls `handle` with the number of each signal in `signals` that comes.
 
-    A signal that the process ignored from the start (SIGHUP under nohup), or that a library handles, is left. Outside the main thread, where
-    Python cannot handle signals, the context does nothing. On entering it raises an earlier request that was lost.
+    A signal that the process ignored from the start (SIGHUP under nohup) stays ignored, and one that a library handles
+    is left to it. Outside the main thread, where Python cannot handle signals, the context does nothing. On entering it
+    raises an earlier request that was lost.
     """
 
     def __init__(self, handle: Callable[[int], None], signals: tuple[int, ...] = STOP_SIGNALS) -> None:
