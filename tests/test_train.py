@@ -25,7 +25,7 @@ from models import preconv_filter, preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree, write_image_folder, write_pickle
-from tests.runs import SMALL, coco, curves, final_state, rows, run, scalars
+from tests.runs import SMALL, coco, contents, curves, final_state, rows, run, scalars
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.meter import Meter
@@ -332,12 +332,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, override: str, part: str
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     assert run("-r", folder / "checkpoint-epoch3.pth", override, "trainer.epochs=9") == 4
     error = capsys.readouterr().err
     assert part in error
     assert error.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -362,10 +362,10 @@ def test_a_signed_checkpoint_of_nonsense_is_refused_in_one_line(
     folder = shutil.copytree(finished, tmp_path / "run")
     path = folder / "checkpoint-epoch3.pth"
     path.write_bytes(pack({**read(path), **change}))
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     assert run("-r", path, "trainer.epochs=4") == 4
     assert capsys.readouterr().err.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_a_checkpoint_away_from_its_run_goes_on_in_a_new_run_folder(finished: Path, tmp_path: Path) -> None:
@@ -687,9 +687,9 @@ def test_bad_places_end_with_5(coco_dir: Path, tmp_path: Path, finished: Path, c
     (tmp_path / "file").write_text("in the way")
     fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file"))
     fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file" / "below"))
-    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    before = contents(finished)
     fails(capsys, 5, "already holds a run", *coco(coco_dir, finished))
-    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+    assert contents(finished) == before
 
 
 def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
