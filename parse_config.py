@@ -100,7 +100,9 @@ def as_overrides(overrides: Any) -> list[str]:
         ConfigError: it is anything else, or a value cannot be written as JSON.
     """
     if not isinstance(overrides, Mapping):
-        texts = [] if overrides is None else list(overrides) if isinstance(overrides, list | tuple) else [None]
+        texts: list[Any] = [None]
+        if overrides is None or isinstance(overrides, list | tuple):
+            texts = list(overrides or ())
         if not all(isinstance(each, str) for each in texts):
             raise ConfigError(f"overrides: a dict of settings, or a list of KEY=VALUE, not {shortened(overrides)}")
         return texts
