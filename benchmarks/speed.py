@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.harness import forget_peak, interleaved, machine, medians, ratio, resident_megabytes, set_up
 from models.preconv import PreConv2d
 from models.resnet import resnet18
+from utils.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, object]
@@ -45,11 +46,12 @@ class Training:
         for module in self.model.modules():
             if isinstance(module, PreConv2d) and method:
                 module.method = method
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **settings, foreach=device != "cpu")
         images = torch.randn(batch, 3, size, size)
         self.images = images.to(device, memory_format=torch.channels_last)
         self.targets = torch.randint(10, (batch,)).to(device)
-        self.autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
+        self.autocast: AbstractContextManager = torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext()
 
     def step(self) -> None:
         self.model.train()
@@ -152,8 +154,8 @@ def measure_alone(arm: str, rounds: int) -> dict[str, float]:
 
 
 @contextmanager
-def quiet_trainer(count: int, *overrides: str) -> Iterator:
-    """A trainer of the bn arm on `count` noise images in the TinyCOCO format."""
+def quiet_trainer(count: int, *overrides: str, world: World | None = None) -> Iterator:
+    """A trainer of the bn arm on `count` noise images in the TinyCOCO format, this process's of `world`."""
     from data_loader.build import build_data
     from models.build import build_model
     from parse_config import load_config
@@ -169,9 +171,9 @@ def quiet_trainer(count: int, *overrides: str) -> Iterator:
         options = [f"data_loader.args.data_dir={folder}", *overrides]
         config = load_config(ROOT / "configs" / "coco_bn_0noise.json", options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        data = build_data(config, device)
+        data = build_data(config, device, world)
         model = build_model(config, 10).to(device)
-        yield Trainer(config, model, *build_optimizer(config, model), data, device, Path(folder))
+        yield Trainer(config, model, *build_optimizer(config, model), data, device, Path(folder), world)
 
 
 def trainer_row(rounds: int) -> Row:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from . import preconv_cost, preconv_fft, preconv_filter, preconv_matmul, preconv_operators
 from .preconv_constants import Geometry
 from .preconv_kept import KeptFilter, KeptSpectra
-from .preconv_running import RunningPreconditioner
+from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -187,14 +187,14 @@ class PreConv2d(RunningPreconditioner):
         self._check_input(x)
         method = self._pick_method(x)
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = under_autocast(x)
         narrow = (
             autocast
             and method.narrow
             and dtype is torch.float32
             and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         )
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
         return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
 
@@ -217,7 +217,7 @@ class PreConv2d(RunningPreconditioner):
         k = self.kernel_size
         scale, bias = self._affine_like(y)
         if scale is not None and k > 1:
-            with torch.autocast(y.device.type, enabled=False):
+            with without_autocast(y):
                 y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
         # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
         return (y.contiguous() if dense else y).to(dtype)
@@ -236,7 +236,9 @@ class PreConv2d(RunningPreconditioner):
             return FFT
         if self.kernel_size == 1:
             return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
-        if not x.is_cpu or torch.is_autocast_enabled(x.device.type):  # the costs are those of float32 on a CPU
+        if not x.is_cpu:
+            return AUTO["fft"]  # the fewest kernels and bytes; estimated, not measured (docs/performance.md)
+        if under_autocast(x):  # the costs are those of float32
             return AUTO["fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"]
         geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
         task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)

@@ -138,11 +138,10 @@ def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
     """Rows (N, P1, W, C) -> the block's coefficients (coefs, N, C)."""
     taken = rows[:, block.rows]
     n, _, _, channels = taken.shape
-    taken = taken.reshape(n, block.items, across.shape[1], channels)
+    taken = left(across, taken.reshape(n * block.items, across.shape[1], channels))
     if block.items == 1:
-        return left(across, taken[:, 0]).transpose(0, 1)
-    by_item = torch.matmul(across, taken).unflatten(2, (2, -1))  # (N, items, re and im, P2, C)
-    return by_item.permute(2, 1, 3, 0, 4).flatten(0, 2)
+        return taken.transpose(0, 1)
+    return taken.view(n, block.items, 2, -1, channels).permute(2, 1, 3, 0, 4).flatten(0, 2)
 
 
 def _new_rows(down: Tensor | None, like: Tensor, size: tuple[int, int], channels: int) -> Tensor:
@@ -157,9 +156,9 @@ def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tens
         for row, back in zip(rows, across.T.view(len(rows), rows.shape[2], -1), strict=True):
             left(back, spectrum.transpose(0, 1), out=row)
         return
-    by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)  # (N, items, coefs, C)
-    images = torch.matmul(across.T, by_item)  # (N, items, rows of an item * W, C)
-    rows.copy_(images.reshape(len(images), len(rows), rows.shape[2], -1).transpose(0, 1))
+    by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4)  # (N, items, re and im, P2, C)
+    images = left(across.T, by_item.reshape(-1, across.shape[0], spectrum.shape[-1]))  # (N * items, rows * W, C)
+    rows.copy_(images.view(spectrum.shape[1], len(rows), rows.shape[2], -1).transpose(0, 1))
 
 
 def _back_along_height(down: Tensor | None, rows: Tensor, size: tuple[int, int]) -> Tensor:

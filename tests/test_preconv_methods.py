@@ -489,19 +489,27 @@ def test_what_auto_takes_does_not_depend_on_gradients() -> None:
     assert layer._pick_method(x.requires_grad_()) == without
 
 
-def test_under_autocast_auto_takes_the_method_that_narrows() -> None:
-    x = torch.empty(1, 64, 32, 32)
-    layer = PreConv2d(64, 64, 3, padding=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer._pick_method(x).narrow
-    assert not layer._pick_method(x).narrow
-
-
-def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
+def test_under_autocast_auto_takes_the_method_that_narrows_but_for_large_images() -> None:
     limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4)).narrow
+        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4)).name == "fft"
+    assert not layer._pick_method(torch.empty(1, 1, limit - 2, 4)).narrow
+
+
+def test_on_a_gpu_auto_takes_the_fewest_kernels() -> None:
     with FakeTensorMode():
-        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")).name == "matmul"
-        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")).name == "fft"
+        assert PreConv2d(64, 64, 3, padding=1)._pick_method(torch.empty(1, 64, 32, 32, device="cuda")).name == "fft"
+
+
+@pytest.mark.parametrize("method", ["fft", "matmul", "filter"])
+def test_shapes_alone_pass_through_the_layer(method: str) -> None:
+    """On the meta device, which has no autocast."""
+    layer = PreConv2d(3, 4, 3, stride=2, padding=1, method=method, device="meta")
+    y = layer(torch.empty(2, 3, 9, 10, device="meta"))
+    y.sum().backward()
+    assert (y.shape, y.device.type) == ((2, 4, 5, 5), "meta")
+    assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
