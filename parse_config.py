@@ -14,7 +14,7 @@ An override's VALUE is JSON, but a setting that takes text takes it as it stands
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -42,15 +42,25 @@ RETYPED = ("optimizer", "lr_scheduler", "loss")
 Reader = Callable[[Path, int], bytes]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), read: Reader = read_file) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), read: Reader = read_file
+) -> Config:
     """Read, inherit, override and validate. `read` gives the bytes of a file, as `read_file` does.
+
+    `source` is a file, or the object that a file would hold, whose `_base_` is relative to the working directory.
 
     Raises:
         ConfigError: one line that lists every problem found, each with its dotted path.
     """
     files = _Files(read)
     layer = parse_overrides(overrides)
-    config = validate(merge(files.merged(Path(path)), layer, files.dropped), str(path))
+    if isinstance(source, Mapping):
+        values, name = files.with_bases(_as_json(source, "the config"), Path("config"), ()), "the config"
+    elif not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"the config: a file's name or a dict, not {shortened(source)}")
+    else:
+        values, name = files.merged(Path(source)), str(source)
+    config = validate(merge(values, layer, files.dropped), name)
     config._remarks = tuple(_not_inherited(config, files.dropped))
     return config
 
@@ -81,6 +91,48 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"override {shortened(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
         layer = merge(layer, nested(path, _value(keys, text)))
     return layer
+
+
+def as_overrides(overrides: Any) -> list[str]:
+    """{"optimizer.args.lr": 0.05} as ["optimizer.args.lr=0.05"]; a list of such texts as it is; None as none.
+
+    Raises:
+        ConfigError: it is anything else, or a value cannot be written as JSON.
+    """
+    if not isinstance(overrides, Mapping):
+        texts: list[Any] = [None]
+        if overrides is None or isinstance(overrides, list | tuple):
+            texts = list(overrides or ())
+        if not all(isinstance(each, str) for each in texts):
+            raise ConfigError(f"overrides: a dict of settings, or a list of KEY=VALUE, not {shortened(overrides)}")
+        return texts
+    for key in overrides:
+        if not isinstance(key, str) or "=" in key:
+            raise ConfigError(f"overrides: {shortened(key)} is not the name of a setting, such as optimizer.args.lr")
+    return [f"{key}={json.dumps(value)}" for key, value in _as_json(overrides, "overrides").items()]
+
+
+def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values` as a file would hold them: tuples become lists, paths text, numpy's numbers numbers.
+
+    `what` they are is said in the ConfigError of a value that no file can hold.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, Mapping):
+            return dict(value)
+        if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
+            return value.item()
+        raise TypeError(f"{shortened(value)} is no value of a setting")
+
+    try:
+        text = json.dumps(dict(values), default=plain, allow_nan=False)
+        found: dict[str, Any] = strict_json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return found
 
 
 def _value(keys: list[str], text: str) -> Any:
@@ -116,11 +168,11 @@ class _Files:
         if self._named > MOST_FILES:
             raise ConfigError(f"{path}: the config inherits more than {MOST_FILES} times; take some _base_ out")
         if own not in self._merged:
-            self._merged[own] = self._with_bases(path, (*chain, own))
+            self._merged[own] = self.with_bases(self._read(path, (*chain, own)), path, (*chain, own))
         return self._merged[own]
 
-    def _with_bases(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-        values = self._read(path, chain)
+    def with_bases(self, values: dict[str, Any], path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+        """`values`, which stand at `path`, over those that they inherit."""
         values.pop("$schema", None)
         bases = values.pop("_base_", [])
         bases = [bases] if isinstance(bases, str) else bases

@@ -4,13 +4,17 @@ import utils.early  # isort: skip # noqa: F401
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import OneLineParser, leave, run_program
+from utils.errors import StopTraining as StopTraining
 from utils.lock import FolderLock
 
 if TYPE_CHECKING:
+    from trainer.from_python import Result
+    from trainer.trainer import Trainer
     from utils.world import World
 
 
@@ -28,8 +32,61 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.weights is not None:
         if args.resume is not None:
             parser.error("--weights starts a new run, and -r goes on with one; give one of the two")
-        args.overrides.append(f"weights={json.dumps({'path': args.weights, 'sha256': None})}")
+        args.overrides.append(_start_from(args.weights))
     return args
+
+
+def _start_from(weights: str | Path) -> str:
+    return f"weights={json.dumps({'path': str(weights), 'sha256': None})}"
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    dataset: Any = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
+    resume: str | Path | None = None,
+    weights: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    device: str | None = None,
+    allow_inexact: bool = False,
+) -> "Result":
+    """Train as the command line does, from Python: run("configs/demo.json", {"optimizer.args.lr": 0.05}).metrics
+
+    Args:
+        config: a config's file, or the object that it would hold.
+        overrides: settings by their dotted keys, or a list of KEY=VALUE.
+        dataset: takes the place of the config's; an ImageDataset, or a dataset as torch's
+            (`data_loader.python_dataset.as_image_dataset` says of what).
+        on_epoch: called after each epoch, once it is saved, with its figures as in metrics.csv. If it raises
+            StopTraining, the run ends there as after its last epoch. Any other error ends the run, and is raised here.
+        resume: a checkpoint, or "auto" for the newest of `run_dir`, or of the config's name; as -r.
+        weights: a checkpoint or .safetensors to start a new run from; as --weights.
+        run_dir, device, allow_inexact: as on the command line.
+
+    In the main thread a signal is answered as on the command line: the run saves, then Ctrl-C raises KeyboardInterrupt,
+    and another signal Stopped. Runs of several threads take turns. What a run changes in the process, it puts back.
+
+    Raises:
+        UserError: what the command line would say, of the same classes (utils/errors.py).
+    """
+    from parse_config import as_overrides
+    from trainer.from_python import Callback, Result, in_this_process
+    from utils.world import World
+
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function of an epoch's figures, not {on_epoch!r}")
+    args = parse_args([])
+    changes = as_overrides(overrides) + ([] if weights is None else [_start_from(weights)])
+    vars(args).update(config=config, overrides=changes, device=device, allow_inexact=allow_inexact)
+    args.resume = None if resume is None else str(resume)
+    args.run_dir = None if run_dir is None else Path(run_dir)
+    called = Callback(on_epoch)
+    with in_this_process(called), FolderLock() as lock, World() as world:
+        trainer = _train(args, lock, world, dataset, called)
+        assert trainer is not None, "only --check trains nothing"
+        return Result.of(trainer)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -43,8 +100,16 @@ def train(args: argparse.Namespace) -> None:
         _train(args, lock, world)
 
 
-def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
+def _train(
+    args: argparse.Namespace,
+    lock: FolderLock,
+    world: "World",
+    dataset: Any = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
+) -> "Trainer | None":
+    """Train, or, with --check, only show what would be trained and return None."""
     from data_loader.build import build_data
+    from data_loader.python_dataset import as_image_dataset
     from logger.log import set_up_logging
     from models.build import build_model
     from trainer.optim import build_optimizer
@@ -67,7 +132,8 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     device = choose_device(args.device or config.trainer.device, world.local_rank)
     seed_everything(config.seed, config.trainer.deterministic)
     access = start.access()
-    data = world.first_then_others(lambda: build_data(config, device, world, access))
+    given = None if dataset is None else as_image_dataset(dataset)
+    data = world.first_then_others(lambda: build_data(config, device, world, access, given))
     if start.state is not None:
         check_fit(config, data, start.state, start.source)
     model = build_model(config, len(data.dataset.classes)).to(device)
@@ -76,13 +142,15 @@ def _train(args: argparse.Namespace, lock: FolderLock, world: "World") -> None:
     if args.check:
         load(trainer, start)
         show(trainer)
-        return
+        return None
     accept(trainer, start, access)
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
     trainer.enter(lock.folder or folder)
     begin(trainer, start)
+    trainer.on_epoch = on_epoch
     trainer.train()
     log_outcome(trainer)
+    return trainer
 
 
 def main(argv: list[str] | None = None) -> int:

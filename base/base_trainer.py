@@ -4,6 +4,7 @@ import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from config_schema import TrainerConfig
@@ -11,7 +12,7 @@ from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
 from logger.tensorboard import TensorBoard
 from utils.columns import SPLITS
-from utils.errors import FileSystemError, NonFiniteLossError, Stopped
+from utils.errors import FileSystemError, NonFiniteLossError, Stopped, StopTraining
 from utils.folder import Folder
 from utils.monitor import Monitor
 from utils.stopping import StopRequest, exit_code
@@ -54,6 +55,9 @@ class BaseTrainer(ABC, Generic[State]):
         self.stop = StopRequest()
         self.board: TensorBoard | None = None
         self.monitor = self.new_monitor()
+        #: Called with each epoch's row, once that is saved; it may raise StopTraining.
+        self.on_epoch: Callable[[dict[str, float]], object] | None = None
+        self.told_to_stop = False
 
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -89,7 +93,7 @@ class BaseTrainer(ABC, Generic[State]):
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.loop.epochs or self.stopped_early
+        return self.epoch >= self.loop.epochs or self.stopped_early or self.told_to_stop
 
     @property
     def stopped_early(self) -> bool:
@@ -117,7 +121,7 @@ class BaseTrainer(ABC, Generic[State]):
                     self._one_epoch()
                     if not self.finished:
                         self.between_batches()
-                if self.stopped_early:
+                if self.stopped_early or self.told_to_stop:
                     self.log.info(self._how_it_ended())
                 self.finish()
             except NonFiniteLossError as error:
@@ -164,8 +168,30 @@ class BaseTrainer(ABC, Generic[State]):
             self.save(newest=newest, best=improved)
         self._write_csv()
         self.log.info(_line(row, self.loop.epochs, improved))
+        if self.on_epoch is not None:
+            self._call(self.on_epoch, row)
+
+    def _call(self, on_epoch: Callable[[dict[str, float]], object], row: dict[str, float]) -> None:
+        """Call `on_epoch` in the first process. Whatever it raises, the epoch is saved."""
+        try:
+            if self.world.first:
+                on_epoch(dict(row))
+        except StopTraining:
+            self.told_to_stop = True
+        except BaseException:
+            self._save_if_behind()
+            raise
+        if self.world.largest(self.told_to_stop):
+            self.told_to_stop = True
+            self._save_if_behind()
+
+    def _save_if_behind(self) -> None:
+        if self._saved[0] != self.global_step:
+            self.save(newest=True, best=False)
 
     def _how_it_ended(self) -> str:
+        if self.told_to_stop:
+            return f"stopped after epoch {self.epoch}, as asked"
         if self.stopped_early:
             return f"stopped early: no better {self.monitor.column} in {self.monitor.epochs_since_best} epochs"
         return f"had its {self.epoch} epochs"
@@ -194,6 +220,15 @@ class BaseTrainer(ABC, Generic[State]):
             if self._csv_is_whole:
                 self.log.warning("%s; training goes on, and tries again after each epoch", error)
             self._csv_is_whole = False
+
+    def seconds_left(self, share: float) -> float:
+        """An estimate of the seconds to the run's end, when this `share` of the epoch's batches is trained on.
+
+        An epoch counts as long as the one before, or, in the first, as long as this share lets expect.
+        """
+        elapsed = self._elapsed()
+        whole = self.history[-1]["seconds"] if self.history else elapsed / share
+        return whole * (self.loop.epochs - self.epoch) - elapsed
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started

@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,11 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, warm
 
 def medians(seconds: Timings) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def spread_of(values: Sequence[float]) -> str:
+    """Median, lowest and highest, to read."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def ratio(seconds: Timings, name: str, baseline: str) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from data_loader.noise import GivenLabels, given_labels
 from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.reading import errors_as
 from utils.world import World
@@ -46,16 +46,22 @@ class RunData:
 
 
 def build_data(
-    config: Config, device: torch.device, world: World | None = None, access: Access | None = None
+    config: Config,
+    device: torch.device,
+    world: World | None = None,
+    access: Access | None = None,
+    dataset: ImageDataset | None = None,
 ) -> RunData:
     """Load and split the dataset, add noise, and make the loaders. Without `access`, a new run's permissions hold.
+
+    A `dataset` takes the place of the one that the config names.
 
     Raises:
         DataError: the data are missing, damaged or unsuitable.
         ConfigError: the settings do not fit the data.
     """
     with errors_as(DataError, f"the data in {config.data_loader.args.data_dir}", "they cannot be read"):
-        return _build(config, device, world, access or Access())
+        return _build(config, device, world, access or Access(), dataset)
 
 
 def _place(data_dir: str) -> Path:
@@ -66,22 +72,29 @@ def _place(data_dir: str) -> Path:
     return path
 
 
-def _build(config: Config, device: torch.device, world: World | None, access: Access) -> RunData:
+def _load(config: Config, access: Access, misread: bool) -> ImageDataset:
     args = config.data_loader.args
-    switches = departures(config)
-    load = (AS_PUBLISHED if FLOAT_BYTES in switches else DATASETS)[config.data_loader.type]
+    load = (AS_PUBLISHED if misread else DATASETS)[config.data_loader.type]
     if args.skip_broken:  # the config allows it for ImageFolder only
         load = partial(load_image_folder, skip_broken=True)
-    place = _place(args.data_dir)
-    dataset = load(place, access)
+    return load(_place(args.data_dir), access)
+
+
+def _build(
+    config: Config, device: torch.device, world: World | None, access: Access, given_dataset: ImageDataset | None
+) -> RunData:
+    args = config.data_loader.args
+    switches = departures(config)
+    misread = FLOAT_BYTES in switches
+    if misread and given_dataset is not None:
+        raise ConfigError(f"{FLOAT_BYTES}: only TinyCOCO's own file can be misread, not a dataset given from Python")
+    dataset = _load(config, access, misread) if given_dataset is None else given_dataset
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
     if not (args.allow_duplicates or overlapping):
         # Compare true images: misread pixels cover a quarter of an image, and different images may look the same.
-        rightly = DATASETS[config.data_loader.type]
-        pixels = rightly(place, access) if FLOAT_BYTES in switches else dataset
-        check_nothing_is_shared(pixels, splits)
+        check_nothing_is_shared(_load(config, access, misread=False) if misread else dataset, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed, TRUE_CLASS in switches)
     stats = pixel_stats(dataset.images[splits.train])
     asked = config.trainer.channels_last

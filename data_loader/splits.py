@@ -133,16 +133,59 @@ def _take(
     pool: np.ndarray, count: int, seed: int, purpose: str, dataset: ImageDataset
 ) -> tuple[np.ndarray, np.ndarray]:
     """(the rest, `count` positions of `pool`), with the classes in proportion."""
-    from sklearn.model_selection import train_test_split
-
     state = derive_seed(seed, "split " + purpose) % 2**32
     labels = dataset.labels.numpy()[pool]
-    try:
-        rest, taken = train_test_split(pool, test_size=count, stratify=labels, random_state=state)
-    except ValueError as error:
+    _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if sizes.min(initial=2) < 2 or min(count, len(pool) - count) < max(1, len(sizes)):
         wanted = f"{count} of {len(pool)} images for {purpose}"
-        raise DataError(f"{dataset.source}: cannot take {wanted}: {error}") from error
-    return rest, taken
+        raise DataError(f"{dataset.source}: cannot take {wanted}: {_why_not(pool, labels, count)}")
+    rest, taken = stratified(members, sizes, count, state)
+    return pool[rest], pool[taken]
+
+
+def _why_not(pool: np.ndarray, labels: np.ndarray, count: int) -> ValueError:
+    """scikit-learn's reason for refusing the split. It is imported here alone, since that takes more than a second."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train_test_split(pool, test_size=count, stratify=labels)
+    except ValueError as error:
+        return error
+    raise AssertionError("scikit-learn takes this split")
+
+
+def stratified(members: np.ndarray, sizes: np.ndarray, count: int, state: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the other positions, `count` positions), with the classes in proportion, each in a random order.
+
+    It is scikit-learn's `train_test_split(..., test_size=count, stratify=members, random_state=state)`, draw for draw.
+    `members` are the classes of the positions, from 0, and `sizes` how many each class has, at least 2. `count` and
+    the number of the other positions are at least the number of classes.
+    """
+    rng = np.random.RandomState(state)
+    of_class = np.split(np.argsort(members, kind="stable"), np.cumsum(sizes)[:-1])
+    kept = _shares(sizes, len(members) - count, rng)
+    taken = _shares(sizes - kept, count, rng)
+    mixed = [each[rng.permutation(len(each))] for each in of_class]
+    rest = np.concatenate([each[:n] for each, n in zip(mixed, kept, strict=True)])
+    chosen = np.concatenate([each[n : n + m] for each, n, m in zip(mixed, kept, taken, strict=True)])
+    return rng.permutation(rest), rng.permutation(chosen)
+
+
+def _shares(sizes: np.ndarray, count: int, rng: np.random.RandomState) -> np.ndarray:
+    """How many of `count` draws each class has in proportion to `sizes`: what rounding down leaves over goes to the
+    largest remainders, and ties are drawn."""
+    exact = sizes / sizes.sum() * count
+    shares = np.floor(exact)
+    remainder, left = exact - shares, int(count - shares.sum())
+    for value in np.unique(remainder)[::-1]:
+        if left <= 0:
+            break
+        (tied,) = np.where(remainder == value)
+        given = rng.choice(tied, size=min(len(tied), left), replace=False)
+        shares[given] += 1
+        left -= len(given)
+    counts: np.ndarray = shares.astype(np.int64)
+    return counts
 
 
 def _check_classes(dataset: ImageDataset, splits: Splits) -> None:

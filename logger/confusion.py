@@ -1,5 +1,6 @@
 """The confusion matrix: its counts, and a picture of bounded size."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,6 +106,21 @@ def confusion_picture(confusion: Confusion, title: str) -> bytes:
             beside.text(0.0, 1.0, listed, va="top", fontsize=7, linespacing=1.5).set_in_layout(False)
 
     return draw(paint, (side, side) if few else (11.0, 6.5), "png")
+
+
+def confusion_table(confusion: Confusion) -> str:
+    """The LISTED most frequent mistakes, as a table in Markdown."""
+    rows = [
+        f"| {_cell(each.true)} | {_cell(each.predicted)} | {each.images:,} | {each.share:.0%} |"
+        for each in confusion.worst(LISTED)
+    ]
+    head = ["| class | taken for | images | share of the class |", "|---|---|---:|---:|"]
+    return "\n".join([*head, *rows]) if rows else "no mistake"
+
+
+def _cell(name: str) -> str:
+    """A class's name, which may be a stranger's, as text of a table in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~-])", r"\\\1", visible(name, LONGEST))
 
 
 def _name_and_count(axes: Any, classes: Sequence[str], counts: Tensor, share: Any) -> None:

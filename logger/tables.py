@@ -17,6 +17,13 @@ Row = Mapping[str, float]
 DiagnosticRow = dict[str, Any]  # keys DIAGNOSTIC_COLUMNS; an integer, a module's path and floats
 
 
+def columns(history: Sequence[Row]) -> list[str]:
+    """The columns of metrics.csv for these epochs."""
+    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have more metrics than before
+    others = [key for key in keys if key not in FIRST_COLUMNS and key != LAST_COLUMN]
+    return [*FIRST_COLUMNS, *others, LAST_COLUMN]
+
+
 def write_csv(folder: Folder, history: Sequence[Row]) -> None:
     """Write metrics.csv of all epochs so far, atomically. Raises FileSystemError.
 
@@ -25,12 +32,10 @@ def write_csv(folder: Folder, history: Sequence[Row]) -> None:
     """
     if not history:
         return
-    keys = dict.fromkeys(key for row in history for key in row)  # a resumed run may have more metrics than before
-    others = [key for key in keys if key not in FIRST_COLUMNS and key != LAST_COLUMN]
     text = io.StringIO()
-    columns = [*FIRST_COLUMNS, *others, LAST_COLUMN]
-    csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    names = columns(history)
+    csv.writer(text, lineterminator="\n").writerow(map(csv_cell, names))
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     for row in history:
         writer.writerow({key: value if key == "epoch" else f"{value:.8g}" for key, value in row.items()})
     folder.write(METRICS_NAME, text.getvalue().encode())

@@ -1,12 +1,19 @@
-"""Writes TensorBoard's events of a run."""
+"""Writes TensorBoard's events of a run.
+
+The run's own file has every figure by its name in metrics.csv: train/loss, val/loss. TensorBoard overlays only what has
+one tag in several runs, so the figures of each split are also in a run of their own, in the subfolder of its name, as
+loss and accuracy.
+"""
 
 import contextlib
 import io
+import json
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +22,37 @@ from torch import Tensor
 
 from logger.log import get_logger
 from logger.tables import DiagnosticRow, Row
-from utils.columns import DIAGNOSTIC_COLUMNS, LAST_COLUMN, tag
+from utils.columns import DIAGNOSTIC_COLUMNS, LAST_COLUMN, SPLITS, tag
 from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.keys import flat
+
+#: The settings in TensorBoard's table of runs, and the figure that comes first behind them.
+MAIN_SETTINGS = ("arch.args.norm", "label_noise.rate", "optimizer.args.lr", "seed")
+MAIN_FIGURE = "test_accuracy"
+
+
+@dataclass
+class _File:
+    """An event file in `folder`, and the records that are not in it yet."""
+
+    folder: Folder
+    name: str
+    waiting: io.BytesIO = field(default_factory=io.BytesIO)
+
+    def add(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self.waiting).write(Event(wall_time=time.time(), **event).SerializeToString())
+
+    def flush(self) -> None:
+        data, self.waiting = memoryview(self.waiting.getvalue()), io.BytesIO()
+        if data:
+            with self.folder.append(self.name) as file:
+                while data:
+                    data = data[file.write(data) :]
 
 
 class TensorBoard:
@@ -35,11 +68,16 @@ class TensorBoard:
 
     def __init__(self, folder: Path | Folder, enabled: bool, first_epoch: int) -> None:
         self._folder = Folder.of(folder)
-        self._name: str | None = None  # the file's name, as long as it can be written
-        self._waiting = io.BytesIO()  # records that are not in the file yet
+        self._own: _File | None = None  # as long as it can be written
+        self._splits: dict[str, _File] = {}
+        self._closing = contextlib.ExitStack()
         if enabled:
             with self._one_warning():
-                self._name = self._begin(first_epoch)
+                self._own = _begin(self._folder, first_epoch)
+                for split in SPLITS:
+                    below = self._folder.below(split)
+                    self._closing.callback(below.release)
+                    self._splits[split] = _begin(below, first_epoch)
 
     def epoch(self, row: Row) -> None:
         """Write one epoch's row of metrics.csv, as train/loss, val/accuracy, lr and so on."""
@@ -47,6 +85,9 @@ class TensorBoard:
         for key, value in row.items():
             if key not in ("epoch", LAST_COLUMN):
                 self._scalar(tag(key), value, epoch)
+                split, _, figure = key.partition("_")
+                if split in self._splits and all(f"{each}_{figure}" in row for each in SPLITS):
+                    self._splits[split].add(step=epoch, summary=_scalar(figure, value))
         self._flush()
 
     def diagnostics(self, rows: Sequence[DiagnosticRow]) -> None:
@@ -55,13 +96,14 @@ class TensorBoard:
             for column in DIAGNOSTIC_COLUMNS[2:]:
                 self._scalar(f"diagnostics/{row['layer']}/{column}", row[column], row["epoch"])
 
-    def images(self, name: str, images: Tensor) -> None:
-        """Write a grid of images, float (N, 3, H, W) in [0, 1]."""
-        from torch.utils.tensorboard.summary import image
-        from torchvision.utils import make_grid
+    def images(self, name: str, images: Tensor, named: Tensor, true: Tensor, classes: Sequence[str], step: int) -> None:
+        """Write images uint8 (N, 3, H, W) with their classes, as `thumbnails` draws them."""
+        if self._own is None:
+            return
+        from logger.thumbnails import thumbnails
 
         with warn_on_failure(f"picture {name}", get_logger().warning):
-            self._add(step=0, summary=image(name, make_grid(images, nrow=8), dataformats="CHW"))
+            self.picture(name, thumbnails(images, named, true, classes), step)
             self._flush()
 
     def picture(self, name: str, png: bytes, epoch: int) -> None:
@@ -72,67 +114,83 @@ class TensorBoard:
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._add(step=epoch, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
-    def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
-        """Write the config and the last epoch's figures into the HParams tab of this run.
+    def text(self, name: str, markdown: str, epoch: int) -> None:
+        from torch.utils.tensorboard.summary import text
 
-        SummaryWriter.add_hparams would make a second run in a subfolder.
+        summary = text(name, markdown)
+        summary.value[0].tag = name  # which torch lengthens
+        self._add(step=epoch, summary=summary)
+
+    def hyper_parameters(self, config: Mapping[str, Any], final: Row) -> None:
+        """Write the config into the HParams tab, whose table shows MAIN_SETTINGS and the curves' last points, and whole
+        as a text.
+
+        SummaryWriter.add_hparams would make a second run in a subfolder, and a curve of one point for each figure.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in flat(config)}
-        metrics = {f"hparam/{key}": value for key, value in final.items() if key not in ("epoch", LAST_COLUMN, "lr")}
-        for summary in hparams(plain, metrics):
+        settings = dict(flat(config))
+        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()}
+        figures = {MAIN_FIGURE: 0.0} | {k: v for k, v in final.items() if k not in ("epoch", LAST_COLUMN, "lr")}
+        tags = {tag(key): value for key, value in figures.items()}
+        # With all settings in the table, which TensorBoard sorts by name, the accuracy would be its sixtieth column.
+        table, _, _ = hparams({key: plain[key] for key in MAIN_SETTINGS if key in plain}, tags)
+        _, start, end = hparams(plain, tags)
+        for summary in (table, start, end):
             self._add(summary=summary)
-        for key, value in metrics.items():
-            self._scalar(key, value, int(final["epoch"]))
+        self.text("config", f"```json\n{json.dumps(config, indent=2)}\n```", int(final["epoch"]))
 
     def close(self) -> None:
         self._flush()
-        self._name = None
-
-    def _begin(self, first_epoch: int) -> str:
-        """Create the file, with a name that sorts after all existing ones. TensorBoard reads a run's files in the order
-        of their names, which start with the second of creation. A purge that it reads too early would hide what a
-        resumed run wrote."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        made = [name.split(".")[3] for name in self._folder.names() if name.startswith("events.out.tfevents.")]
-        newest = max((int(second) for second in made if second.isdecimal() and len(second) == 10), default=0)
-        name = f"events.out.tfevents.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._folder.create(name).close()
-        self._add(step=first_epoch, file_version="brain.Event:2")
-        self._add(step=first_epoch, session_log=SessionLog(status=SessionLog.START))
-        return name
+        self._own, self._splits = None, {}
+        self._closing.close()
 
     def _scalar(self, name: str, value: float, epoch: int) -> None:
-        from torch.utils.tensorboard.summary import scalar
-
-        self._add(step=epoch, summary=scalar(name, value))
+        self._add(step=epoch, summary=_scalar(name, value))
 
     def _add(self, **event: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        RecordWriter(self._waiting).write(Event(wall_time=time.time(), **event).SerializeToString())
+        if self._own is not None:
+            self._own.add(**event)
 
     def _flush(self) -> None:
-        data, self._waiting = memoryview(self._waiting.getvalue()), io.BytesIO()
         with self._one_warning():
-            if self._name is not None and data:
-                with self._folder.append(self._name) as file:
-                    while data:
-                        data = data[file.write(data) :]
+            if self._own is not None:
+                self._own.flush()
+            for file in self._splits.values():
+                file.flush()
 
     @contextlib.contextmanager
     def _one_warning(self) -> Iterator[None]:
         try:
             yield
         except (OSError, FileSystemError) as error:
-            self._name = None
+            self._own, self._splits = None, {}
             get_logger().warning("cannot write TensorBoard events in %s (%s); training goes on", self._folder, error)
 
 
+def _begin(folder: Folder, first_epoch: int) -> _File:
+    """Create the file, with a name that sorts after all existing ones. TensorBoard reads a run's files in the order of
+    their names, which start with the second of creation. A purge that it reads too early would hide what a resumed run
+    wrote."""
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
+    made = [name.split(".")[3] for name in folder.names() if name.startswith("events.out.tfevents.")]
+    newest = max((int(second) for second in made if second.isdecimal() and len(second) == 10), default=0)
+    name = f"events.out.tfevents.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
+    folder.create(name).close()
+    file = _File(folder, name)
+    file.add(step=first_epoch, file_version="brain.Event:2")
+    file.add(step=first_epoch, session_log=SessionLog(status=SessionLog.START))
+    return file
+
+
+def _scalar(name: str, value: float) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=name, simple_value=value)])
+
+
 def displayable(images: Tensor) -> Tensor:
-    """Normalised images (N, 3, H, W) rescaled to [0, 1] for display, all by the same map."""
+    """Normalised images (N, 3, H, W) rescaled to uint8 for display, all by the same map."""
     low, high = images.amin(), images.amax()
-    return ((images - low) / torch.clamp(high - low, min=1e-6)).float().cpu()
+    return (255.0 * (images - low) / torch.clamp(high - low, min=1e-6)).byte().cpu()

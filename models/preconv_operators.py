@@ -1,8 +1,8 @@
 """The matrix products of preconv_matmul.py and preconv_filter.py as operators of torch, with shapes and gradients.
 
-They are operators (`torch.library.custom_op`) for FakeTensorMode, and because torch.compile would unroll thousands of
-products. Gradients are two `torch.autograd.Function`s around the operators, since torch.func ignores an operator's own
-gradient. The map is linear in x and in the kernels, so the same two Functions give the second-order gradients.
+They are operators (torch.library) for FakeTensorMode, and because torch.compile would unroll thousands of products.
+Gradients are two `torch.autograd.Function`s around the operators, since torch.func ignores an operator's own gradient.
+The map is linear in x and in the kernels, so the same two Functions give the second-order gradients.
 """
 
 from collections.abc import Callable
@@ -115,38 +115,43 @@ class _SpectralFilter(torch.autograd.Function):
 
 # --- the operators, and their rules for shapes and for torch.func.vmap ------------------------------------------------
 
-preconditioner_operator = torch.library.custom_op(
-    f"{OPERATORS}::preconditioner", preconv_matmul.inverse_root_of_gram, mutates_args=()
-)
 
-
-@torch.library.custom_op(f"{OPERATORS}::filtered_conv", mutates_args=())
-def forward_operator(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
     return preconv_matmul.forward(x, weight, v, stride, padding)
 
 
-backward_operator = torch.library.custom_op(
-    f"{OPERATORS}::filtered_conv_backward", preconv_matmul.backward, mutates_args=()
-)
+def _operator(name: str, kernel: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Register `kernel`, without gradients, and return the operator.
+
+    It is what `torch.library.custom_op` does, except that its kernels import torch._dynamo at their first call, which
+    takes more than a second.
+    """
+    qualified = f"{OPERATORS}::{name}"
+    schema = torch.library.infer_schema(kernel, mutates_args=())
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(qualified, "default", kernel)
+    operator: torch._ops.OpOverload = getattr(getattr(torch.ops, OPERATORS), name).default
+    return operator
 
 
-filter_operator = torch.library.custom_op(
-    f"{OPERATORS}::spectral_filter", preconv_filter.spectral_filter, mutates_args=()
-)
+preconditioner_operator = _operator("preconditioner", preconv_matmul.inverse_root_of_gram)
+forward_operator = _operator("filtered_conv", _forward)
+backward_operator = _operator("filtered_conv_backward", preconv_matmul.backward)
+filter_operator = _operator("spectral_filter", preconv_filter.spectral_filter)
 
 
-@preconditioner_operator.register_fake
+@torch.library.register_fake(preconditioner_operator)
 def _(weight: Tensor, p1: int, p2: int) -> Tensor:
     return weight.new_empty(weight.shape[0], p1, p2 // 2 + 1)
 
 
-@forward_operator.register_fake
+@torch.library.register_fake(forward_operator)
 def _(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
     height, width = Geometry(x.shape[2], x.shape[3], weight.shape[-1], stride, padding).out
     return x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
-@backward_operator.register_fake
+@torch.library.register_fake(backward_operator)
 def _(
     grad: Tensor, x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, need_x: bool, samples: int
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +160,7 @@ def _(
     return grad_x, weight.new_empty(samples * weight.shape[0], *weight.shape[1:])
 
 
-@filter_operator.register_fake
+@torch.library.register_fake(filter_operator)
 def _(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride: int, adjoint: bool) -> Tensor:
     height, width = (p1, p2) if adjoint else (len(range(crop, p - crop, stride)) for p in (p1, p2))
     return maps.new_empty(maps.shape[0], height, width, maps.shape[1]).permute(0, 3, 1, 2)
@@ -197,7 +202,7 @@ def _one_batch(info: Any, images: Tensor, dim: int | None) -> Tensor:
     return (images.expand(info.batch_size, *images.shape) if dim is None else images.movedim(dim, 0)).flatten(0, 1)
 
 
-preconditioner_operator.register_vmap(partial(_one_by_one, preconditioner_operator))
-forward_operator.register_vmap(partial(_images_by_sample, forward_operator))
-filter_operator.register_vmap(partial(_images_by_sample, filter_operator))
-backward_operator.register_vmap(_backward_by_sample)
+torch.library.register_vmap(preconditioner_operator, partial(_one_by_one, preconditioner_operator))
+torch.library.register_vmap(forward_operator, partial(_images_by_sample, forward_operator))
+torch.library.register_vmap(filter_operator, partial(_images_by_sample, filter_operator))
+torch.library.register_vmap(backward_operator, _backward_by_sample)

@@ -14,6 +14,7 @@ from config_schema import Augment
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.build import build_data
 from data_loader.dataset import ImageDataset
+from data_loader.digits import load_digits
 from data_loader.noise import (
     CIFAR10_CONFUSIONS,
     given_labels,
@@ -21,7 +22,7 @@ from data_loader.noise import (
     transition_matrix,
     transition_table,
 )
-from data_loader.splits import Splits, make_splits
+from data_loader.splits import Splits, make_splits, stratified
 from parse_config import validate
 from utils.errors import ConfigError, DataError
 
@@ -380,3 +381,27 @@ def test_arms_at_one_seed_see_the_same_data(coco_dir: Path) -> None:
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert [len(part) for part in bn.splits.named().values()] == [80, 10, 10]
     torch.testing.assert_close(bn.stats.mean, pixel_stats(bn.dataset.images[bn.splits.train]).mean)
+
+
+# --- what is done without scikit-learn, whose import takes longer than a first step ----------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=7), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_a_stratified_split_is_scikit_learns_draw_for_draw(sizes: list[int], share: float, state: int) -> None:
+    from sklearn.model_selection import train_test_split
+
+    members = np.random.default_rng(state).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    count = round(len(sizes) + share * (len(members) - 2 * len(sizes)))
+    theirs = train_test_split(np.arange(len(members)), test_size=count, stratify=members, random_state=state)
+    ours = stratified(members, np.array(sizes), count, state)
+    assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits as load
+
+    theirs, ours = load(), load_digits(Path())
+    assert ours.labels.tolist() == theirs.target.tolist()
+    corners = ours.images[:, 0, ::31, ::31].double() * 16 / 255  # which interpolation leaves as they are
+    assert (corners - torch.tensor(theirs.images[:, ::7, ::7])).abs().max() < 0.04

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -19,17 +20,19 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.start import first_step
 from models import preconv_filter, preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree, write_image_folder, write_pickle
-from tests.runs import SMALL, coco, curves, final_state, rows, run, scalars
+from tests.runs import SMALL, coco, contents, curves, final_state, rows, run, scalars
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.meter import Meter
 from trainer.optim import build_optimizer
 from trainer.trainer import Trainer
 from utils.cli import run_program
+from utils.columns import SPLITS
 from utils.device import choose_device
 from utils.errors import ConfigError
 from utils.seeding import generator, rng_state, set_rng_state
@@ -38,7 +41,8 @@ from utils.seeding import generator, rng_state, set_rng_state
 
 
 def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
-    names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
+    names = {path.name for path in finished.iterdir() if "tfevents" not in path.name and path.is_file()}
+    assert {path.name for path in finished.iterdir() if path.is_dir()} == set(SPLITS)
     assert names == {
         *(
             "run.json",
@@ -88,10 +92,13 @@ def test_tensorboard_has_the_same_figures(finished: Path) -> None:
     for column, tag in (("train_loss", "train/loss"), ("val_accuracy", "val/accuracy"), ("lr", "lr")):
         written = [(int(row["epoch"]), float(row[column])) for row in rows(finished)]
         assert np.array(found[tag]) == pytest.approx(np.array(written), rel=1e-6)
-    assert {"test/loss", "test/top5_accuracy", "hparam/test_accuracy"} <= found.keys()
+    assert {"test/loss", "test/top5_accuracy"} <= found.keys()
+    assert all(len(points) == 3 for points in found.values()), "a curve of one point"
     events = EventAccumulator(str(finished)).Reload()
-    assert set(events.Tags()["images"]) == {"train/images", "test/confusion"}
-    assert not [path for path in finished.iterdir() if path.is_dir()], "hyper-parameters opened a run of their own"
+    assert set(events.Tags()["images"]) == {"train/images", "test/confusion", "test/images"}
+    for split in SPLITS:  # what has one tag in several runs is in one chart
+        of_split = scalars(finished / split)
+        assert of_split == {name: found[f"{split}/{name}"] for name in ("loss", "accuracy", "top5_accuracy")}
     plugin = events.PluginTagToContent("hparams")
     assert {"_hparams_/session_start_info", "_hparams_/session_end_info", "_hparams_/experiment"} == plugin.keys()
     assert b"optimizer.args.lr" in plugin["_hparams_/session_start_info"]
@@ -325,12 +332,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, override: str, part: str
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     assert run("-r", folder / "checkpoint-epoch3.pth", override, "trainer.epochs=9") == 4
     error = capsys.readouterr().err
     assert part in error
     assert error.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -355,10 +362,10 @@ def test_a_signed_checkpoint_of_nonsense_is_refused_in_one_line(
     folder = shutil.copytree(finished, tmp_path / "run")
     path = folder / "checkpoint-epoch3.pth"
     path.write_bytes(pack({**read(path), **change}))
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     assert run("-r", path, "trainer.epochs=4") == 4
     assert capsys.readouterr().err.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_a_checkpoint_away_from_its_run_goes_on_in_a_new_run_folder(finished: Path, tmp_path: Path) -> None:
@@ -680,9 +687,9 @@ def test_bad_places_end_with_5(coco_dir: Path, tmp_path: Path, finished: Path, c
     (tmp_path / "file").write_text("in the way")
     fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file"))
     fails(capsys, 5, "cannot make the run folder", *coco(coco_dir, tmp_path / "file" / "below"))
-    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    before = contents(finished)
     fails(capsys, 5, "already holds a run", *coco(coco_dir, finished))
-    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+    assert contents(finished) == before
 
 
 def test_bad_requests(coco_dir: Path, tmp_path: Path, capsys) -> None:
@@ -829,3 +836,25 @@ def test_the_demo_reaches_what_the_readme_says(tmp_path: Path) -> None:
     assert accuracy >= 90.0
     assert re.search(rf"run folder: {tmp_path}/demo/\S+\n", done.stdout)
     assert re.search(rf"tensorboard\S* --logdir {tmp_path}/demo/\S+\n$", done.stdout)
+
+
+# --- the start -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_is_slow_to_import_waits_until_after_the_first_step(tmp_path: Path) -> None:
+    _, imported = first_step(ROOT, "configs/demo.json")
+    assert imported == "none"
+
+
+@pytest.mark.parametrize("own", ["", "GOMP_SPINCOUNT=7", "OMP_WAIT_POLICY=ACTIVE", "KMP_BLOCKTIME=1"])
+def test_threads_spin_within_a_bound_unless_the_user_has_said_otherwise(own: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\natexit.register(lambda: print('spins', os.environ.get('GOMP_SPINCOUNT')))"
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_", "KMP_"))}
+    environment = {**kept, "PYTHONPATH": str(tmp_path), **dict(filter(None, [own.split("=") if own else None]))}
+    command = [sys.executable, "report.py", "--help"]
+    out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60).stdout
+    wanted = {"": "100000", "GOMP_SPINCOUNT=7": "7"}.get(own, "None")
+    assert out.splitlines()[-1] == f"spins {wanted}"

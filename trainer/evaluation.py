@@ -58,7 +58,7 @@ class Evaluator:
     @torch.no_grad()
     def _logits(self, loader: BaseDataLoader, name: str) -> Iterator[tuple[Batch, Tensor]]:
         self.model.eval()
-        for batch in progress(loader.batches(), name, len(loader)):
+        for batch in Bar(loader.batches(), desc=name, total=len(loader), leave=False):
             if len(batch.given) == 0:  # a last batch may have fewer images than there are processes
                 yield batch, batch.images.new_zeros(0, 1)
                 continue
@@ -86,8 +86,3 @@ def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:
     meter.add(CLEAN, (as_true & clean).sum(), clean.sum())
     meter.add(GIVEN, (as_given & ~clean).sum(), (~clean).sum())
     meter.add(TRUE, (as_true & ~clean).sum(), (~clean).sum())
-
-
-def progress(batches: Iterator[Batch], name: str, total: int, done: int = 0) -> Iterator[Batch]:
-    """`batches` with a progress bar, which appears on a terminal only: elsewhere the log lines suffice."""
-    yield from Bar(batches, desc=name, total=total, initial=done, leave=False)

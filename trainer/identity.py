@@ -18,7 +18,7 @@ from logger.log import get_logger
 from trainer.checkpoint import BEST_NAME, position
 from trainer.checkpoint_file import is_signed
 from utils import strict_json
-from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS
+from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, SPLITS
 from utils.errors import FileSystemError
 from utils.files import temporary_of
 from utils.folder import Folder
@@ -157,8 +157,15 @@ def strangers(folder: Folder) -> list[str]:
         if not name.startswith(".")
         and name != "lost+found"
         and not _TESTED.fullmatch(name)
+        and not _is_board(folder, name)
         and not _is_own(folder, name)
     ]
+
+
+def _is_board(folder: Folder, name: str) -> bool:
+    """Whether `name` is a subfolder with nothing but TensorBoard's events of a split."""
+    path = folder.path / name
+    return name in SPLITS and path.is_dir() and all("events.out.tfevents." in each for each in Folder(path).names())
 
 
 def set_strangers_aside(folder: Folder) -> None:

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, by name."""
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -61,7 +62,17 @@ def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedu
     """The optimizer of `config` over `model`'s parameters, and the schedule of its rate."""
     args = config.optimizer.args.model_dump()
     groups = model.parameter_groups(args.pop("weight_decay"))
-    return OPTIMIZERS[config.optimizer.type](groups, **args), schedule_of(config)
+    return eager(OPTIMIZERS[config.optimizer.type])(groups, **args), schedule_of(config)
+
+
+def eager(kind: type[Optimizer]) -> type[Optimizer]:
+    """`kind`, under the same name, without what torch wraps its methods in for a step within torch.compile.
+
+    Elsewhere the wrappers do nothing, but they import torch._dynamo, a third of the time to the first step.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def learning_rate(config: Config) -> Schedule:

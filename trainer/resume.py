@@ -1,9 +1,10 @@
 """Resolves `-r`: which run resumes, from which checkpoint, under which config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from data_loader.access import Access
 from logger.log import get_logger
@@ -55,9 +56,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Request:
-    """The user's request: -c, -r, --run-dir, overrides of settings and --allow-inexact."""
+    """The user's request: -c, -r, --run-dir, overrides of settings and --allow-inexact.
 
-    config_path: str | None
+    From Python `config_path` may also be the config itself.
+    """
+
+    config_path: str | Path | Mapping[str, Any] | None
     resume: str | None
     run_dir: Path | None
     overrides: Sequence[str] = ()
@@ -67,6 +71,10 @@ class Request:
     def named(self) -> Config | None:
         """The config of -c with the overrides; None without -c. Raises ConfigError."""
         return None if self.config_path is None else load_config(self.config_path, self.overrides)
+
+    @property
+    def config_name(self) -> str:
+        return "the one given" if isinstance(self.config_path, Mapping) else str(self.config_path)
 
     def names_data_of(self, config: Config) -> bool:
         """Whether the user names the place of `config`'s data: with an override, or with the same place in -c."""
@@ -174,11 +182,11 @@ def _config(request: Request, folder: Path, state: RunState | None, source: str)
         found = _own_config(own, request.overrides)
         if isinstance(found, Config):
             if request.config_path is not None:
-                get_logger().info("resuming with the config of %s, not with %s", folder, request.config_path)
+                get_logger().info("resuming with the config of %s, not with %s", folder, request.config_name)
             return found
         if state is None and request.named is None:
             raise found
-        get_logger().warning("%s; using the config of %s", found, request.config_path if state is None else source)
+        get_logger().warning("%s; using the config of %s", found, request.config_name if state is None else source)
     elif request.named is not None:
         return request.named
     if state is not None:

@@ -11,9 +11,10 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
-from logger.confusion import Confusion, confusion_picture
+from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
+from logger.thumbnails import MOST, spread_over
 from models.compiled import compiled
 from models.loss import build_loss
 from models.metric import METRICS
@@ -23,7 +24,7 @@ from trainer.changes import changes, check_function, check_order, report_lines
 from trainer.checkpoint import CheckpointStore
 from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
-from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise, progress
+from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise
 from trainer.identity import note_save
 from trainer.meter import Meter
 from trainer.optim import Schedule
@@ -33,6 +34,7 @@ from utils.columns import SPLITS, prefixed
 from utils.drawing import warn_on_failure
 from utils.errors import CheckpointError, NonFiniteLossError
 from utils.folder import Folder
+from utils.progress import Bar
 from utils.reading import errors_as
 from utils.seeding import rng_state, set_rng_state
 from utils.stopping import Handlers
@@ -116,11 +118,14 @@ class Trainer(BaseTrainer[RunState]):
     def _train(self, epoch: int) -> None:
         loader = self.data.train
         self.model.train()
-        batches = loader.batches(epoch, first=self.batch)
-        for batch in progress(batches, f"epoch {epoch}", len(loader), self.batch):
+        batches, images = loader.batches(epoch, first=self.batch), 0
+        bar = Bar(batches, desc=f"epoch {epoch}", total=len(loader), initial=self.batch, leave=False)
+        for batch in bar:
             self.train_step(batch, loader.weight(self.batch))
             self.batch += 1
             self.global_step += 1
+            images += len(batch.given) * self.world.size
+            bar.show_pace(images, self.seconds_left(self.batch / len(loader)))
             self.between_batches()
         self.check_finite()
 
@@ -149,7 +154,8 @@ class Trainer(BaseTrainer[RunState]):
             measure_noise(self.meter, logits.detach(), batch)
 
     def finish(self) -> None:
-        """Write the test set's confusion matrix and the hyper-parameters to TensorBoard."""
+        """Write the test set's confusion matrix, its worst confusions, some of its images and the hyper-parameters to
+        TensorBoard."""
         assert self.board is not None
         if not self.history or not self.loop.tensorboard:
             return
@@ -160,6 +166,11 @@ class Trainer(BaseTrainer[RunState]):
         with Handlers(self._stop), warn_on_failure("picture of the confusion matrix", self.log.warning):
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
+            self.board.text("test/worst_confusions", confusion_table(confusion), self.epoch)
+            if self.world.size == 1:  # otherwise the predictions are not in the order of the images
+                some = spread_over(len(true), MOST)
+                images, classes = self.data.dataset.images[self.data.splits.test[some]], self.data.dataset.classes
+                self.board.images("test/images", images, predicted[some], true[some], classes, self.epoch)
         self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
 
     def state_dict(self) -> RunState:
@@ -242,5 +253,5 @@ class Trainer(BaseTrainer[RunState]):
 
     def _show_images(self) -> None:
         assert self.board is not None
-        batch = next(self.data.train.batches(epoch=1))
-        self.board.images("train/images", displayable(batch.images[:64]))
+        batch, classes = next(self.data.train.batches(epoch=1)), self.data.dataset.classes
+        self.board.images("train/images", displayable(batch.images[:MOST]), batch.given, batch.true, classes, 0)

@@ -1,11 +1,11 @@
 """The one way to draw pictures, independent of the user's matplotlib settings; a failure is a warning."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,16 +78,19 @@ def _silence() -> Iterator[None]:
 
 
 def _matplotlib() -> Any:
-    """matplotlib, imported without the user's settings: a notebook's backend or a broken file would fail the import."""
+    """matplotlib; where the user's settings fail its import (a backend that is not there, a broken file), without them.
+
+    They must otherwise stay in force: in a notebook the user goes on to draw with them.
+    """
+    with contextlib.suppress(Exception):
+        return importlib.import_module("matplotlib")
     spec = importlib.util.find_spec("matplotlib")
-    if "matplotlib" not in sys.modules and spec is not None and spec.origin is not None:
+    if spec is not None and spec.origin is not None:
         users = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
         os.environ["MATPLOTLIBRC"] = str(Path(spec.origin).parent / "mpl-data" / "matplotlibrc")
         try:
-            import matplotlib
+            return importlib.import_module("matplotlib")
         finally:
             del os.environ["MATPLOTLIBRC"]
             os.environ.update({name: value for name, value in users.items() if value is not None})
-    import matplotlib
-
-    return matplotlib
+    return importlib.import_module("matplotlib")

@@ -60,6 +60,10 @@ class ProcessError(UserError):
     exit_code = 7
 
 
+class StopTraining(Exception):
+    """Raised by the function that a run calls after each epoch: the run ends here, whole, as if this were its last."""
+
+
 class Stopped(BaseException):
     """A signal asked the program to stop, and the program has saved what it could.
 

@@ -7,6 +7,7 @@ import sys
 
 # Names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_DEFAULTS = ((_M_MMAP_MAX, 1 << 16), (_M_TRIM_THRESHOLD, 1 << 17), (_M_TOP_PAD, 1 << 17))
 
 
 def keep_freed_memory() -> bool:
@@ -16,10 +17,19 @@ def keep_freed_memory() -> bool:
     Keeping the blocks costs more memory at the peak (docs/performance.md has both figures). It affects the whole
     process, and works only on Linux with glibc.
     """
+    return _allocate_by(((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)))
+
+
+def give_back_freed_memory() -> None:
+    """Undo `keep_freed_memory`: glibc's defaults hold again, and what is free goes back to the kernel."""
+    if _allocate_by(_DEFAULTS):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _allocate_by(settings: tuple[tuple[int, int], ...]) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
     return all(libc.mallopt(name, value) == 1 for name, value in settings)
 
 

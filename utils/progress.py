@@ -1,14 +1,23 @@
-"""Progress bars, on a terminal only: elsewhere the log lines suffice."""
+"""Progress bars, on a terminal and in a notebook only: elsewhere the log lines suffice."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
-
-from tqdm import tqdm
 
 from utils.errors import Stopped
 from utils.output import to_terminal
 from utils.text import visible
+
+#: Whether this is a notebook's kernel.
+NOTEBOOK = "ipykernel.kernelapp" in sys.modules
+
+
+if NOTEBOOK:  # the drawn bar, or one of text where ipywidgets is missing
+    with warnings.catch_warnings(action="ignore"):  # tqdm says that they are
+        from tqdm.auto import tqdm
+else:
+    from tqdm import tqdm
 
 
 class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
@@ -17,7 +26,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
 
     def __init__(self, *args: Any, desc: str, **options: Any) -> None:
-        super().__init__(*args, desc=visible(desc, 60), file=to_terminal(sys.stderr), disable=None, **options)
+        options |= {"file": to_terminal(sys.stderr), "disable": False if NOTEBOOK else None}
+        super().__init__(*args, desc=visible(desc, 60), **options)
 
     def __iter__(self) -> Iterator[Any]:
         for item in super().__iter__():
@@ -28,3 +38,11 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         Stopped.check()
         shown: bool | None = super().update(n)
         return shown
+
+    def show_pace(self, images: int, seconds_left: float) -> None:
+        """Show images a second, from the `images` that the bar has seen, and the time left of the whole run."""
+        if not self.disable:
+            elapsed = self.format_dict["elapsed"]
+            rate = images / elapsed if elapsed > 0 else 0.0
+            left = tqdm.format_interval(max(0.0, seconds_left))
+            self.set_postfix_str(f"{rate:,.0f} images/s, run ends in {left}", refresh=False)

@@ -22,8 +22,9 @@ def exit_code(number: int) -> int:
 class Handlers:
     """While in this context, calls `handle` with the number of each signal in `signals` that comes.
 
-    A signal that the process ignored from the start (SIGHUP under nohup) stays ignored. Outside the main thread, where
-    Python cannot handle signals, the context does nothing. On entering it raises an earlier request that was lost.
+    A signal that the process ignored from the start (SIGHUP under nohup) stays ignored, and one that a library handles
+    is left to it. Outside the main thread, where Python cannot handle signals, the context does nothing. On entering it
+    raises an earlier request that was lost.
     """
 
     def __init__(self, handle: Callable[[int], None], signals: tuple[int, ...] = STOP_SIGNALS) -> None:
@@ -34,7 +35,7 @@ class Handlers:
         Stopped.check()
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
-                if signal.getsignal(number) != signal.SIG_IGN:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._called)
         return self
 
