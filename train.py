@@ -73,10 +73,13 @@ def run(
     """
     from parse_config import as_overrides
     from trainer.from_python import Callback, Result, in_this_process
+    from utils.errors import ConfigError
     from utils.world import World
 
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function of an epoch's figures, not {on_epoch!r}")
+    if resume is not None and weights is not None:
+        raise ConfigError("weights starts a new run, and resume goes on with one; give one of the two")
     args = parse_args([])
     changes = as_overrides(overrides) + ([] if weights is None else [_start_from(weights)])
     vars(args).update(config=config, overrides=changes, device=device, allow_inexact=allow_inexact)
