@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .preconv_constants import every, in_half_spectrum, left
+from .preconv_fft import full_conv
 from .preconv_kept import kept
 
 CHUNK = 2**17  # coefficients that a CPU computes at a time, so that they fit a core's cache
@@ -101,13 +101,21 @@ def spectral_filter(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride
     return _filtered(maps, *matrices, *const.mean_and_difference(v.to(const.dtype)))
 
 
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor]:
+def prepare(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> Callable[[Tensor], Tensor]:
     """The convolution and its filter for many inputs like x, with M and D made once."""
-    k = weight.shape[-1]
-    grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-    const = basis(*grid, k - 1 - padding, stride, torch.promote_types(x.dtype, torch.float32), x.device)
+    reach = dilation * (weight.shape[-1] - 1)
+    const = basis(
+        x.shape[2] + reach,
+        x.shape[3] + reach,
+        reach - padding,
+        stride,
+        torch.promote_types(x.dtype, torch.float32),
+        x.device,
+    )
     kernels, factors = weight.to(x.dtype), const.mean_and_difference(v.to(const.dtype))
-    return lambda x: _filtered(F.conv2d(x, kernels, padding=k - 1), const.source, const.target, *factors)
+    return lambda x: _filtered(full_conv(x, kernels, dilation, groups), const.source, const.target, *factors)
 
 
 def _filtered(
