@@ -111,7 +111,7 @@ class RunningPreconditioner(nn.Module, ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RunningPreconditioner":
         copied = memo[id(self)] = self.__class__.__new__(self.__class__)
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         if not self._counted:
             self._copies.append(weakref.ref(copied))
         return copied

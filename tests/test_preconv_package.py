@@ -86,7 +86,9 @@ def test_the_wheel_holds_the_layer_alone_and_wants_torch_alone(wheel: Path) -> N
         (about,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
         assert any(name.endswith("/licenses/LICENSE") for name in archive.namelist())
     layer = [path.name for path in (ROOT / "models").glob("preconv*.py") if "published" not in path.name]
-    assert sorted(files) == sorted(f"convnorm/{name}" for name in ("__init__.py", "normed.py", *layer))
+    assert sorted(files) == sorted(
+        f"convnorm/{name}" for name in ("__init__.py", "convert.py", "normed.py", "pointwise.py", *layer)
+    )
     head = about.partition("\n\n")[0].splitlines()
     assert [line for line in head if line.startswith("Requires-Dist")] == ["Requires-Dist: torch>=2.10"]
     assert {"Name: convnorm", f"Version: {models.__version__}", "License-Expression: MIT"} <= set(head)
