@@ -91,10 +91,13 @@ class RunningPreconditioner(nn.Module, ABC):
             running.copy_(newest)
         else:
             self.running_preconditioner = _ordinary(newest)
-        if self._copies and KeptSpectra.allowed():
-            self._give_to_copies(newest, grid)
+        self._give_to_copies()
 
-    def _give_to_copies(self, estimate: Tensor, grid: tuple[int, int]) -> None:
+    @torch.no_grad()
+    def _give_to_copies(self) -> None:
+        estimate = self.running_preconditioner
+        if not self._copies or not self._counted or estimate is None or not KeptSpectra.allowed():
+            return
         for reference in self._copies:
             other = reference()
             if other is None or other._counted or (running := other.running_preconditioner) is None:
@@ -103,7 +106,7 @@ class RunningPreconditioner(nn.Module, ABC):
                 running.copy_(estimate)
             else:
                 other.running_preconditioner = _ordinary(estimate.to(running, copy=True))
-            other._grid = grid
+            other._grid = self._grid
         self._copies = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class RunningPreconditioner(nn.Module, ABC):
         return copied
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._give_to_copies()  # unless the first batch did, which a compiler does not
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
         if metadata is not None and self._grid is not None:
