@@ -69,7 +69,8 @@ def convert_conv_norm(model: nn.Module, *, keep_batch_norm: bool = True, skip: S
     report = Conversion()
     places: dict[nn.Module, list[str]] = {}  # a module may have several names
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _ConvNd):
+        scripted = isinstance(module, torch.jit.ScriptModule) and module.original_name.startswith("Conv")
+        if isinstance(module, _ConvNd) or scripted:
             places.setdefault(module, []).append(name)
     affine_parts = {
         part for layer in model.modules() if isinstance(layer, RunningPreconditioner) for part in layer.children()
@@ -261,6 +262,5 @@ class _Flow:
             only = users.pop() if len(node.users) == 1 else None
             self.behind.setdefault(module, set()).add(only if isinstance(only, _BatchNorm) else None)
             if isinstance(module, _BatchNorm):
-                source = node.args[0] if node.args else None
-                self.inputs.setdefault(module, set()).add(called.get(source) if isinstance(source, fx.Node) else None)
+                self.inputs.setdefault(module, set()).update(called.get(source) for source in node.all_input_nodes)
         return True

@@ -168,12 +168,13 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hooks": (lambda: hooked(nn.Conv2d(3, 4, 3)), "hooks"),
     "subclass": (lambda: Other(3, 4, 3), "Other has a forward pass of its own"),
     "own forward": (lambda: own_forward(nn.Conv2d(3, 4, 3)), "forward pass of its own"),
+    "scripted": (lambda: torch.jit.script(nn.Conv2d(3, 4, 3)), "not for RecursiveScriptModule"),
     "lazy": (lambda: nn.LazyConv2d(4, 3), "size"),
     "complex": (lambda: nn.Conv2d(3, 4, 3, dtype=torch.complex64), "complex64"),
 }
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Lazy modules")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Lazy modules")
 def test_what_cannot_be_replaced_stays_with_a_reason() -> None:
     model = nn.ModuleDict({name: make() for name, (make, _) in LEFT.items()})
     before = dict(model.items())
@@ -261,7 +262,7 @@ class Counting(nn.Module):
         self.seen += 1
         self.steps += 1
         self.last = x
-        return self.norm(self.conv(x if shift is None else x + shift)) * torch.rand(())
+        return self.norm(input=self.conv(x if shift is None else x + shift)) * torch.rand(())
 
 
 def test_converting_runs_nothing_of_the_network_and_draws_nothing() -> None:
