@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -89,8 +90,8 @@ def convert_conv_norm(model: nn.Module, *, keep_batch_norm: bool = True, skip: S
         assert isinstance(conv, nn.Conv2d)
         _put(model, names, _converted(conv, norm))
         gone = [name for name, module in model.named_modules(remove_duplicate=False) if module is norm]
-        if norm is not None:
-            _put(model, gone, _remainder(norm))
+        if norm is not None and (rest := _remainder(norm)) is not None:
+            _put(model, gone, rest)
         report.converted.update(dict.fromkeys(names, gone[0] if gone else None))
     return report
 
@@ -184,7 +185,7 @@ def _converted(conv: nn.Conv2d, norm: _BatchNorm | None) -> PreConv2d:
     # what was frozen stays frozen
     affine.weight.requires_grad_((conv.weight if scale is None else scale).requires_grad)
     affine.bias.requires_grad_(next(p for p in (shift, conv.bias, conv.weight) if p is not None).requires_grad)
-    layer.weight = conv.weight
+    layer.weight = cast(nn.Parameter, conv.weight)
     return layer.train(conv.training)
 
 
