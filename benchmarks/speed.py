@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -29,19 +29,28 @@ Row = dict[str, object]
 class Training:
     """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
 
-    def __init__(self, arm: str, width: int = 64, batch: int = 128, size: int = 32, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        arm: str,
+        width: int = 64,
+        batch: int = 128,
+        size: int = 32,
+        *,
+        bf16: bool = False,
+        device: str = "cuda" if torch.cuda.is_available() else "cpu",
+    ) -> None:
         norm, _, method = arm.partition(":")
         torch.manual_seed(0)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = resnet18(norm, width=width).to(device, memory_format=torch.channels_last)
         for module in self.model.modules():
             if isinstance(module, PreConv2d) and method:
                 module.method = method
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **settings, foreach=device != "cpu")
         images = torch.randn(batch, 3, size, size)
         self.images = images.to(device, memory_format=torch.channels_last)
         self.targets = torch.randint(10, (batch,)).to(device)
-        self.autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
+        self.autocast: AbstractContextManager = torch.autocast(device, dtype=torch.bfloat16) if bf16 else nullcontext()
 
     def step(self) -> None:
         self.model.train()

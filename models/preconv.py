@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from . import preconv_cost, preconv_export, preconv_fft, preconv_filter, preconv_operators
 from .preconv_constants import Geometry
-from .preconv_kept import KeptSpectra, under_a_transform
-from .preconv_running import RunningPreconditioner
+from .preconv_kept import KeptFilter, KeptSpectra, under_a_transform
+from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -47,7 +47,9 @@ class Method(NamedTuple):
     preconditioner: (kernels (C_out, C_in / groups, k, k), a grid (P1, P2), dilation) -> V (C_out, P1, P2 // 2 + 1), no
         gradient.
     filtered_conv: (x, weight, V, stride, padding, dilation, groups) -> y, with gradients to x and weight.
-    prepare: the same arguments, for many evaluations. Returns x -> y, or None if that would keep too much memory.
+    prepare: the same arguments, for many evaluations. Returns (x, weight) -> y for weights of the same values, or None
+        if that would keep too much memory.
+    keeps_kernels: what `prepare` makes depends on the weight, beside V.
     narrow: the products run in bfloat16 under bfloat16 autocast.
     groups: there may be more than one group.
     """
@@ -55,7 +57,8 @@ class Method(NamedTuple):
     name: str
     preconditioner: Callable[[Tensor, tuple[int, int], int], Tensor]
     filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int, int, int], Tensor]
-    prepare: Callable[[Tensor, Tensor, Tensor, int, int, int, int], Filter | None] | None = None
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int, int, int], KeptFilter | None] | None = None
+    keeps_kernels: bool = False
     narrow: bool = False
     groups: bool = True
 
@@ -70,6 +73,7 @@ METHODS = {
             preconv_operators.preconditioner,
             preconv_operators.filtered_conv,
             preconv_operators.prepare,
+            keeps_kernels=True,
             narrow=True,
             groups=False,
         ),
@@ -210,14 +214,14 @@ class PreConv2d(RunningPreconditioner):
         self._check_input(x)
         method = self._pick_method(x)
         dtype = _wide(self.weight.dtype)  # V spans orders of magnitude
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = under_autocast(x)
         narrow = (
             autocast
             and method.narrow
             and dtype is torch.float32
             and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         )
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
         return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
 
@@ -232,7 +236,7 @@ class PreConv2d(RunningPreconditioner):
             weight = weight if scale is None else weight * scale
             return F.conv2d(x, weight.to(x.dtype), bias, groups=self.groups)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
-            return kept(x)
+            return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
         return method.filtered_conv(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
 
@@ -240,7 +244,7 @@ class PreConv2d(RunningPreconditioner):
         k = self.kernel_size
         scale, bias = self._affine_like(y)
         if scale is not None and k > 1:
-            with torch.autocast(y.device.type, enabled=False):
+            with without_autocast(y):
                 y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
         # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
         return (y.contiguous() if dense else y).to(dtype)
@@ -260,8 +264,10 @@ class PreConv2d(RunningPreconditioner):
             return FFT
         if self.kernel_size == 1:
             return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
+        if not x.is_cpu:
+            return AUTO["fft"]  # the fewest kernels and bytes; estimated, not measured (docs/performance.md)
         among = tuple(AUTO) if self.groups == self.dilation == 1 else ANY_CONVOLUTION
-        if not x.is_cpu or torch.is_autocast_enabled(x.device.type):  # the costs are those of float32 on a CPU
+        if under_autocast(x):  # the costs are those of float32
             fits = "matmul" in among and max(x.shape[2:]) + self._reach <= LARGEST_MATMUL_GRID
             return AUTO["matmul" if fits else "fft"]
         geometry = Geometry(x.shape[2], x.shape[3], self._reach + 1, self.stride, self.padding)
@@ -296,11 +302,14 @@ class PreConv2d(RunningPreconditioner):
             and KeptSpectra.allowed()
         )
 
-    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> Filter | None:
+    def _kept_filter(self, method: Method, x: Tensor, weight: Tensor, grid: tuple[int, int]) -> KeptFilter | None:
         """The filtered convolution with spectra kept from an earlier batch, or None if they would be too large."""
         assert method.prepare is not None
-        sources: list[Tensor] = [self.weight]
-        if self._is_estimated_at(grid):
+        estimated = self._is_estimated_at(grid)
+        sources: list[Tensor] = []
+        if method.keeps_kernels or not estimated:  # to compare kernels takes a tenth of the evaluation of one image
+            sources.append(self.weight)
+        if estimated:
             assert self.running_preconditioner is not None
             sources.append(self.running_preconditioner)
         key = (x.shape[2:], x.dtype, x.device, method)

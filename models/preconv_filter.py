@@ -15,7 +15,6 @@ The basis is orthonormal, so the gradient with respect to c is the same map with
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .preconv_constants import every, in_half_spectrum, left
 from .preconv_fft import full_conv
-from .preconv_kept import kept
+from .preconv_kept import KeptFilter, kept
 
 CHUNK = 2**17  # coefficients that a CPU computes at a time, so that they fit a core's cache
 
@@ -103,19 +102,18 @@ def spectral_filter(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride
 
 def prepare(
     x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
-) -> Callable[[Tensor], Tensor]:
-    """The convolution and its filter for many inputs like x, with M and D made once."""
+) -> KeptFilter:
+    """The convolution and its filter for many inputs like x and any kernels like `weight`, with M and D made once."""
     reach = dilation * (weight.shape[-1] - 1)
-    const = basis(
-        x.shape[2] + reach,
-        x.shape[3] + reach,
-        reach - padding,
-        stride,
-        torch.promote_types(x.dtype, torch.float32),
-        x.device,
-    )
-    kernels, factors = weight.to(x.dtype), const.mean_and_difference(v.to(const.dtype))
-    return lambda x: _filtered(full_conv(x, kernels, dilation, groups), const.source, const.target, *factors)
+    grid = (x.shape[2] + reach, x.shape[3] + reach)
+    const = basis(*grid, reach - padding, stride, torch.promote_types(x.dtype, torch.float32), x.device)
+    factors = const.mean_and_difference(v.to(const.dtype))
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        maps = full_conv(x, weight.to(x.dtype), dilation, groups)
+        return _filtered(maps, const.source, const.target, *factors)
+
+    return run
 
 
 def _filtered(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 T = TypeVar("T")
+KeptFilter = Callable[[Tensor, Tensor], Tensor]  # (x, weight) -> the filtered convolution
 
 
 def under_a_mode() -> bool:
@@ -47,17 +48,15 @@ def kept(build: Callable[..., T]) -> Callable[..., T]:
 class KeptSpectra(NamedTuple):
     """A filter made for evaluation, with the tensors and the key that it was made from.
 
-    run: x -> the filtered convolution; None if its spectra would take too much memory.
+    run: the filter; None if its spectra would take too much memory.
     """
 
     key: tuple[Any, ...]
     sources: list[tuple[Tensor, int]]
-    run: Callable[[Tensor], Tensor] | None
+    run: KeptFilter | None
 
     @classmethod
-    def of(
-        cls, sources: Sequence[Tensor], key: tuple[Any, ...], run: Callable[[Tensor], Tensor] | None
-    ) -> "KeptSpectra":
+    def of(cls, sources: Sequence[Tensor], key: tuple[Any, ...], run: KeptFilter | None) -> "KeptSpectra":
         """`run`, made from the tensors `sources`; `key` holds everything else that it depends on."""
         # A CPU source is copied and compared later, since a write through `.data` does not change the version counter.
         # On other devices comparing would wait, so the storage is kept alive, and its address is not used again.

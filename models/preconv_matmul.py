@@ -20,13 +20,14 @@ channels_last strides every product reads and writes in place; other strides cos
 preconv_operators.py registers `forward` and `backward` with autograd, torch.func and torch.compile.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from . import preconv_fft
 from .preconv_constants import Block, Constants, Geometry, autocorrelation, constants, left
+from .preconv_kept import KeptFilter
 
 PIECE = 2**22  # elements of the kernels' spectra that a CPU makes at a time
 KEPT_BYTES = 2**26  # largest kept spectra of one layer; a ResNet18 of width 64 keeps 0.5 GB
@@ -104,7 +105,7 @@ def backward(
     return grad_x, grad_weight.to(weight.dtype)
 
 
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Callable[[Tensor], Tensor] | None:
+def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> KeptFilter | None:
     """`forward` for many inputs like x, with the preconditioned spectra made once; None if they exceed KEPT_BYTES."""
     _, const = _constants(x, weight, stride, padding)
     if len(const.kernels) * weight.shape[0] * weight.shape[1] * x.element_size() > KEPT_BYTES:
@@ -112,7 +113,7 @@ def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> 
     kept = _spectra(const.kernels, _taps(weight, const.dtype), weight, const.dtype)
     kept *= _scale(v, const).mT
     kept = kept.to(x.dtype)
-    return lambda x: forward(x, weight, v, stride, padding, kept)
+    return lambda x, weight: forward(x, weight, v, stride, padding, kept)
 
 
 # --- the steps of the products ---------------------------------------------------------------------------------------
@@ -137,11 +138,10 @@ def _along_width(across: Tensor, rows: Tensor, block: Block) -> Tensor:
     """Rows (N, P1, W, C) -> the block's coefficients (coefs, N, C)."""
     taken = rows[:, block.rows]
     n, _, _, channels = taken.shape
-    taken = taken.reshape(n, block.items, across.shape[1], channels)
+    taken = left(across, taken.reshape(n * block.items, across.shape[1], channels))
     if block.items == 1:
-        return left(across, taken[:, 0]).transpose(0, 1)
-    by_item = torch.matmul(across, taken).unflatten(2, (2, -1))  # (N, items, re and im, P2, C)
-    return by_item.permute(2, 1, 3, 0, 4).flatten(0, 2)
+        return taken.transpose(0, 1)
+    return taken.view(n, block.items, 2, -1, channels).permute(2, 1, 3, 0, 4).flatten(0, 2)
 
 
 def _new_rows(down: Tensor | None, like: Tensor, size: tuple[int, int], channels: int) -> Tensor:
@@ -156,9 +156,9 @@ def _back_along_width(across: Tensor, spectrum: Tensor, block: Block, rows: Tens
         for row, back in zip(rows, across.T.view(len(rows), rows.shape[2], -1), strict=True):
             left(back, spectrum.transpose(0, 1), out=row)
         return
-    by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4).flatten(2, 3)  # (N, items, coefs, C)
-    images = torch.matmul(across.T, by_item)  # (N, items, rows of an item * W, C)
-    rows.copy_(images.reshape(len(images), len(rows), rows.shape[2], -1).transpose(0, 1))
+    by_item = spectrum.unflatten(0, (2, block.items, -1)).permute(3, 1, 0, 2, 4)  # (N, items, re and im, P2, C)
+    images = left(across.T, by_item.reshape(-1, across.shape[0], spectrum.shape[-1]))  # (N * items, rows * W, C)
+    rows.copy_(images.view(spectrum.shape[1], len(rows), rows.shape[2], -1).transpose(0, 1))
 
 
 def _back_along_height(down: Tensor | None, rows: Tensor, size: tuple[int, int]) -> Tensor:

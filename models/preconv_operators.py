@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import preconv_fft, preconv_filter, preconv_matmul
 from .preconv_constants import Geometry
+from .preconv_kept import KeptFilter
 
 OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
 
@@ -37,9 +38,12 @@ def filtered_conv(
 
 def prepare(
     x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
-) -> Callable[[Tensor], Tensor] | None:
+) -> KeptFilter | None:
     """The same as `preconv_matmul.prepare`. Raises ValueError for more than one group."""
-    return preconv_matmul.prepare(x, _one_group(weight, dilation, groups), v, stride, padding)
+    run = preconv_matmul.prepare(x, _one_group(weight, dilation, groups), v, stride, padding)
+    if run is None or dilation == 1:
+        return run
+    return lambda x, weight: run(x, preconv_fft.dilated(weight, dilation))
 
 
 def _one_group(weight: Tensor, dilation: int, groups: int) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.preconv_running import RunningPreconditioner
+from models.preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 COLUMNS = 2  # horizontal frequencies that survive
 
@@ -89,13 +89,13 @@ class PublishedPreConv2d(RunningPreconditioner):
         if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) + 2 * self.padding < k:
             raise ValueError(f"expected (N, {self.in_channels}, H, W) no smaller than the kernel, got {tuple(x.shape)}")
         dtype = torch.promote_types(self.weight.dtype, torch.float32)  # half precision has no FFT
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._filter(x.to(dtype), self.weight.to(dtype))
             y = y.contiguous(memory_format=_format_of(x))
             if self.affine is not None:
                 bias = None if self.affine.bias is None else self.affine.bias.to(dtype)
                 y = F.conv2d(y, self.affine.weight.to(dtype), bias, padding=k // 2, groups=self.out_channels)
-        if not torch.is_autocast_enabled(x.device.type):
+        if not under_autocast(x):
             y = y.to(self.weight.dtype)
         return y if self.batch_norm is None else self.batch_norm(y)
 

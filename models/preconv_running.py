@@ -4,6 +4,7 @@ import copy
 import math
 import weakref
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,17 @@ from .preconv_kept import KeptSpectra, under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
+
+
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is enabled for x's device; not every device has it (meta)."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which operators compute in the dtype of their operands."""
+    return torch.autocast(x.device.type, enabled=False) if under_autocast(x) else nullcontext()
 
 
 class RunningPreconditioner(nn.Module, ABC):
@@ -86,7 +98,7 @@ class RunningPreconditioner(nn.Module, ABC):
                 running.mul_(count > 1)  # another layer's first estimate does not count
             self._grid, self._counted = grid, True
         momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
-        newest = momentum * v + (1 - momentum) * running.to(v)
+        newest = torch.lerp(running.to(v), v, momentum)
         if running is self.running_preconditioner and running.dtype == newest.dtype:
             running.copy_(newest)
         else:

@@ -222,9 +222,9 @@ def test_a_vanishing_spectrum_gives_a_bounded_output(method: str) -> None:
         assert torch.isfinite(layer.weight.grad[1]).all()
 
 
-def trained(**options: Any) -> PreConv2d:
+def trained(method: str = "matmul", **options: Any) -> PreConv2d:
     torch.manual_seed(0)
-    layer = PreConv2d(3, 4, 3, padding=1, method="matmul", **options)
+    layer = PreConv2d(3, 4, 3, padding=1, method=method, **options)
     layer(torch.randn(2, 3, 9, 10))
     return layer.eval()
 
@@ -283,10 +283,13 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("tracked", [True, False])
-def test_kept_spectra_are_dropped_when_they_change(change: Callable[[PreConv2d], None], tracked: bool) -> None:
+@pytest.mark.parametrize("method", ["matmul", "filter"])
+def test_kept_spectra_are_dropped_when_they_change(
+    change: Callable[[PreConv2d], None], tracked: bool, method: str
+) -> None:
     if not tracked and change in (change_running_estimate, load_others):
         pytest.skip("there is no running estimate")
-    layer = trained(track_running_stats=tracked)
+    layer = trained(track_running_stats=tracked, method=method)
     x = torch.randn(2, 3, 9, 10)
     with torch.no_grad():
         before = layer(x)
@@ -486,19 +489,27 @@ def test_what_auto_takes_does_not_depend_on_gradients() -> None:
     assert layer._pick_method(x.requires_grad_()) == without
 
 
-def test_under_autocast_auto_takes_the_method_that_narrows() -> None:
-    x = torch.empty(1, 64, 32, 32)
-    layer = PreConv2d(64, 64, 3, padding=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer._pick_method(x).narrow
-    assert not layer._pick_method(x).narrow
-
-
-def test_on_a_gpu_auto_takes_the_products_but_for_large_images() -> None:
+def test_under_autocast_auto_takes_the_method_that_narrows_but_for_large_images() -> None:
     limit, layer = preconv.LARGEST_MATMUL_GRID, PreConv2d(1, 1, 3, padding=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4)).narrow
+        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4)).name == "fft"
+    assert not layer._pick_method(torch.empty(1, 1, limit - 2, 4)).narrow
+
+
+def test_on_a_gpu_auto_takes_the_fewest_kernels() -> None:
     with FakeTensorMode():
-        assert layer._pick_method(torch.empty(1, 1, limit - 2, 4, device="cuda")).name == "matmul"
-        assert layer._pick_method(torch.empty(1, 1, limit - 1, 4, device="cuda")).name == "fft"
+        assert PreConv2d(64, 64, 3, padding=1)._pick_method(torch.empty(1, 64, 32, 32, device="cuda")).name == "fft"
+
+
+@pytest.mark.parametrize("method", ["fft", "matmul", "filter"])
+def test_shapes_alone_pass_through_the_layer(method: str) -> None:
+    """On the meta device, which has no autocast."""
+    layer = PreConv2d(3, 4, 3, stride=2, padding=1, method=method, device="meta")
+    y = layer(torch.empty(2, 3, 9, 10, device="meta"))
+    y.sum().backward()
+    assert (y.shape, y.device.type) == ((2, 4, 5, 5), "meta")
+    assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -518,7 +529,8 @@ def test_products_stay_on_their_device(dtype: torch.dtype) -> None:
                 assert real.dtype == fake.dtype
             for method in (preconv_matmul, preconv_filter):
                 run = method.prepare(x, weight, v, stride, 1)
-                assert (run(x).device.type, run(x).dtype) == ("cuda", dtype)
+                y_kept = run(x, weight)
+                assert (y_kept.device.type, y_kept.dtype) == ("cuda", dtype)
             for adjoint in (False, True):
                 arguments = (*(side + 2 for side in size), 1, stride, adjoint)
                 images = y if adjoint else torch.randn(2, 5, *arguments[:2], device="cuda", dtype=dtype)

@@ -79,7 +79,8 @@ def _safe(stream: TextIO | None, number: int) -> "_Stream":
 
 class _Raw(io.RawIOBase):
     """The raw stream below the interpreter's. It drops output that cannot be written, because the reader has gone, the
-    terminal is closed or the disk is full: that must not end the work."""
+    terminal is closed or the disk is full: that must not end the work. Closing it leaves the descriptor open, as with
+    the interpreter's own streams."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -100,9 +101,6 @@ class _Raw(io.RawIOBase):
 
     def isatty(self) -> bool:
         return bool(self._raw.isatty())
-
-    def close(self) -> None:
-        """Do nothing: the descriptor stays open, as with the interpreter's own streams."""
 
 
 class _Stream(io.TextIOWrapper):
