@@ -77,6 +77,15 @@ def test_timm_s_ema(foreach: bool, options: dict) -> None:
     assert uses_its_estimate(ema.module)
 
 
+def test_a_compiled_layer_of_a_given_size_has_an_average() -> None:
+    model = network(input_size=(6, 7))
+    ema = pytest.importorskip("timm.utils").ModelEmaV3(model, decay=0.9)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(images())
+    ema.update(model)
+    torch.testing.assert_close(ema.module[0].running_preconditioner, model[0].running_preconditioner)
+
+
 @pytest.mark.parametrize("options", SIZES.values(), ids=SIZES)
 def test_a_copy_is_a_layer_of_its_own(options: dict) -> None:
     """The first estimate of its original changes neither what it evaluates nor what it learns."""
