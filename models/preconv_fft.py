@@ -63,7 +63,10 @@ def filtered_conv(
     `v` is the preconditioner (C_out, P1, P2 // 2 + 1), a constant: no gradient flows to it.
     """
     c = full_conv(x, weight, dilation, groups)
-    y = c if c.numel() == 0 else _SpectralScale.apply(c, v)  # FFTs refuse an empty batch
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        y = _SpectralScale.forward(c, v)  # a traced program with a Function in it cannot be saved
+    else:
+        y = c if c.numel() == 0 else _SpectralScale.apply(c, v)  # FFTs refuse an empty batch
     crop = dilation * (weight.shape[-1] - 1) - padding
     return y[..., crop : c.shape[-2] - crop : stride, crop : c.shape[-1] - crop : stride]
 
