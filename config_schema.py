@@ -375,6 +375,16 @@ class TrainerConfig(_Block):
         True,
         description="Keep the memory that is freed: faster steps, a higher peak. Linux with glibc only.",
     )
+    sync_batch_norm: bool = Field(
+        False,
+        description="Of several processes on CUDA: BatchNorm takes its statistics over the whole batch, not over each "
+        "process's share of it (torch's SyncBatchNorm).",
+    )
+    lost_after_minutes: Annotated[float, Field(gt=0.0, le=10_080.0)] = Field(
+        5.0,
+        description="Of several processes: one that keeps the others waiting for so long counts as lost, and they end. "
+        "A save by the first must not take that long.",
+    )
     deterministic: bool = Field(False, description="Ask torch for deterministic kernels only (slower on CUDA).")
     tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
     diagnostics: bool = Field(

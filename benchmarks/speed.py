@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.harness import forget_peak, interleaved, machine, medians, ratio, resident_megabytes, set_up
 from models.preconv import PreConv2d
 from models.resnet import resnet18
+from utils.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, object]
@@ -153,8 +154,8 @@ def measure_alone(arm: str, rounds: int) -> dict[str, float]:
 
 
 @contextmanager
-def quiet_trainer(count: int, *overrides: str) -> Iterator:
-    """A trainer of the bn arm on `count` noise images in the TinyCOCO format."""
+def quiet_trainer(count: int, *overrides: str, world: World | None = None) -> Iterator:
+    """A trainer of the bn arm on `count` noise images in the TinyCOCO format, this process's of `world`."""
     from data_loader.build import build_data
     from models.build import build_model
     from parse_config import load_config
@@ -170,9 +171,9 @@ def quiet_trainer(count: int, *overrides: str) -> Iterator:
         options = [f"data_loader.args.data_dir={folder}", *overrides]
         config = load_config(ROOT / "configs" / "coco_bn_0noise.json", options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        data = build_data(config, device)
+        data = build_data(config, device, world)
         model = build_model(config, 10).to(device)
-        yield Trainer(config, model, *build_optimizer(config, model), data, device, Path(folder))
+        yield Trainer(config, model, *build_optimizer(config, model), data, device, Path(folder), world)
 
 
 def trainer_row(rounds: int) -> Row:

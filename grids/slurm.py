@@ -37,13 +37,16 @@ MINUTES = 240  # a job's time limit where none is given; what is not done by the
 MOST_REQUEUES = 1000  # how often a job may reach its limit
 LARGEST_RECORD = 16 << 20  # bytes of slurm.json
 _SET_BY_GRID = {  # parameter that the grid sets for each job -> the reason or advice for a user who gives it
-    **dict.fromkeys(("nodes", "ntasks_per_node", "use_srun"), "a run is one task of one node"),
     "array_parallelism": "use --jobs",
     "job_name": "jobs have the grid's name",
-    **dict.fromkeys(("setup", "teardown", "srun_args", "additional_parameters", "dependency"), "it is the grid's"),
+    **dict.fromkeys(
+        ("setup", "teardown", "use_srun", "srun_args", "additional_parameters", "dependency"), "it is the grid's"
+    ),
 }
 #: The parameters of submitit that a user may give: those that become an `#SBATCH --key=value` and run no command.
 _ALLOWED = [
+    "nodes",
+    "ntasks_per_node",
     "partition",
     "account",
     "qos",
@@ -73,6 +76,9 @@ _ALLOWED = [
 class TrainJob:
     """The job of one cell. Submitit pickles it, calls it on the node, and calls `checkpoint` before the time limit.
 
+    In a job of several tasks (`nodes`, `ntasks_per_node`) each task is one process of the run, without torchrun: that
+    would not pass on the signal to save, and would hide the run's exit code.
+
     The run is a child in its own session, so that it gets each signal once, from this process: by default Slurm signals
     this process only, on other clusters the whole process group.
     """
@@ -86,10 +92,11 @@ class TrainJob:
     def __call__(self) -> int:
         """Train; returns the exit code."""
         signal.signal(signal.SIGTERM, self._pass_on)
-        threads = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or "1"
-        self._process = start(self._argv, self._log, int(threads), self._folder, _leave_submitits_signal)
+        rank = _join_tasks()
+        self._process = start(self._argv, self._log, _threads(), self._folder, _leave_submitits_signal)
         code = self._process.wait()
-        Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
+        if rank == 0:
+            Folder(self._log.parent).write(_exit_path(self._log).name, str(code).encode())
         while self._terminated:  # Slurm says whether this job ends or is queued again, while it is still there
             signal.pause()
         return code
@@ -109,6 +116,23 @@ class TrainJob:
             sys.exit(EXIT_TERMINATED)
         self._terminated = True
         self._process.send_signal(number)
+
+
+def _join_tasks() -> int:
+    """Tell the run how to find the other tasks of this job, if there are any; returns this one's number."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
+        return 0
+    from submitit.helpers import TorchDistributedEnvironment
+
+    return TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank
+
+
+def _threads() -> int:
+    """The cores of a task."""
+    if own := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(own)
+    cores, tasks = (int(os.environ.get(f"SLURM_{name}") or "1") for name in ("CPUS_ON_NODE", "NTASKS_PER_NODE"))
+    return max(1, cores // tasks)
 
 
 class SlurmRun(GridRun):

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def _join(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def start_two(arguments: list[str], place: Path) -> list[Started]:
+def start_two(arguments: list[str], place: Path, *prepare: Callable[[], object]) -> list[Started]:
     port = free_port()
-    return [Started(arguments, place / f"rank{rank}", [partial(_join, rank, port)]) for rank in range(2)]
+    return [Started(arguments, place / f"rank{rank}", [partial(_join, rank, port), *prepare]) for rank in range(2)]
 
 
 def saved_and_whole(folder: Path) -> dict:

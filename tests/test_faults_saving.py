@@ -211,7 +211,7 @@ def test_04_signals_within_a_save(coco_dir: Path, tmp_path: Path, long_run: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "amp", "noise"),
-    itertools.product(["bn", "conv", "bncn"], ["null", "bf16"], [0, 20]),
+    list(itertools.product(["bn", "conv", "bncn"], ["null", "bf16"], [0, 20])),
 )
 def test_03_any_arm_goes_on_bit_for_bit(coco_dir: Path, tmp_path: Path, arm: str, amp: str, noise: int) -> None:
     """Stopped by a signal at a step drawn at random, twice in one run, with label noise."""

@@ -54,6 +54,7 @@ MIN_LOSS = ("trainer.monitor=min val_loss", "trainer.epochs=4")
 
 def test_48_the_best_epoch_is_in_no_checkpoint(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = with_losses(finished, tmp_path / "run", [1e-6, 1.0, 2.0])
+    shutil.copy(folder / "checkpoint-epoch3.pth", folder / "model_best.pth")  # whatever was best, epoch 1 is in none
     (folder / "model_best.pth.abandoned").write_text("of an earlier time")
     best = (folder / "model_best.pth").read_bytes()
     assert run("-r", "auto", "--run-dir", folder, *MIN_LOSS) == 0

@@ -1,4 +1,4 @@
-"""grid.py --executor slurm, on a real Slurm of one node."""
+"""grid.py --executor slurm, on a real Slurm of one node, or of two."""
 
 import json
 import os
@@ -13,9 +13,13 @@ import pytest
 
 from grids.plan import Cell, load_grid
 from grids.progress import standing
+from grids.running import command
+from grids.slurm import _threads
 from tests.conftest import ROOT, program
-from tests.one_node_slurm import slurm, why_not
+from tests.own_slurm import slurm, why_not
+from tests.test_faults_processes import start_two
 from tests.test_grid import figures, settings, until, write_grid
+from trainer.checkpoint import read
 
 EPOCHS = 48  # so many that a run is still at it when it is told to stop
 needs_slurm = pytest.mark.skipif(why_not() is not None, reason=f"no Slurm: {why_not()}")
@@ -32,14 +36,14 @@ def submit(path: Path, environment: dict[str, str], *more: str) -> subprocess.Co
     return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100)
 
 
-def watch(path: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    argv = [sys.executable, "grid.py", str(path), "--executor", "slurm"]
+def watch(path: Path, environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "grid.py", str(path), "--executor", "slurm", *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)
 
 
-def write_longer_grid(place: Path, coco_dir: Path) -> Path:
-    longer = settings(coco_dir) | {"trainer.epochs": EPOCHS}
+def write_longer_grid(place: Path, coco_dir: Path, epochs: int = EPOCHS) -> Path:
+    longer = settings(coco_dir) | {"trainer.epochs": epochs}
     return write_grid(place, coco_dir, arms=["bncn"], seeds=[1], settings=longer)
 
 
@@ -117,6 +121,48 @@ def test_a_job_that_reaches_its_limit_saves_and_goes_on(
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_a_cell_on_two_nodes_is_queued_again_and_goes_on(
+    tmp_path: Path, coco_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It ends as two processes of one machine do that nothing happened to."""
+    (tmp_path / "here").mkdir()
+    (there,) = load_grid(write_longer_grid(tmp_path, coco_dir, epochs=20)).cells
+    (here,) = load_grid(write_longer_grid(tmp_path / "here", coco_dir, epochs=20)).cells
+    for process in start_two(command(here)[2:], tmp_path):
+        assert process.end(600).code == 0
+    with slurm(tmp_path_factory.mktemp("nodes"), 2) as cluster:
+        watching = watch(tmp_path / "grid.json", cluster, "--slurm", "nodes=2")
+        until(lambda: standing(there).epochs >= 2)
+        number = jobs_of(tmp_path)[there.name]
+        subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)
+        log = tmp_path / "saved" / "tiny" / "logs" / "coco_bncn_20noise-seed1.log"
+        until(lambda: "stopped by SIGUSR1" in log.read_text())
+        assert standing(there).epochs < 20
+        _, stderr = watching.communicate(timeout=900)
+        assert watching.returncode == 0, stderr
+        assert jobs_of(tmp_path) == {there.name: number}
+    assert figures(tmp_path / "saved") == figures(tmp_path / "here" / "saved")
+    assert read(there.folder / "checkpoint-epoch20.pth")["environment"]["world_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [
+        ({"CPUS_PER_TASK": "3", "CPUS_ON_NODE": "8", "NTASKS_PER_NODE": "2"}, 3),
+        ({"CPUS_ON_NODE": "8", "NTASKS_PER_NODE": "2"}, 4),
+        ({"CPUS_ON_NODE": "8"}, 8),
+    ],
+)
+def test_a_task_takes_its_share_of_the_node_s_cores(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], threads: int
+) -> None:
+    monkeypatch.setattr(os, "environ", {f"SLURM_{name}": value for name, value in said.items()})
+    assert _threads() == threads
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cancelled_job_saves_and_the_next_command_goes_on(
     tmp_path: Path, cluster: dict[str, str], under_way: UnderWay, longer_figures: dict[str, list[str]]
 ) -> None:
@@ -182,7 +228,7 @@ def test_jobs_that_were_submitted_and_not_noted_are_not_submitted_again(
         ("memory=3", "Unavailable parameter(s): ['memory']"),
         ("gpu", "expected KEY=VALUE"),
         ("time=4:00:00", "time is in whole minutes"),
-        ("nodes=2", "a run is one task of one node"),
+        ("use_srun=false", "use_srun cannot be given: it is the grid's"),
     ],
 )
 def test_what_slurm_will_not_have_is_one_line(

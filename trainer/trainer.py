@@ -17,6 +17,7 @@ from models.compiled import compiled
 from models.loss import build_loss
 from models.metric import METRICS
 from parse_config import Config
+from trainer.batch_statistics import share_statistics
 from trainer.changes import changes, check_function, check_order, report_lines
 from trainer.checkpoint import CheckpointStore
 from trainer.diagnostics import Diagnostics
@@ -62,6 +63,8 @@ class Trainer(BaseTrainer[RunState]):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.loss = build_loss(config.loss)
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
+        self.world.begin(self.loop.lost_after_minutes, device)
+        self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
         self.network = self.world.wrapped(network)

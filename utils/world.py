@@ -1,19 +1,29 @@
 """The processes that train one model together, started by torchrun; most often there is only this one."""
 
-import datetime
 import os
+import socket
+import struct
+import sys
+import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import ConfigError, ProcessError, Stopped, UserError
 
 T = TypeVar("T")
-TIMEOUT = datetime.timedelta(minutes=30)  # the first process may decode or download a dataset
+# How long the others wait for a process that says nothing. A dead process closes its connections, and is noticed at
+# once; a machine that loses its network or its power does not.
+JOINING = timedelta(minutes=5)  # torchrun starts all of them together
+PREPARING = timedelta(minutes=30)  # the first process may decode or download a dataset
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 class FirstFailed(UserError):
@@ -32,7 +42,10 @@ class World:
 
     def __init__(self) -> None:
         self.rank, self.size, self.local_rank = 0, 1, 0
-        self._group: Any = None
+        self._group: Any = None  # for what the processes agree on
+        # For gradients and buffers; None is torch's own group. On GPUs it is that: SyncBatchNorm uses it too, two
+        # groups of NCCL could block each other, and NCCL, which ends a process by a signal, is to be more patient.
+        self._tensors: Any = None
 
     @property
     def first(self) -> bool:
@@ -50,11 +63,14 @@ class World:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         if self.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            _choose_interface()
             try:
-                dist.init_process_group(backend, timeout=TIMEOUT)
+                found, *_ = next(rendezvous("env://", timeout=JOINING))
+                store = store_of_this_turn(found, self.rank, self.size)
+                dist.init_process_group(backend, None, PREPARING, self.size, self.rank, store)
+                self._group = dist.new_group(backend="gloo", timeout=PREPARING)
             except (RuntimeError, ValueError) as error:
                 self._no_world(f"{' '.join(str(error).split()[:20])}: check")
-            self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -72,6 +88,13 @@ class World:
 
     def _no_world(self, what: str) -> NoReturn:
         raise ConfigError(f"cannot join the other processes: {what} {', '.join(VARIABLES)}, MASTER_ADDR, MASTER_PORT")
+
+    def begin(self, minutes: float, device: torch.device) -> None:
+        """From here on, a process that keeps the others waiting for so many minutes counts as lost, and they raise."""
+        if self.size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(minutes=minutes))
+            if device.type == "cpu":
+                self._tensors = self._group
 
     def on_first(self, function: Callable[[], T]) -> T:
         """Call `function` in the first process only, and return its result in all. Its UserError ends them all."""
@@ -127,7 +150,7 @@ class World:
         """Copy the first process's buffers to all: each process averages BatchNorm statistics over its own images."""
         if self.size > 1:
             for buffer in model.buffers():
-                dist.broadcast(torch.view_as_real(buffer) if buffer.is_complex() else buffer, src=0)
+                dist.broadcast(torch.view_as_real(buffer) if buffer.is_complex() else buffer, 0, self._tensors)
 
     def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
         """`model`, with gradients averaged over all processes."""
@@ -138,4 +161,53 @@ class World:
         # In channels_last DDP copies the gradients into its own buffers, which costs little next to the communication.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # an option will be renamed
-            return DistributedDataParallel(model, broadcast_buffers=False)
+            return DistributedDataParallel(model, process_group=self._tensors, broadcast_buffers=False)
+
+
+def store_of_this_turn(store: Store, rank: int, size: int) -> Store:
+    """`store`, through which the processes find each other, without what an earlier turn has left in it.
+
+    torchrun --max-restarts keeps one store for all turns, and gloo would find the addresses of processes that died. So
+    the first process opens a turn, each of the others answers to the newest one that has not begun, and then it begins.
+    """
+    if rank == 0:
+        turn = store.add("turn", 1)
+        store.wait([f"{turn}/{other}" for other in range(1, size)])
+        store.set(f"{turn}/begun", "")
+        return PrefixStore(str(turn), store)
+    deadline, turn = time.monotonic() + JOINING.total_seconds(), 0
+    while not (turn and store.check([f"{turn}/begun"])):
+        newest = store.add("turn", 0)
+        if newest > turn and not store.check([f"{newest}/begun"]):
+            turn = newest
+            store.set(f"{turn}/{rank}", "")
+        elif time.monotonic() > deadline:
+            raise RuntimeError("the first process does not answer")
+        else:
+            time.sleep(0.05)
+    return PrefixStore(str(turn), store)
+
+
+def _choose_interface() -> None:
+    """Have gloo use the interface that leads to MASTER_ADDR (Linux, IPv4), unless the user has named one.
+
+    It would use the address of this machine's own name, which /etc/hosts often says is one of loopback, where no other
+    machine can reach it.
+    """
+    if sys.platform != "linux" or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((os.environ["MASTER_ADDR"], 9))  # sends nothing
+        except (KeyError, OSError):
+            return  # joining says what is wrong
+        own = socket.inet_aton(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            try:
+                address = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()))[20:24]
+            except OSError:
+                continue  # it has no address
+            if address == own:
+                os.environ["GLOO_SOCKET_IFNAME"] = name

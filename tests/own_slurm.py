@@ -1,4 +1,4 @@
-"""A real Slurm of one node, this machine, for as long as a test needs it."""
+"""A real Slurm, of which this machine is every node, for as long as a test needs it."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
 CONF = """
-ClusterName=one
+ClusterName=own
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket={place}/munge.socket
 StateSaveLocation={place}/state
-SlurmdSpoolDir={place}/spool
+SlurmdSpoolDir={place}/spool-%n
 SlurmctldLogFile={place}/slurmctld.log
-SlurmdLogFile={place}/slurmd.log
+SlurmdLogFile={place}/slurmd-%n.log
 SlurmctldPidFile={place}/slurmctld.pid
-SlurmdPidFile={place}/slurmd.pid
+SlurmdPidFile={place}/slurmd-%n.pid
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -33,10 +33,9 @@ MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SlurmctldPort={controller}
-SlurmdPort={daemon}
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP
 """
+NODE = "NodeName={name} NodeHostName={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} State=UNKNOWN\n"
 
 
 def why_not() -> str | None:
@@ -52,20 +51,20 @@ def find(program: str) -> str | None:
 
 
 @contextmanager
-def slurm(place: Path) -> Iterator[dict[str, str]]:
-    """The environment in which sbatch and the others speak to it."""
-    for name in ("state", "spool"):
+def slurm(place: Path, count: int = 1) -> Iterator[dict[str, str]]:
+    """The environment in which sbatch and the others speak to it. It has `count` nodes, one or two.
+
+    `place` has a short path: Slurm makes sockets below it, whose paths have at most 108 characters.
+    """
+    host = socket.gethostname().split(".")[0]
+    nodes = (host, "localhost")[:count]  # names by which processes of this machine find each other
+    for name in ("state", *(f"spool-{node}" for node in nodes)):
         (place / name).mkdir()
     conf = place / "slurm.conf"
-    conf.write_text(
-        CONF.format(
-            host=socket.gethostname().split(".")[0],
-            place=place,
-            controller=_free_port(),
-            daemon=_free_port(),
-            cores=os.cpu_count(),
-        )
-    )
+    text = CONF.format(host=host, place=place, controller=_free_port(), nodes=",".join(nodes))
+    for node in nodes:
+        text += NODE.format(name=node, host=host, port=_free_port(), cores=os.cpu_count())
+    conf.write_text(text)
     environment = {**os.environ, "SLURM_CONF": str(conf)}
     key = place / "munge.key"
     key.write_bytes(os.urandom(128))
@@ -77,13 +76,20 @@ def slurm(place: Path) -> Iterator[dict[str, str]]:
     )
     try:
         _run(find("slurmctld"), env=environment)
-        _run(find("slurmd"), env=environment)
-        _until(lambda: "idle" in _run("sinfo", "--noheader", env=environment))
+        for node in nodes:
+            _run(find("slurmd"), "-N", node, env=environment)
+        _until(
+            lambda: _run("sinfo", "--noheader", "--Node", "--format=%T", env=environment).split() == ["idle"] * count
+        )
         yield environment
     finally:
         subprocess.run(["scancel", "--me"], env=environment, check=False)
         with contextlib.ExitStack() as stack:
-            for name in ("munged", "slurmctld", "slurmd"):  # ended from the last to the first, whatever fails
+            for name in (
+                "munged",
+                "slurmctld",
+                *(f"slurmd-{node}" for node in nodes),
+            ):  # ended from the last to the first, whatever fails
                 stack.callback(_end, place / f"{name}.pid")
 
 
