@@ -4,8 +4,9 @@
 relatively, and torch. This file must import nothing else of this folder.
 """
 
+from .convert import Conversion, convert_conv_norm
 from .preconv import PreConv2d
 from .preconv_batchnorm import ConvNormBatchNorm
 
 __version__ = "0.1.0"
-__all__ = ["ConvNormBatchNorm", "PreConv2d"]
+__all__ = ["ConvNormBatchNorm", "Conversion", "PreConv2d", "convert_conv_norm"]

@@ -11,13 +11,15 @@ NeurIPS 2021, https://arxiv.org/abs/2103.00673. In that paper's words a layer is
 
 On the (P1, P2) grid the linear convolution equals the circular one, so the DFT diagonalises it. V is a constant of the
 step: training computes it without a gradient from the current weights, and evaluation uses its running estimate.
+With groups, j runs over the inputs of o's group. With a dilation d, the kernel is the one with d - 1 zeros between
+neighbouring taps, so k is k' = d (k - 1) + 1 in steps 1 to 4; the affine part stays k x k, without a dilation.
 
 This file has the layer's parameters and chooses the method that computes the steps above. An image passes through
 `PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `_finish`. preconv_running.py has
 the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests. "matmul"
 (preconv_matmul.py) has neither a convolution nor an FFT, and is the fastest for large batches; "filter"
-(preconv_filter.py), a convolution and then products, is the fastest for small ones. These files import only each other
-and torch, so that they can be installed or copied alone.
+(preconv_filter.py), a convolution and then products, is the fastest for small ones. preconv_export.py is for saved
+programs. These files import only each other and torch, so that they can be installed or copied alone.
 """
 
 import math
@@ -30,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import preconv_cost, preconv_fft, preconv_filter, preconv_matmul, preconv_operators
+from . import preconv_cost, preconv_export, preconv_fft, preconv_filter, preconv_operators
 from .preconv_constants import Geometry
-from .preconv_kept import KeptFilter, KeptSpectra
+from .preconv_kept import KeptFilter, KeptSpectra, under_a_transform
 from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 Filter = Callable[[Tensor], Tensor]
@@ -42,20 +44,23 @@ class Method(NamedTuple):
     """A way to compute steps 1, 3 and 4 of the layer for kernels larger than one pixel.
 
     name: that of the layer's argument.
-    preconditioner: V of the kernels (C_out, C_in, k, k) on a grid (P1, P2), as (C_out, P1, P2 // 2 + 1), no gradient.
-    filtered_conv: (x, weight, V, stride, padding) -> y, with gradients to x and weight.
+    preconditioner: (kernels (C_out, C_in / groups, k, k), a grid (P1, P2), dilation) -> V (C_out, P1, P2 // 2 + 1), no
+        gradient.
+    filtered_conv: (x, weight, V, stride, padding, dilation, groups) -> y, with gradients to x and weight.
     prepare: the same arguments, for many evaluations. Returns (x, weight) -> y for weights of the same values, or None
         if that would keep too much memory.
     keeps_kernels: what `prepare` makes depends on the weight, beside V.
     narrow: the products run in bfloat16 under bfloat16 autocast.
+    groups: there may be more than one group.
     """
 
     name: str
-    preconditioner: Callable[[Tensor, tuple[int, int]], Tensor]
-    filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
-    prepare: Callable[[Tensor, Tensor, Tensor, int, int], KeptFilter | None] | None = None
+    preconditioner: Callable[[Tensor, tuple[int, int], int], Tensor]
+    filtered_conv: Callable[[Tensor, Tensor, Tensor, int, int, int, int], Tensor]
+    prepare: Callable[[Tensor, Tensor, Tensor, int, int, int, int], KeptFilter | None] | None = None
     keeps_kernels: bool = False
     narrow: bool = False
+    groups: bool = True
 
 
 FFT = Method("fft", preconv_fft.preconditioner, preconv_fft.filtered_conv)
@@ -67,47 +72,56 @@ METHODS = {
             "matmul",
             preconv_operators.preconditioner,
             preconv_operators.filtered_conv,
-            preconv_matmul.prepare,
+            preconv_operators.prepare,
             keeps_kernels=True,
             narrow=True,
+            groups=False,
         ),
         Method("filter", preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
     )
 }
 # "auto" computes V by the shorter way whatever the method.
 AUTO = {name: method._replace(preconditioner=preconv_operators.preconditioner) for name, method in METHODS.items()}
+EXPORT = Method("fft", preconv_export.preconditioner, preconv_export.filtered_conv)
+ANY_CONVOLUTION = ("fft", "filter")  # the methods that leave groups and dilation to torch's convolution
 LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
 
 
 class PreConv2d(RunningPreconditioner):
     """ConvNorm, a drop-in for a Conv2d and its norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
-    H' = (H + 2 * padding - kernel_size) // stride + 1, as for Conv2d, and W' likewise. It takes every input size that
-    Conv2d takes. It computes float32 and float64 in their own precision, and narrower types in float32. Under bfloat16
-    autocast the products of "matmul" run in bfloat16, the rest in float32. It holds no BatchNorm.
+    H' = (H + 2 * padding - k') // stride + 1 with k' = dilation * (kernel_size - 1) + 1, as for Conv2d; W' likewise. It
+    takes every input size that Conv2d takes. It computes float32 and float64 in their own precision, and narrower types
+    in float32. Under bfloat16 autocast the products of "matmul" run in bfloat16, the rest in float32. It holds no
+    BatchNorm.
 
     Args:
         kernel_size: one number (or two equal ones); odd, unless `affine` is off.
         stride: one number (or two equal ones).
-        padding: zeros added on each side, at most kernel_size - 1; or "valid" for 0; or "same" for an output of the
-            input's size, if kernel_size is odd and stride is 1.
+        padding: zeros added on each side, at most k' - 1; or "valid" for 0; or "same" for an output of the input's
+            size, if k' is odd and stride is 1.
+        dilation: one number (or two equal ones).
+        groups: as for Conv2d; a divisor of in_channels and of out_channels.
         bias: must be False, as for a Conv2d with a norm behind it. The affine part has the bias.
         affine: end with a depthwise kernel_size x kernel_size convolution with bias, starting as the identity.
         momentum: share of the newest preconditioner in the running estimate, in (0, 1]; None for the reference's
             schedule, `cosine_momentum`.
         track_running_stats: keep the running estimate that evaluation uses. Without it, evaluation uses the
             preconditioner of the weights.
-        method: "fft", "matmul" or "filter" (the same function, see their files), or "auto": the fastest one for the
-            shape of the input, as preconv_cost.py estimates it, but "fft" for torch.jit.trace, torch.export and ONNX,
-            whose programs load without our operators.
+        method: "fft", "matmul" (one group only) or "filter" (the same function, see their files), or "auto": the
+            fastest one for the shape of the input, as preconv_cost.py estimates it, but "fft" for torch.func,
+            torch.jit.trace, torch.export and ONNX, whose programs load without our operators. For exports it computes
+            the DFT as products of real numbers (preconv_export.py), if the size of the images is fixed.
+        padding_mode: must be "zeros".
         input_size: (H, W), to give the running estimate its final shape at once, as zeros with no batch counted.
             It changes nothing else.
         device, dtype: of parameters and buffers, as for Conv2d.
 
-    State: `weight` (C_out, C_in, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the buffers
-    `running_preconditioner` (C_out, P1, P2 // 2 + 1), which is empty until the first training batch unless `input_size`
-    is given, and `num_batches_tracked`. The state dict's metadata records the grid, since the half spectrum does not
-    tell an even width from an odd one. Without metadata the estimate takes the first input size that its shape allows.
+    State: `weight` (C_out, C_in / groups, k, k); `affine.weight` (C_out, 1, k, k) and `affine.bias` (C_out,); the
+    buffers `running_preconditioner` (C_out, P1, P2 // 2 + 1), which is empty until the first training batch unless
+    `input_size` is given, and `num_batches_tracked`. The estimate is never narrower than float32. The state dict's
+    metadata records the grid, since the half spectrum does not tell an even width from an odd one. Without metadata the
+    estimate takes the first input size that its shape allows.
 
     Evaluation without gradients keeps the preconditioned spectra of "matmul" from batch to batch, until a weight or the
     running estimate changes or `train()` or `eval()` is called. On a GPU torch's version counters show a change, but
@@ -127,8 +141,11 @@ class PreConv2d(RunningPreconditioner):
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] | str = 0,
-        *,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
         bias: bool = False,
+        *,
+        padding_mode: str = "zeros",
         affine: bool = True,
         momentum: float | None = None,
         track_running_stats: bool = True,
@@ -142,7 +159,13 @@ class PreConv2d(RunningPreconditioner):
         self.out_channels = _positive("out_channels", out_channels)
         self.kernel_size = k = _positive("kernel_size", _single("kernel_size", kernel_size))
         self.stride = _positive("stride", _single("stride", stride))
-        self.padding = _padding(padding, k, self.stride)
+        self.dilation = _positive("dilation", _single("dilation", dilation))
+        self.groups = _positive("groups", groups)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"groups must divide {in_channels} input and {out_channels} output channels, got {groups}")
+        self.padding = _padding(padding, self._reach + 1, self.stride)
+        if padding_mode != "zeros":
+            raise ValueError(f'padding_mode must be "zeros", as ConvNorm is defined, got {padding_mode!r}')
         if bias:
             raise ValueError("bias must be False: the layer's affine part (affine=True) has a bias")
         if affine and k % 2 == 0:
@@ -153,16 +176,20 @@ class PreConv2d(RunningPreconditioner):
         self.track_running_stats = track_running_stats
         if method not in ("auto", *METHODS):
             raise ValueError(f"method must be one of auto, {', '.join(METHODS)}, got {method!r}")
+        if method == "matmul" and self.groups > 1:
+            raise ValueError(f'method "matmul" needs groups=1, got {groups}; use "fft", "filter" or "auto"')
         self.method = method
 
-        self.weight = nn.Parameter(torch.empty(self.out_channels, self.in_channels, k, k, device=device, dtype=dtype))
+        shape = (self.out_channels, self.in_channels // self.groups, k, k)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.affine: nn.Conv2d | None = None
         if affine:
             c = self.out_channels
             self.affine = nn.Conv2d(c, c, k, padding=(k - 1) // 2, groups=c, device=device, dtype=dtype)
         self._kept: KeptSpectra | None = None
-        shape = (0, 0) if input_size is None else self.estimate_shape(self._grid_of(input_size))
-        self._make_estimate(shape if track_running_stats else None, _wide(self.weight.dtype), device)
+        grid = None if input_size is None else self._grid_of(input_size)
+        size = (0, 0) if grid is None else self.estimate_shape(grid)
+        self._make_estimate(size if track_running_stats else None, _wide(self.weight.dtype), device)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -199,19 +226,19 @@ class PreConv2d(RunningPreconditioner):
         return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
 
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
-        k = self.kernel_size
-        grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-        if k == 1:  # V is one number per channel, so V and the affine part only scale the kernel
+        grid = (x.shape[2] + self._reach, x.shape[3] + self._reach)
+        if self.kernel_size == 1:  # V is one number per channel, so V and the affine part only scale the kernel
             weight = weight * self._current_preconditioner(method, weight, (1, 1)).unsqueeze(1)
             scale, bias = self._affine_like(x)
             # A strided 1x1 convolution reads only these pixels. Slicing is cheaper, and safe: with a stride, torch
             # 2.14.1's backward pass writes outside its memory for few channels in channels_last.
             x = x[:, :, :: self.stride, :: self.stride]
-            return F.conv2d(x, (weight if scale is None else weight * scale).to(x.dtype), bias)
+            weight = weight if scale is None else weight * scale
+            return F.conv2d(x, weight.to(x.dtype), bias, groups=self.groups)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
             return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
-        return method.filtered_conv(x, weight, v, self.stride, self.padding)
+        return method.filtered_conv(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
 
     def _finish(self, y: Tensor, *, dtype: torch.dtype, dense: bool) -> Tensor:
         k = self.kernel_size
@@ -231,23 +258,27 @@ class PreConv2d(RunningPreconditioner):
     def _pick_method(self, x: Tensor) -> Method:
         if self.method != "auto":
             return METHODS[self.method]
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+            return EXPORT if all(type(side) is int for side in x.shape[2:]) else FFT
+        if torch.jit.is_tracing() or under_a_transform():  # type: ignore[attr-defined, no-untyped-call]
             return FFT
         if self.kernel_size == 1:
             return AUTO["matmul"]  # it decides only whether bfloat16 autocast applies
         if not x.is_cpu:
             return AUTO["fft"]  # the fewest kernels and bytes; estimated, not measured (docs/performance.md)
+        among = tuple(AUTO) if self.groups == self.dilation == 1 else ANY_CONVOLUTION
         if under_autocast(x):  # the costs are those of float32
-            return AUTO["fft" if max(x.shape[2:]) + self.kernel_size - 1 > LARGEST_MATMUL_GRID else "matmul"]
-        geometry = Geometry(x.shape[2], x.shape[3], self.kernel_size, self.stride, self.padding)
-        task = preconv_cost.Task(x.shape[0], self.in_channels, self.out_channels, geometry, self.training)
-        return AUTO[preconv_cost.fastest(task)]
+            fits = "matmul" in among and max(x.shape[2:]) + self._reach <= LARGEST_MATMUL_GRID
+            return AUTO["matmul" if fits else "fft"]
+        geometry = Geometry(x.shape[2], x.shape[3], self._reach + 1, self.stride, self.padding)
+        c_in = self.in_channels // self.groups
+        task = preconv_cost.Task(x.shape[0], c_in, self.out_channels, geometry, self.training, self.dilation)
+        return AUTO[preconv_cost.fastest(task, among)]
 
     def _current_preconditioner(self, method: Method, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         """V for this batch: training computes it from the weights and averages it, evaluation takes the estimate."""
         if self.training or not self._is_estimated_at(grid):
-            v = method.preconditioner(weight, grid)
+            v = method.preconditioner(weight, grid, self.dilation)
             if self.training and self.track_running_stats:
                 self._update_running(v, grid)
             return v
@@ -258,7 +289,7 @@ class PreConv2d(RunningPreconditioner):
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
         """The V (C_out, P1, P2 // 2 + 1) of evaluation on `grid`; give (1, 1) for k = 1. It updates nothing."""
         if not self._is_estimated_at(grid):
-            return preconv_fft.preconditioner(self.weight, grid)
+            return preconv_fft.preconditioner(self.weight, grid, self.dilation)
         assert self.running_preconditioner is not None
         return self.running_preconditioner
 
@@ -285,38 +316,50 @@ class PreConv2d(RunningPreconditioner):
         kept = self._kept  # read once: another thread may replace it
         if kept is None or not kept.is_of(sources, key):
             v = self._current_preconditioner(method, weight, grid)
-            run = method.prepare(x, weight, v, self.stride, self.padding)
+            run = method.prepare(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
             kept = self._kept = KeptSpectra.of(sources, key, run)
         return kept.run
 
     def train(self, mode: bool = True) -> "PreConv2d":
         self._kept = None
+        if not mode:
+            self._look_for_batches()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreConv2d":
         self._kept = None  # .to(), .double() and the like
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        before = self.running_preconditioner
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self.running_preconditioner
+        if before is not None and after is not None and _wide(after.dtype) != after.dtype:
+            self.running_preconditioner = before.to(after.device)  # V spans orders of magnitude, the weights do not
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # a copy makes its own
+        return {**super().__getstate__(), "_kept": None}  # a copy makes its own
 
     def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
         """(P1, P2 // 2 + 1), the half spectrum of rfft2."""
         return (1, 1) if self.kernel_size == 1 else (grid[0], grid[1] // 2 + 1)
 
+    @property
+    def _reach(self) -> int:
+        """k' - 1, by which the grid is larger than the images."""
+        return self.dilation * (self.kernel_size - 1)
+
     def _grid_of(self, input_size: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(input_size, tuple | list | torch.Size) or len(input_size) != 2:
             raise ValueError(f"input_size must be two whole numbers (H, W), got {input_size!r}")
-        k, (height, width) = self.kernel_size, (_positive("input_size", side) for side in input_size)
-        if min(height, width) + 2 * self.padding < k:
-            raise ValueError(f"input_size {input_size} is smaller than the {k}-wide kernel")
-        return height + k - 1, width + k - 1
+        height, width = (_positive("input_size", side) for side in input_size)
+        if min(height, width) + 2 * self.padding <= self._reach:
+            raise ValueError(f"input_size {input_size} is smaller than the {self._reach + 1}-wide kernel")
+        return height + self._reach, width + self._reach
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected an input (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
-            raise ValueError(f"input {tuple(x.shape)} is smaller than the {self.kernel_size}-wide kernel")
+        if min(x.shape[2:]) + 2 * self.padding <= self._reach:
+            raise ValueError(f"input {tuple(x.shape)} is smaller than the {self._reach + 1}-wide kernel")
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *args: Any
@@ -327,7 +370,8 @@ class PreConv2d(RunningPreconditioner):
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, momentum={self.momentum}, track_running_stats={self.track_running_stats}"
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, momentum={self.momentum}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
 
@@ -347,11 +391,11 @@ def _padding(value: int | tuple[int, int] | str, kernel: int, stride: int) -> in
         return 0
     if value == "same":
         if kernel % 2 == 0 or stride != 1:
-            raise ValueError(f'padding="same" needs an odd kernel_size and a stride of 1, got {kernel} and {stride}')
+            raise ValueError('padding="same" needs an odd kernel_size or an even dilation, and a stride of 1')
         return (kernel - 1) // 2
     padding = _single("padding", value)
     if not 0 <= padding < kernel:
-        raise ValueError(f"padding must be from 0 to kernel_size - 1 = {kernel - 1}, got {padding}")
+        raise ValueError(f"padding must be from 0 to dilation * (kernel_size - 1) = {kernel - 1}, got {padding}")
     return padding
 
 

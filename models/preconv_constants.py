@@ -156,7 +156,7 @@ def _together(pairs: int, device: torch.device) -> int:
 
 
 @kept
-def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def autocorrelation(kernel: int, grid: tuple[int, int], dilation: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two float64 matrices whose product maps a Gram matrix of taps (k^4) to the power spectrum (P1 * (P2 // 2 + 1)).
 
     The first, (k^4, lags), sums the Gram matrix over the pairs of taps at each lag; a lag and its negative are one. The
@@ -172,7 +172,7 @@ def autocorrelation(kernel: int, grid: tuple[int, int], device: torch.device) ->
     rows = (number + kernel - 1).div(span, rounding_mode="floor")
     columns = number - rows * span
     f1, f2 = every(torch.arange(p1, device="cpu"), torch.arange(p2 // 2 + 1, device="cpu")).T
-    turns = (rows[:, None] * f1 % p1).double() / p1 + (columns[:, None] * f2 % p2).double() / p2
+    turns = (rows[:, None] * dilation * f1 % p1).double() / p1 + (columns[:, None] * dilation * f2 % p2).double() / p2
     sums = (which[:, None] == number).to(torch.float64)
     return sums.to(device), (2 * math.pi * turns).cos().to(device)
 

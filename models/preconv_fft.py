@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
+def preconditioner(weight: Tensor, grid: tuple[int, int], dilation: int = 1) -> Tensor:
     """V_o(f) = (sum_j |A_oj(f)|^2)^(-1/2) for the kernels `weight` (C_out, C_in, k, k) on a `grid` (P1, P2).
+
+    The sum is over the inputs that channel o sees: all of them, or those of its group.
 
     Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
     (C_out, 1, 1) for k = 1, where V does not depend on the frequency.
@@ -20,7 +22,7 @@ def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
         if weight.shape[-1] == 1:
             power = weight.square().sum(1)  # (C_out, 1, 1)
         else:
-            spectrum = torch.fft.rfft2(weight, s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
+            spectrum = torch.fft.rfft2(dilated(weight, dilation), s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
             power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
         return inverse_root(power, power.dtype)
 
@@ -37,15 +39,35 @@ def inverse_root(power: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.maximum(power, floor.clamp_min(limits.tiny)).rsqrt().to(dtype)
 
 
-def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+def dilated(weight: Tensor, dilation: int) -> Tensor:
+    """Kernels (..., k, k) with dilation - 1 zeros between taps: (..., k', k') with k' = dilation (k - 1) + 1."""
+    k, zeros = weight.shape[-1], dilation - 1
+    if zeros == 0 or k == 1:
+        return weight
+    spread = F.pad(weight[..., :, None, :, None], (0, zeros, 0, 0, 0, zeros))  # (..., k, dilation, k, dilation)
+    size = dilation * (k - 1) + 1
+    return spread.flatten(-4, -3).flatten(-2, -1)[..., :size, :size]
+
+
+def full_conv(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
+    """Step 1 of the layer: the full cross-correlation (N, C_out, P1, P2)."""
+    reach = dilation * (weight.shape[-1] - 1)
+    return F.conv2d(x, weight, padding=reach, dilation=dilation, groups=groups)
+
+
+def filtered_conv(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> Tensor:
     """Steps 1, 3 and 4 of the layer: (N, C_in, H, W) -> (N, C_out, H', W').
 
     `v` is the preconditioner (C_out, P1, P2 // 2 + 1), a constant: no gradient flows to it.
     """
-    k = weight.shape[-1]
-    c = F.conv2d(x, weight, padding=k - 1)  # (N, C_out, P1, P2)
-    y = c if c.numel() == 0 else _SpectralScale.apply(c, v)  # FFTs refuse an empty batch
-    crop = k - 1 - padding
+    c = full_conv(x, weight, dilation, groups)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        y = _SpectralScale.forward(c, v)  # a traced program with a Function in it cannot be saved
+    else:
+        y = c if c.numel() == 0 else _SpectralScale.apply(c, v)  # FFTs refuse an empty batch
+    crop = dilation * (weight.shape[-1] - 1) - padding
     return y[..., crop : c.shape[-2] - crop : stride, crop : c.shape[-1] - crop : stride]
 
 

@@ -18,10 +18,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .preconv_constants import every, in_half_spectrum, left
+from .preconv_fft import full_conv
 from .preconv_kept import KeptFilter, kept
 
 CHUNK = 2**17  # coefficients that a CPU computes at a time, so that they fit a core's cache
@@ -100,15 +100,18 @@ def spectral_filter(maps: Tensor, v: Tensor, p1: int, p2: int, crop: int, stride
     return _filtered(maps, *matrices, *const.mean_and_difference(v.to(const.dtype)))
 
 
-def prepare(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> KeptFilter:
+def prepare(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> KeptFilter:
     """The convolution and its filter for many inputs like x and any kernels like `weight`, with M and D made once."""
-    k = weight.shape[-1]
-    grid = (x.shape[2] + k - 1, x.shape[3] + k - 1)
-    const = basis(*grid, k - 1 - padding, stride, torch.promote_types(x.dtype, torch.float32), x.device)
+    reach = dilation * (weight.shape[-1] - 1)
+    grid = (x.shape[2] + reach, x.shape[3] + reach)
+    const = basis(*grid, reach - padding, stride, torch.promote_types(x.dtype, torch.float32), x.device)
     factors = const.mean_and_difference(v.to(const.dtype))
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
-        return _filtered(F.conv2d(x, weight.to(x.dtype), padding=k - 1), const.source, const.target, *factors)
+        maps = full_conv(x, weight.to(x.dtype), dilation, groups)
+        return _filtered(maps, const.source, const.target, *factors)
 
     return run
 

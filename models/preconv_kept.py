@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 T = TypeVar("T")
 KeptFilter = Callable[[Tensor, Tensor], Tensor]  # (x, weight) -> the filtered convolution
@@ -28,11 +28,17 @@ def under_a_transform() -> bool:
 
 
 def kept(build: Callable[..., T]) -> Callable[..., T]:
-    """`build` with a cache of its newest results, for all layers; no cache under a dispatch mode or a compiler."""
+    """`build` with a cache of its newest results, for all layers; no cache under a dispatch mode or a compiler.
+
+    An exported program gets the results as constants, so that it does not make them anew in each run.
+    """
     remembered = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
 
     @functools.wraps(build)
     def find(*key: Hashable) -> T:
+        if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+            with _disable_current_modes():
+                return remembered(*key)
         return build(*key) if torch.compiler.is_compiling() or under_a_mode() else remembered(*key)
 
     find.cache_info, find.cache_clear = remembered.cache_info, remembered.cache_clear  # type: ignore[attr-defined]

@@ -237,7 +237,7 @@ def _narrowed(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
 # --- V ---------------------------------------------------------------------------------------------------------------
 
 
-def inverse_root_of_gram(weight: Tensor, p1: int, p2: int) -> Tensor:
+def inverse_root_of_gram(weight: Tensor, p1: int, p2: int, dilation: int = 1) -> Tensor:
     """V (C_out, P1, P2 // 2 + 1) of kernels narrower than float64, without transforming them.
 
     sum_j |A_oj(f)|^2 is the DFT of the summed autocorrelation of channel o's kernels. The Gram matrix
@@ -247,6 +247,6 @@ def inverse_root_of_gram(weight: Tensor, p1: int, p2: int) -> Tensor:
     """
     taps = weight.flatten(2).double()  # (C_out, C_in, k * k)
     gram = torch.bmm(taps.transpose(1, 2), taps).flatten(1)  # (C_out, k^4)
-    lags, cosines = autocorrelation(weight.shape[-1], (p1, p2), weight.device)
+    lags, cosines = autocorrelation(weight.shape[-1], (p1, p2), dilation, weight.device)
     power = (gram @ lags @ cosines).view(-1, p1, p2 // 2 + 1)
     return preconv_fft.inverse_root(power, weight.dtype)

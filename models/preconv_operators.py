@@ -10,28 +10,47 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import preconv_fft, preconv_filter, preconv_matmul
 from .preconv_constants import Geometry
+from .preconv_kept import KeptFilter
 
 OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
 
 
-def preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
+def preconditioner(weight: Tensor, grid: tuple[int, int], dilation: int = 1) -> Tensor:
     """V as in `preconv_fft.preconditioner`, which computes it for float64 kernels and for devices without float64."""
     if weight.shape[-1] == 1 or weight.dtype == torch.float64 or weight.device.type == "mps":
-        return preconv_fft.preconditioner(weight, grid)
-    return preconditioner_operator(weight.detach(), *grid)
+        return preconv_fft.preconditioner(weight, grid, dilation)
+    return preconditioner_operator(weight.detach(), *grid, dilation)
 
 
-def filtered_conv(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
+def filtered_conv(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> Tensor:
     """Steps 1, 3 and 4 of the layer, as `preconv_fft.filtered_conv`; the output's strides are channels_last.
 
-    The products run in x's dtype.
+    The products run in x's dtype. Raises ValueError for more than one group.
     """
-    return _FilteredConv.apply(x, weight, v, stride, padding)
+    return _FilteredConv.apply(x, _one_group(weight, dilation, groups), v, stride, padding)
+
+
+def prepare(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> KeptFilter | None:
+    """The same as `preconv_matmul.prepare`. Raises ValueError for more than one group."""
+    run = preconv_matmul.prepare(x, _one_group(weight, dilation, groups), v, stride, padding)
+    if run is None or dilation == 1:
+        return run
+    return lambda x, weight: run(x, preconv_fft.dilated(weight, dilation))
+
+
+def _one_group(weight: Tensor, dilation: int, groups: int) -> Tensor:
+    """The kernels with their dilation: its zeros cost only the products that transform the taps."""
+    if groups != 1:
+        raise ValueError(f'method "matmul" needs groups=1, got {groups}; use "fft", "filter" or "auto"')
+    return preconv_fft.dilated(weight, dilation)
 
 
 class _FilteredConv(torch.autograd.Function):
@@ -85,11 +104,13 @@ class _Gradients(torch.autograd.Function):
         return onto_grad, onto_x, onto_weight, None, None, None, None
 
 
-def conv_then_filter(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) -> Tensor:
-    """The same function as `filtered_conv`, by torch's convolution and the filter of preconv_filter.py."""
-    k = weight.shape[-1]
-    maps = F.conv2d(x, weight.to(x.dtype), padding=k - 1)
-    y: Tensor = _SpectralFilter.apply(maps, v, *maps.shape[2:], k - 1 - padding, stride, False)
+def conv_then_filter(
+    x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int, dilation: int = 1, groups: int = 1
+) -> Tensor:
+    """The same function as `filtered_conv`, by torch's convolution and the filter of preconv_filter.py, any groups."""
+    maps = preconv_fft.full_conv(x, weight.to(x.dtype), dilation, groups)
+    crop = dilation * (weight.shape[-1] - 1) - padding
+    y: Tensor = _SpectralFilter.apply(maps, v, *maps.shape[2:], crop, stride, False)
     return y
 
 
@@ -141,7 +162,7 @@ filter_operator = _operator("spectral_filter", preconv_filter.spectral_filter)
 
 
 @torch.library.register_fake(preconditioner_operator)
-def _(weight: Tensor, p1: int, p2: int) -> Tensor:
+def _(weight: Tensor, p1: int, p2: int, dilation: int = 1) -> Tensor:
     return weight.new_empty(weight.shape[0], p1, p2 // 2 + 1)
 
 

@@ -1,6 +1,8 @@
 """The running estimate of a preconditioner: its average over training batches, which evaluation uses."""
 
+import copy
 import math
+import weakref
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .preconv_kept import under_a_mode
+from .preconv_kept import KeptSpectra, under_a_mode
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
@@ -32,6 +34,10 @@ class RunningPreconditioner(nn.Module, ABC):
     The buffers `running_preconditioner`, real (C_out, ...), and `num_batches_tracked` hold it; both are None in a layer
     that keeps no estimate. The estimate belongs to one grid (P1, P2). The state dict's metadata records the grid, which
     the estimate's shape does not determine. Without metadata the estimate takes the first grid that its shape allows.
+
+    A layer that averages another's state, as torch's AveragedModel and timm's ModelEmaV3 do, is a deep copy that never
+    sees a batch. It cannot average into an estimate without a size, nor into zeros that stand for no estimate. So the
+    first estimate of a layer is also given to its deep copies that have none; they use it once a batch is counted.
     """
 
     running_preconditioner: Tensor | None
@@ -48,6 +54,7 @@ class RunningPreconditioner(nn.Module, ABC):
         """Register the buffers: an estimate (C_out, *shape) of zeros and a count of 0, or None if `shape` is None."""
         self._grid: tuple[int, int] | None = None  # the grid of the estimate, if it is known
         self._counted = False  # whether a batch was seen; reading num_batches_tracked would wait for the device
+        self._copies: list[weakref.ref[RunningPreconditioner]] = []  # deep copies made before the first batch
         running = count = None
         if shape is not None:
             running = torch.zeros(self.out_channels, *shape, dtype=dtype, device=device)
@@ -58,11 +65,21 @@ class RunningPreconditioner(nn.Module, ABC):
     def _is_estimated_at(self, grid: tuple[int, int]) -> bool:
         """Whether there is an estimate that belongs to `grid`."""
         running = self.running_preconditioner
-        if running is None or not self._counted or running.shape[1:] != self.estimate_shape(grid):
+        if running is None or running.shape[1:] != self.estimate_shape(grid):
+            return False
+        if not self.training:
+            self._look_for_batches()
+        if not self._counted:
             return False
         if self._grid is None:
             self._grid = grid  # from a state dict without metadata: the first grid that its shape allows
         return self._grid == grid
+
+    def _look_for_batches(self) -> None:
+        """Find out whether a batch was counted by a write into the buffers, as of an average of models."""
+        count = self.num_batches_tracked
+        if not self._counted and count is not None and not count.is_meta and KeptSpectra.allowed():
+            self._counted = bool(count)
 
     @torch.no_grad()
     def _update_running(self, v: Tensor, grid: tuple[int, int]) -> None:
@@ -78,6 +95,8 @@ class RunningPreconditioner(nn.Module, ABC):
                 running = v
             elif running.shape != v.shape:
                 running = torch.zeros_like(v)
+            else:
+                running.mul_(count > 1)  # another layer's first estimate does not count
             self._grid, self._counted = grid, True
         momentum = self.momentum if self.momentum is not None else cosine_momentum(count.to(v.dtype))
         newest = torch.lerp(running.to(v), v, momentum)
@@ -85,8 +104,36 @@ class RunningPreconditioner(nn.Module, ABC):
             running.copy_(newest)
         else:
             self.running_preconditioner = _ordinary(newest)
+        self._give_to_copies()
+
+    @torch.no_grad()
+    def _give_to_copies(self) -> None:
+        estimate = self.running_preconditioner
+        if not self._copies or not self._counted or estimate is None or not KeptSpectra.allowed():
+            return
+        for reference in self._copies:
+            other = reference()
+            if other is None or other._counted or (running := other.running_preconditioner) is None:
+                continue
+            if running.shape == estimate.shape:
+                running.copy_(estimate)
+            else:
+                other.running_preconditioner = _ordinary(estimate.to(running, copy=True))
+            other._grid = self._grid
+        self._copies = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_copies": []}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RunningPreconditioner":
+        copied = memo[id(self)] = self.__class__.__new__(self.__class__)
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        if not self._counted:
+            self._copies.append(weakref.ref(copied))
+        return copied
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._give_to_copies()  # unless the first batch did, which a compiler does not
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", None)
         if metadata is not None and self._grid is not None:

@@ -118,7 +118,9 @@ def _distinct_frequencies(grid: tuple[int, int], device: torch.device) -> Tensor
 def _convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
     """Dense convolutions by path; the depthwise affine part of a ConvNorm is not one."""
     for path, module in model.named_modules():
-        if isinstance(module, PreConv2d | PublishedPreConv2d):
+        if isinstance(module, PublishedPreConv2d) or (
+            isinstance(module, PreConv2d) and module.groups == module.dilation == 1
+        ):
             yield path, module
         elif isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1):
             parent = model.get_submodule(path.rpartition(".")[0])

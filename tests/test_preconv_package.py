@@ -18,7 +18,7 @@ import sys
 sys.modules["numpy"] = None  # torch does without it, and so must the layer
 import torch
 import models, utils
-from {package} import ConvNormBatchNorm, PreConv2d, __version__
+from {package} import ConvNormBatchNorm, PreConv2d, __version__, convert_conv_norm
 
 assert models.MINE and utils.MINE, "a user's packages are replaced"
 assert not any(name in sys.modules for name in ("pydantic", "parse_config", "models.preconv", "trainer"))
@@ -33,6 +33,8 @@ for layers in ((fast, plain), (fast.eval(), plain.eval())):
     assert torch.allclose(first, second, atol=1e-4)
 first.sum().backward()
 assert torch.isfinite(layer[0].weight.grad).all()
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+assert convert_conv_norm(network, keep_batch_norm=False).converted == {{"0": "1"}}
 print(PreConv2d.__module__, __version__)
 """
 
@@ -86,11 +88,13 @@ def test_the_wheel_holds_the_layer_alone_and_wants_torch_alone(wheel: Path) -> N
         (about,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
         assert any(name.endswith("/licenses/LICENSE") for name in archive.namelist())
     layer = [path.name for path in (ROOT / "models").glob("preconv*.py") if "published" not in path.name]
-    assert sorted(files) == sorted(f"convnorm/{name}" for name in ("__init__.py", "normed.py", *layer))
+    assert sorted(files) == sorted(
+        f"convnorm/{name}" for name in ("__init__.py", "convert.py", "normed.py", "pointwise.py", *layer)
+    )
     head = about.partition("\n\n")[0].splitlines()
     assert [line for line in head if line.startswith("Requires-Dist")] == ["Requires-Dist: torch>=2.10"]
     assert {"Name: convnorm", f"Version: {models.__version__}", "License-Expression: MIT"} <= set(head)
-    assert wheel.stat().st_size < 40_000
+    assert wheel.stat().st_size < 48_000
 
 
 @pytest.mark.slow
