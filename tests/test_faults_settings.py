@@ -118,7 +118,7 @@ def texts(block: Any = Config, path: tuple[str, ...] = ()) -> list[tuple[str, ..
 def test_50_the_texts_of_a_config() -> None:
     assert {".".join(path) for path in texts()} == {
         *("name", "data_loader.args.data_dir", "label_noise.path"),
-        *("trainer.save_dir", "trainer.device", "trainer.monitor"),
+        *("trainer.save_dir", "trainer.device", "trainer.monitor", "weights.path", "weights.sha256"),
     }
 
 
@@ -130,6 +130,8 @@ def test_50_a_control_character_in_a_text(path: tuple[str, ...]) -> None:
             values = {key: values}
         if path[0] == "label_noise":
             values["label_noise"]["type"] = "file"
+        if path[0] == "weights":
+            values["weights"] = {"path": "a.pth"} | values["weights"]
         with pytest.raises(ConfigError, match=f"^test: 1 problem: .*{path[-1]}: (must|String should match pattern)"):
             validate({"name": "x"} | values, "test")
 

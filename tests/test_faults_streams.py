@@ -466,7 +466,7 @@ def _no_gpu_memory(where: str) -> None:
     [
         "trainer.checkpoint_file.read_tensors",
         "trainer.trainer.load_optimizer",
-        "trainer.checkpoint_file._check_tensors",
+        "trainer.checkpoint_file.check_numbers",
     ],
 )
 def test_76_too_little_gpu_memory_for_a_checkpoint(finished: Path, tmp_path: Path, where: str) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,8 @@ def _matplotlib() -> Any:
     """
     with contextlib.suppress(Exception):
         return importlib.import_module("matplotlib")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]  # parts of the failed import, which the next one would take for whole
     spec = importlib.util.find_spec("matplotlib")
     if spec is not None and spec.origin is not None:
         users = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
