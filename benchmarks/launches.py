@@ -4,7 +4,7 @@ A step runs on torch's meta device, whose tensors have shapes and no values, and
 CUDA. (Autograd refuses fake CUDA tensors where there is no GPU.) The table has the step's kernels, the bytes that they
 read and write, and their floating-point operations. A roofline makes an estimate of the step's time on three GPUs: for
 each kernel the longest of its bytes at the memory's bandwidth, its operations at the arithmetic's peak, and the time to
-launch it. These are estimates, not measurements: `make bench` measures where there is a GPU.
+launch it. These are estimates; where there is a GPU, a last column has the ratio that was measured on it.
 
 "Compiled" follows one rule: an elementwise kernel that reads what an elementwise kernel or a BatchNorm has written
 joins it. ConvNorm's operators are opaque to the compiler, so what is within them is not joined.
@@ -12,7 +12,7 @@ joins it. ConvNorm's operators are opaque to the compiler, so what is within the
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.harness import interleaved, medians
 from benchmarks.speed import Training
 from models import preconv_filter, preconv_matmul, preconv_operators
 from models.preconv import PreConv2d
 
+ARMS = ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter")
 LAUNCH = 5e-6  # seconds from one small kernel to the next, of eager PyTorch on current hosts
 # What one operator of aten starts, if not one kernel: views and allocations none, and these:
 KERNELS = {"convolution_backward": 2, "_fft_r2c": 2, "_fft_c2r": 2, "native_batch_norm": 2, "_foreach_add_": 1}
@@ -183,17 +185,27 @@ def layer_of(method: str, channels: int = 64, batch: int = 128, size: int = 32) 
     return tuple(int(recorder.totals()["kernels"]) for recorder in (forward, backward))
 
 
+def measured(arms: Iterable[str], width: int, batch: int, rounds: int) -> dict[str, float]:
+    """The median seconds of a training step of each arm on this machine's GPU, by turns."""
+    trainings = {arm: Training(arm, width, batch, device="cuda") for arm in arms}
+    return medians(interleaved({arm: training.step for arm, training in trainings.items()}, rounds, warm_up=5))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="write every kernel of every step to this JSON file")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of the steps that are measured on a GPU")
     arguments = parser.parse_args()
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    columns = [*GPUS, *([f"measured, {name}"] if name else [])]
     written: dict[str, list[dict[str, Any]]] = {}
     for width, batch in ((64, 128), (16, 64)):
         print(f"\nResNet18 of width {width}, batch {batch}, 32x32, float32; estimates / bn's, eager and compiled\n")
-        print("| arm | kernels | compiled | GB | TFLOP | " + " | ".join(GPUS) + " |")
-        print("|---|---|---|---|---|" + "---|" * len(GPUS))
+        print("| arm | kernels | compiled | GB | TFLOP | " + " | ".join(columns) + " |")
+        print("|---|---|---|---|---|" + "---|" * len(columns))
         baseline = step_of("bn", width, batch)
-        for arm in ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter"):
+        seconds = measured(ARMS, width, batch, arguments.rounds) if name else {}
+        for arm in ARMS:
             recorder = baseline if arm == "bn" else step_of(arm, width, batch)
             totals = recorder.totals()
             cells = [f"{totals['kernels']}", f"{totals['compiled']}"]
@@ -201,6 +213,8 @@ def main() -> None:
             for gpu in GPUS.values():
                 ratios = (recorder.seconds(gpu, how) / baseline.seconds(gpu, how) for how in (False, True))
                 cells.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
+            if name:
+                cells.append(f"{seconds[arm] / seconds['bn']:.2f} ({1e3 * seconds[arm]:.1f} ms)")
             print(f"| {arm.replace(':', ' by ')} | " + " | ".join(cells) + " |", flush=True)
             written[f"{arm}, width {width}, batch {batch}"] = [vars(kernel) for kernel in recorder.kernels]
     print("\nKernels of one layer, forward and backward:")
