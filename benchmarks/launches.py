@@ -32,7 +32,7 @@ from models.preconv import PreConv2d
 ARMS = ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter")
 LAUNCH = 5e-6  # seconds from one small kernel to the next, of eager PyTorch on current hosts
 # What one operator of aten starts, if not one kernel: views and allocations none, and these:
-KERNELS = {"convolution_backward": 2, "_fft_r2c": 2, "_fft_c2r": 2, "native_batch_norm": 2, "_foreach_add_": 1}
+KERNELS = {"convolution_backward": 2, "_fft_r2c": 2, "_fft_c2r": 2, "native_batch_norm": 2}
 NONE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view"}
 NORMS = {"native_batch_norm", "cudnn_batch_norm", "native_batch_norm_backward", "cudnn_batch_norm_backward"}
 

@@ -10,7 +10,6 @@ import argparse
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 from benchmarks.harness import spread_of
@@ -27,25 +26,12 @@ _OTHERS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 def steps(arm: str, count: int) -> list[float]:
     """Seconds of each training step, in this process."""
-    import torch
-
-    from benchmarks.harness import set_up
-    from models.resnet import MODELS
+    from benchmarks.harness import interleaved, set_up
+    from benchmarks.speed import Training
 
     set_up(2)
-    torch.manual_seed(0)
-    model = MODELS["resnet18"](arm, 10, 16, "relu").to(memory_format=torch.channels_last)
-    images = torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (64,))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    seconds = []
-    for _ in range(count + 3):
-        start = time.perf_counter()
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return seconds[3:]
+    training = Training(arm, width=16, batch=64, device="cpu")
+    return interleaved({arm: training.step}, count, warm_up=3)[arm]
 
 
 def measured(arm: str, count: int, setting: Mapping[str, str]) -> list[float]:
