@@ -135,7 +135,7 @@ def program(name: str, *args: str, prepare: Sequence[Callable[[], object]] = ())
     from tests.runs import Started
 
     with tempfile.TemporaryDirectory() as place:
-        ended = Started(args, Path(place), prepare, name).end(240)
+        ended = Started(args, Path(place), prepare, name).end(900)
     return subprocess.CompletedProcess([name, *args], ended.code, ended.out, ended.err)
 
 
@@ -143,7 +143,7 @@ def fresh_program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
     """`program` from the first import on, as a user runs it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, name, *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
 
 
 def same_tree(a: object, b: object, path: str = "") -> list[str]:

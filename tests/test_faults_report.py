@@ -52,7 +52,7 @@ def in_process(arguments: Sequence[object], **settings: str) -> subprocess.Compl
     """A program in a fresh process, in which nothing of ours has imported matplotlib yet."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
 
 
 @pytest.fixture(scope="module")
