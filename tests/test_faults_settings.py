@@ -181,7 +181,7 @@ def test_50_a_line_that_would_run_on_the_node(coco_dir: Path, tmp_path: Path, wa
         more = ["--slurm", f"{way}=x{line}"]
     argv = [sys.executable, str(ROOT / "grid.py"), str(path), "--executor", "slurm", *more]
     environment = cluster(tmp_path) | {"MARK": str(mark)}
-    ended = subprocess.run(argv, cwd=place, env=environment, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(argv, cwd=place, env=environment, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.count("\n") == 1
     assert ("it is the grid's" if way == "setup" else "must not hold the control character \\n") in ended.stderr
