@@ -23,15 +23,7 @@ from logger.log import NAME
 from parse_config import as_overrides, load_config
 from tests.conftest import ROOT, same_tree
 from train import StopTraining, run
-from utils.errors import (
-    CheckpointError,
-    ConfigError,
-    ConfigError,
-    DataError,
-    FileSystemError,
-    NonFiniteLossError,
-    Stopped,
-)
+from utils.errors import CheckpointError, ConfigError, DataError, FileSystemError, NonFiniteLossError, Stopped
 
 CONFIG = ROOT / "configs" / "demo.json"
 
