@@ -27,3 +27,23 @@ def value_at(block: Any, keys: str | Iterable[str]) -> Any:
     for key in keys.split(".") if isinstance(keys, str) else keys:
         block = block.get(key) if isinstance(block, dict) else None
     return block
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key by as many of its last parts as tell it from the others: optimizer.args.lr is lr."""
+    every = list(keys)
+
+    def last(key: str, parts: int) -> str:
+        return ".".join(key.split(".")[-parts:])
+
+    return {
+        key: next(
+            (
+                name
+                for n in range(1, key.count(".") + 1)
+                if [last(k, n) for k in every].count(name := last(key, n)) == 1
+            ),
+            key,
+        )
+        for key in every
+    }
