@@ -56,8 +56,8 @@ NO_STATEMENTS = _line("""
 """)
 SEARCH = _line("""
     Best validation accuracy of a run in percent, mean ± sample standard deviation over seeds. The highest mean is the
-    choice, of the settings with the most finished seeds; test accuracy has no part in it. Validation labels hold the
-    noise.
+    choice, of the settings with the most finished seeds; of equals the first by name. Test accuracy has no part in it.
+    Validation labels hold the noise.
 """)
 SUMMARY = _line("""
     Test accuracy in percent, mean ± sample standard deviation over seeds. Best by validation is the test accuracy of
