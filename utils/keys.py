@@ -31,19 +31,13 @@ def value_at(block: Any, keys: str | Iterable[str]) -> Any:
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Each dotted key by as many of its last parts as tell it from the others: optimizer.args.lr is lr."""
-    every = list(keys)
+    parts = {key: key.split(".") for key in keys}
 
-    def last(key: str, parts: int) -> str:
-        return ".".join(key.split(".")[-parts:])
+    def name(key: str) -> str:
+        for count in range(1, len(parts[key])):
+            end = parts[key][-count:]
+            if sum(other[-count:] == end for other in parts.values()) == 1:
+                return ".".join(end)
+        return key
 
-    return {
-        key: next(
-            (
-                name
-                for n in range(1, key.count(".") + 1)
-                if [last(k, n) for k in every].count(name := last(key, n)) == 1
-            ),
-            key,
-        )
-        for key in every
-    }
+    return {key: name(key) for key in parts}
