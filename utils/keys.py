@@ -30,11 +30,12 @@ def value_at(block: Any, keys: str | Iterable[str]) -> Any:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each dotted key by as many of its last parts as tell it from the others: optimizer.args.lr is lr."""
+    """Each dotted key by as many of its last parts as tell it from the others: optimizer.args.lr is lr. `type` alone
+    would not say whose."""
     parts = {key: key.split(".") for key in keys}
 
     def name(key: str) -> str:
-        for count in range(1, len(parts[key])):
+        for count in range(1 + (parts[key][-1] == "type"), len(parts[key])):
             end = parts[key][-count:]
             if sum(other[-count:] == end for other in parts.values()) == 1:
                 return ".".join(end)
