@@ -263,7 +263,20 @@ Optimizer = Annotated[
 ]
 
 
-class MultiStepLRArgs(_Block):
+class ScheduleArgs(_Block):
+    """Those of every schedule."""
+
+    warmup_epochs: NotNegative = Field(
+        0.0,
+        description="Epochs, or a part of one, in which a factor of the schedule's rate rises to 1, from step to step "
+        "in a straight line; the schedule counts its epochs from the start of the run all the same.",
+    )
+    warmup_factor: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1 / 3, description="That factor at the first step (torch's LinearLR)."
+    )
+
+
+class MultiStepLRArgs(ScheduleArgs):
     milestones: list[Positive] = Field(description="Epochs after which the rate is multiplied.")
     gamma: PositiveFloat = Field(0.1, description="The factor.")
 
@@ -282,7 +295,7 @@ class MultiStepLR(_Block):
     args: MultiStepLRArgs = Field(description="Its arguments.")
 
 
-class StepLRArgs(_Block):
+class StepLRArgs(ScheduleArgs):
     step_size: Positive = Field(description="Epochs between two multiplications.")
     gamma: PositiveFloat = Field(0.1, description="The factor.")
 
@@ -292,13 +305,14 @@ class StepLR(_Block):
     args: StepLRArgs = Field(description="Its arguments.")
 
 
-class CosineAnnealingLRArgs(_Block):
+class CosineAnnealingLRArgs(ScheduleArgs):
     T_max: Positive | None = Field(
         None,
         description="Epochs to the lowest rate; null is all epochs, and stays null, for a resumed run may train for "
         "longer.",
     )
     eta_min: NotNegative = Field(0.0, description="The lowest rate.")
+    by: Literal["epoch", "step"] = Field("epoch", description="Change the rate after each epoch, or after each step.")
 
 
 class CosineAnnealingLR(_Block):
@@ -310,11 +324,31 @@ class CosineAnnealingLR(_Block):
 
 class ConstantLR(_Block):
     type: Literal["ConstantLR"] = Field("ConstantLR", description="The rate stays as it is.")
-    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+    args: ScheduleArgs = Field(default_factory=ScheduleArgs, description="Its arguments.")
+
+
+class OneCycleLRArgs(ScheduleArgs):
+    max_lr: PositiveFloat = Field(description="The highest rate, in place of optimizer.args.lr.")
+    pct_start: Share = Field(0.3, description="Share of all steps in which the rate rises; then it falls.")
+    anneal_strategy: Literal["cos", "linear"] = Field("cos", description="Along half a cosine, or in a straight line.")
+    div_factor: PositiveFloat = Field(25.0, description="The first rate is max_lr divided by this.")
+    final_div_factor: PositiveFloat = Field(1e4, description="The last rate is the first divided by this.")
+    cycle_momentum: bool = Field(
+        True, description="Change the momentum of SGD, or the first beta of Adam, the other way: down and up again."
+    )
+    base_momentum: Decay = Field(0.85, description="The lowest momentum, that of the highest rate.")
+    max_momentum: Decay = Field(0.95, description="The first and the last momentum.")
+
+
+class OneCycleLR(_Block):
+    type: Literal["OneCycleLR"] = Field(
+        "OneCycleLR", description="The rate rises and falls once, from step to step over the whole run."
+    )
+    args: OneCycleLRArgs = Field(description="Its arguments, torch's.")
 
 
 Scheduler = Annotated[
-    MultiStepLR | StepLR | CosineAnnealingLR | ConstantLR,
+    MultiStepLR | StepLR | CosineAnnealingLR | ConstantLR | OneCycleLR,
     Field(discriminator="type"),
     BeforeValidator(lambda block: _filled(block, type="ConstantLR", args={})),
 ]
@@ -433,7 +467,7 @@ class Config(_Block):
     data_loader: DataLoader = Field(default_factory=DataLoader, description="The data.")
     label_noise: LabelNoise = Field(default_factory=SymmetricNoise, description="Wrong labels, put in on purpose.")
     optimizer: Optimizer = Field(default_factory=SGD, description="How weights are updated.")
-    lr_scheduler: Scheduler = Field(default_factory=ConstantLR, description="How the learning rate changes by epoch.")
+    lr_scheduler: Scheduler = Field(default_factory=ConstantLR, description="How the learning rate changes.")
     loss: Loss = Field(default_factory=CrossEntropy, description="The training loss, or its bare name.")
     metrics: list[MetricName] = Field(
         ["accuracy", "top5_accuracy"], min_length=1, description="Figures besides the loss; accuracy comes first."

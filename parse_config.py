@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
 from config_schema import Config as Config
-from config_schema import Loss, Optimizer, Scheduler, as_block, json_schema
+from config_schema import Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
@@ -61,7 +61,7 @@ def load_config(
     else:
         values, name = files.merged(Path(source)), str(source)
     config = validate(merge(values, layer, files.dropped), name)
-    config._remarks = tuple(_not_inherited(config, files.dropped))
+    config._remarks = (*_not_inherited(config, files.dropped), *_without_effect(config))
     return config
 
 
@@ -243,6 +243,14 @@ def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
                 for key in lost
             )
             yield f"{where}.type is {block.type} in place of {shortened(earlier)}: {'; '.join(each)}"
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """A line for a rate that the schedule does not take."""
+    schedule, rate = config.lr_scheduler, config.optimizer.args.lr
+    if isinstance(schedule, OneCycleLR) and rate != schedule.args.max_lr:
+        instead = f"lr_scheduler.args.max_lr, {schedule.args.max_lr:g}"
+        yield f"optimizer.args.lr {rate:g} has no effect: OneCycleLR takes {instead}"
 
 
 def _cross_check(config: Config) -> Iterable[str]:

@@ -17,7 +17,7 @@ from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
 from tests.runs import call, one_line
-from trainer.optim import OPTIMIZERS, schedule_of
+from trainer.optim import OPTIMIZERS, Step, schedule_of
 from utils import strict_json
 from utils.errors import ConfigError
 
@@ -175,7 +175,10 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
             {"name": "x", "lr_scheduler": {"type": "MultiStepLR", "args": {"milestones": [8, 4]}}},
             "milestones: must increase",
         ),
-        ({"name": "x", "lr_scheduler": {"args": {"gamma": 0.5}}}, "ConstantLR does not take it; it takes no arguments"),
+        (
+            {"name": "x", "lr_scheduler": {"args": {"gamma": 0.5}}},
+            "ConstantLR does not take it; it takes warmup_epochs, warmup_factor",
+        ),
         ({"name": "x", "label_noise": {"type": "file"}}, "label_noise.path: file needs it; An .npz with"),
         (
             {"name": "x", "label_noise": {"path": "a.npz"}},
@@ -301,6 +304,12 @@ def test_inheritance_that_cannot_be_followed(tmp_path: Path) -> None:
 TYPED = ("label_noise", "optimizer", "lr_scheduler", "loss")
 ADAM = {"lr": 0.1, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
 NOISE = {"rate": 0.0, "on_validation": True}
+COLD = {"warmup_epochs": 0.0, "warmup_factor": 1 / 3}
+ONE_CYCLE = {"max_lr": 0.5, "pct_start": 0.3, "anneal_strategy": "cos", "div_factor": 25.0, "final_div_factor": 1e4} | {
+    "cycle_momentum": True,
+    "base_momentum": 0.85,
+    "max_momentum": 0.95,
+}
 #: By block and type what must be said, and what a config.json has where no more is said.
 RESOLVES: dict[tuple[str, str], tuple[dict, dict]] = {
     ("label_noise", "symmetric"): ({}, {**NOISE, "include_true_class": None}),
@@ -311,11 +320,12 @@ RESOLVES: dict[tuple[str, str], tuple[dict, dict]] = {
     ("optimizer", "AdamW"): ({}, {"args": ADAM}),
     ("lr_scheduler", "MultiStepLR"): (
         {"args": {"milestones": [4, 8]}},
-        {"args": {"milestones": [4, 8], "gamma": 0.1}},
+        {"args": {**COLD, "milestones": [4, 8], "gamma": 0.1}},
     ),
-    ("lr_scheduler", "StepLR"): ({"args": {"step_size": 3}}, {"args": {"step_size": 3, "gamma": 0.1}}),
-    ("lr_scheduler", "CosineAnnealingLR"): ({}, {"args": {"T_max": None, "eta_min": 0.0}}),
-    ("lr_scheduler", "ConstantLR"): ({}, {"args": {}}),
+    ("lr_scheduler", "StepLR"): ({"args": {"step_size": 3}}, {"args": {**COLD, "step_size": 3, "gamma": 0.1}}),
+    ("lr_scheduler", "CosineAnnealingLR"): ({}, {"args": {**COLD, "T_max": None, "eta_min": 0.0, "by": "epoch"}}),
+    ("lr_scheduler", "ConstantLR"): ({}, {"args": COLD}),
+    ("lr_scheduler", "OneCycleLR"): ({"args": {"max_lr": 0.5}}, {"args": {**COLD, **ONE_CYCLE}}),
     ("loss", "cross_entropy"): ({}, {"args": {}}),
     ("loss", "smoothed_cross_entropy"): ({}, {"args": {"smoothing": 0.1}}),
 }
@@ -355,7 +365,7 @@ def test_every_type_has_its_implementation() -> None:
         if block == "optimizer":
             OPTIMIZERS[name]([torch.zeros(1)], **config.optimizer.args.model_dump())
         elif block == "lr_scheduler":
-            assert math.isfinite(schedule_of(config)(0))
+            assert math.isfinite(schedule_of(config)(Step(0))["lr"])
         elif block == "loss":
             assert build_loss(config.loss)(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)) > 0
 
@@ -484,7 +494,7 @@ CHOOSE = {
         ),
         (
             {"lr_scheduler": {"args": {"gamma": 0.5}}},
-            "lr_scheduler.args.gamma: ConstantLR does not take it; it takes no arguments",
+            "lr_scheduler.args.gamma: ConstantLR does not take it; it takes warmup_epochs, warmup_factor",
         ),
         (
             {"loss": "crossentropy"},

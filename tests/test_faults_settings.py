@@ -359,6 +359,7 @@ def test_a_setting_that_only_one_type_has_is_told() -> None:
         "lr_scheduler.args.step_size": (2, None),
         "lr_scheduler.args.gamma": (0.1, None),
         "lr_scheduler.args.eta_min": (None, 0.0),
+        "lr_scheduler.args.by": (None, "epoch"),
     }
 
 
@@ -368,7 +369,7 @@ def test_56_no_setting_falls_through() -> None:
     state = {"epoch": 1, "batch": 1, "history": [], "environment": {}}
     for key, value in config.settings().items():
         since = {key: (value, "changed")}
-        lines = report_lines(since, config, config, state)
+        lines = report_lines(since, config, config, state, 5)
         assert lines == [] if key in NOT_REPORTED else lines[0].startswith(f"changed since: {key} "), key
         for refused, check in (
             (key.startswith("arch."), partial(check_function, since, 10, "test")),

@@ -5,7 +5,7 @@ from typing import Any
 from config_messages import shortened
 from config_schema import Config
 from data_loader.batches import batch_bounds
-from trainer.optim import learning_rate
+from trainer.optim import Step, rate_of
 from trainer.state import RunState
 from utils.errors import CheckpointError
 
@@ -63,14 +63,16 @@ def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
 
-def report_lines(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
-    """Lines that report the changed settings and a changed learning rate."""
+def report_lines(since: Changes, saved: Config, now: Config, state: RunState, batches: int) -> list[str]:
+    """Lines that report the changed settings and a changed learning rate of the next step. `batches` are those of an
+    epoch."""
     lines = []
     reported = {key: both for key, both in since.items() if key not in NOT_REPORTED}
     if reported:
         lines.append(f"changed since: {listed(reported)}")
     epoch, history = state["epoch"], state["history"]
-    before, here = learning_rate(saved)(epoch), learning_rate(now)(epoch)
+    step = Step(epoch, state["batch"], batches)
+    before, here = rate_of(saved)(step), rate_of(now)(step)
     if before != here and epoch < now.trainer.epochs:
         if state["batch"]:
             lines.append(f"lr of the epoch in progress is {here:.6g}, it was {before:.6g}")

@@ -27,7 +27,7 @@ from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise
 from trainer.identity import note_save
 from trainer.meter import Meter
-from trainer.optim import Schedule
+from trainer.optim import Schedule, Step
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
@@ -86,12 +86,10 @@ class Trainer(BaseTrainer[RunState]):
         self.store = CheckpointStore(self.folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        rate = self.config.optimizer.args.lr * self.schedule(epoch - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         if epoch == 1 and self.batch == 0:
             self._show_images()
         self._train(epoch)
+        rate = self._schedule(epoch, len(self.data.train) - 1)  # also where all batches were done before a resume
         self.world.take_buffers_of_first(self.model)
         figures = {"lr": rate, **prefixed("train", self.meter.means())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
@@ -121,6 +119,7 @@ class Trainer(BaseTrainer[RunState]):
         batches, images = loader.batches(epoch, first=self.batch), 0
         bar = Bar(batches, desc=f"epoch {epoch}", total=len(loader), initial=self.batch, leave=False)
         for batch in bar:
+            self._schedule(epoch, self.batch)
             self.train_step(batch, loader.weight(self.batch))
             self.batch += 1
             self.global_step += 1
@@ -128,6 +127,13 @@ class Trainer(BaseTrainer[RunState]):
             bar.show_pace(images, self.seconds_left(self.batch / len(loader)))
             self.between_batches()
         self.check_finite()
+
+    def _schedule(self, epoch: int, batch: int) -> float:
+        """Give the optimizer its options for batch number `batch` (from 0) of an epoch (from 1); returns the rate."""
+        options = self.schedule(Step(epoch - 1, batch, len(self.data.train)))
+        for group in self.optimizer.param_groups:
+            group.update(options)
+        return float(options["lr"])
 
     def train_step(self, batch: Batch, weight: float = 1.0) -> None:
         """One update from one batch. `weight` is the weight of its loss in the mean over all processes.
@@ -237,7 +243,7 @@ class Trainer(BaseTrainer[RunState]):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
-        self.remarks += report_lines(since, saved_as, self.config, state)
+        self.remarks += report_lines(since, saved_as, self.config, state, len(self.data.train))
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 

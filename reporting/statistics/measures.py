@@ -25,6 +25,10 @@ def best_test(run: Run) -> float:
     return 100.0 * run.column("test_accuracy")[best_epoch(run) - 1]
 
 
+def best_validation(run: Run) -> float:
+    return 100.0 * max(run.column("val_accuracy"))
+
+
 def best_epoch(run: Run) -> int:
     validation = run.column("val_accuracy")
     return validation.index(max(validation)) + 1

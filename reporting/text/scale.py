@@ -118,7 +118,9 @@ def smaller(results: Results) -> bool:
 
 
 def can_show(results: Results) -> list[str]:
-    """Sentences on what follows from the scale."""
+    """Sentences on what follows from the scale; none where no dataset is the paper's."""
+    if not any(paper.dataset_of(run) for dataset in results.datasets for run in results.of(dataset)):
+        return []
     if not smaller(results):
         return [FULL_SCALE]
     by_heart = _test_by_heart(results)
