@@ -15,6 +15,7 @@ from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
 from logger.thumbnails import MOST, spread_over
+from models.build import outputs_of
 from models.compiled import compiled
 from models.loss import build_loss
 from models.metric import METRICS
@@ -64,7 +65,8 @@ class Trainer(BaseTrainer[RunState]):
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.loss = build_loss(config.loss)
+        outputs = outputs_of(config, len(data.dataset.classes))
+        self.loss = build_loss(config.loss, data.given["train"].to(device), outputs)
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
@@ -93,7 +95,7 @@ class Trainer(BaseTrainer[RunState]):
             self._show_images()
         self._train(epoch)
         self.world.take_buffers_of_first(self.model)
-        figures = {"lr": rate, **prefixed("train", self.meter.means())}
+        figures = {"lr": rate, **prefixed("train", self.meter.figures())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
             figures |= prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
         self.meter = Meter(self.device, self.world)
