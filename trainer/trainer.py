@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
+from config_schema import CrossEntropy
 from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture, confusion_table
@@ -70,6 +71,8 @@ class Trainer(BaseTrainer[RunState]):
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
+        if self.world.size > 1 and isinstance(config.loss, CrossEntropy) and config.loss.args.class_weights:
+            self.remarks.append("loss.args.class_weights: each process weighs the classes of its own share of a batch")
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
         self.network = self.world.wrapped(network)
