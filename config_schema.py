@@ -190,9 +190,20 @@ class AsymmetricNoise(_Block):
     type: Literal["asymmetric"] = Field("asymmetric", description="A wrong label is the class that looks alike.")
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
-    map: Annotated[dict[str, str], Field(min_length=1)] | None = Field(
+    map: Annotated[dict[PathText, PathText], Field(min_length=1)] | None = Field(
         None, description='The wrong class of each class that has one, {"cat": "dog"}; null is CIFAR10\'s look-alikes.'
     )
+
+
+class NoiseFile(_Block):
+    type: Literal["file"] = Field("file", description="The labels are read from `path`.")
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
+    path: PathText = Field(
+        description="An .npz with `index` and `given_label`, such as a run's noise.npz, or an .npz, .npy, .csv or .pt "
+        "with a label for each image, in the order of the dataset."
+    )
+    key: PathText | None = Field(None, description="Which labels of a file that has several; null is the only ones.")
 
 
 class PairFlipNoise(_Block):
@@ -209,17 +220,6 @@ class InstanceNoise(_Block):
     on_validation: OnValidation = True
 
 
-class NoiseFile(_Block):
-    type: Literal["file"] = Field("file", description="The labels are read from `path`.")
-    rate: NoiseRate = 0.0
-    on_validation: OnValidation = True
-    path: PathText = Field(
-        description="An .npz with `index` and `given_label`, such as a run's noise.npz, or an .npz, .npy, .csv or .pt "
-        "with a label for each image, in the order of the dataset."
-    )
-    key: str | None = Field(None, description="Which labels of a file that has several; null is the only ones.")
-
-
 def _false_is_unset(block: Any) -> Any:
     """Earlier code took `include_true_class: false` with every type."""
     if isinstance(block, dict) and block["type"] != "symmetric" and block.get("include_true_class") is False:
@@ -228,7 +228,7 @@ def _false_is_unset(block: Any) -> Any:
 
 
 LabelNoise = Annotated[
-    SymmetricNoise | AsymmetricNoise | PairFlipNoise | InstanceNoise | NoiseFile,
+    SymmetricNoise | AsymmetricNoise | NoiseFile | PairFlipNoise | InstanceNoise,
     Field(discriminator="type"),
     BeforeValidator(lambda block: _false_is_unset(_filled(block, type="symmetric"))),
 ]

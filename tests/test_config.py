@@ -529,6 +529,10 @@ CHOOSE = {
             'label_noise.map.cat: should be a valid string, got 3; write "3"',
         ),
         (
+            {"label_noise": {"type": "asymmetric", "map": {"cat": "dog\n"}}},
+            "label_noise.map.cat: must not hold the control character \\n",
+        ),
+        (
             {"label_noise": {"type": "asymetric"}},
             f"label_noise.type: unknown choice 'asymetric'; did you mean 'asymmetric'?; {CHOOSE['label_noise']}",
         ),
