@@ -13,7 +13,7 @@ from torch import Tensor
 from config_messages import did_you_mean
 from data_loader.array_file import OLD_TORCH, of_tensor
 from data_loader.npz import load_npy, load_npz, npz_names, read_bytes
-from data_loader.restricted_pickle import as_array, load_arrays, load_saved
+from data_loader.restricted_pickle import as_array, load_arrays, load_old, load_saved
 from utils.errors import ConfigError, DataError
 from utils.memory_zip import shown
 from utils.plain_pickle import malformed
@@ -153,7 +153,7 @@ def _of_torch(data: bytes, source: str) -> dict[str, np.ndarray]:
     with errors_as(DataError, source, "no file of plain labels", "; save a tensor, an array, or a dict of them"):
         value = load_saved(data) if is_tensor_file(data) else load_arrays(data, source)
         if type(value) is int and value == OLD_TORCH:
-            malformed("it is of an old form of torch.save; save it again with a torch of this decade")
+            value = load_old(data, source)
         values = value if isinstance(value, dict) else {PLAIN: value}
         arrays = {
             str(name): of_tensor(item) if isinstance(item, Tensor) else as_array(item, len(data))

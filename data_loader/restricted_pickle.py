@@ -30,6 +30,16 @@ def load_arrays(data: bytes, source: str) -> Any:
         return _plain(_ArrayUnpickler(data, source).load())
 
 
+def load_old(data: bytes, source: str) -> Any:
+    """The value in a file of torch.save from before it wrote zips, the fourth of its pickles; with arrays, but no
+    tensors. Raises as `load_arrays`."""
+    for _ in range(3):
+        unpickler = _ArrayUnpickler(data, source)
+        unpickler.load()
+        data = unpickler.rest()
+    return load_arrays(data, source)
+
+
 def load_saved(data: bytes) -> Any:
     """The value in a zip of torch.save's, with numpy's arrays as `load_arrays` takes them. Raises as `read_tensors`."""
     return _plain(read_tensors(data, _SavedUnpickler))

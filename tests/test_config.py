@@ -6,13 +6,14 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 import torch
 from pydantic import BeforeValidator
 
-from config_schema import NULL_IS_UNSET, Config, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, MetricName, name_of, types_of
 from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
@@ -461,7 +462,7 @@ CHOOSE = {
         ),
         (
             {"metrics": "confidence"},
-            "metrics.0: unknown choice 'confidence'; choose from accuracy, top5_accuracy, ece, balanced_accuracy; "
+            f"metrics.0: unknown choice 'confidence'; choose from {', '.join(get_args(MetricName))}; "
             'the default is ["accuracy", "top5_accuracy"]',
         ),
         (

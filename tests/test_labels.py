@@ -278,7 +278,10 @@ def test_files_of_the_wrong_form(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_of_old_torch_is_named_so(tmp_path: Path) -> None:
-    torch.save(FORTY, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError, match="an old form"):
-        given_by(tmp_path / "a.pt")
+def test_arrays_in_files_of_old_torch_are_read_and_tensors_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(human(), path, _use_new_zipfile_serialization=False)
+    assert given_by(path, key="worse_label")[:40] == FORTY.tolist()
+    torch.save(torch.from_numpy(FORTY), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match="it holds tensors of torch"):
+        given_by(path)
