@@ -203,11 +203,15 @@ class NoiseFile(_Block):
         description="An .npz with `index` and `given_label`, such as a run's noise.npz, or an .npz, .npy, .csv or .pt "
         "with a label for each image, in the order of the dataset."
     )
-    key: PathText | None = Field(None, description="Which labels of a file that has several; null is the only ones.")
+    key: PathText | None = Field(
+        None, description="The name of the labels in a file that has several; null is the only one."
+    )
 
 
 class PairFlipNoise(_Block):
-    type: Literal["pair_flip"] = Field("pair_flip", description="A wrong label is the next class, that of the last 0.")
+    type: Literal["pair_flip"] = Field(
+        "pair_flip", description="A wrong label is the next class; the first follows the last."
+    )
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
 
