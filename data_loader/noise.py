@@ -173,11 +173,12 @@ def instance(request: NoiseRequest, rate: float) -> Tensor:
     wrong = _truncated_normal(draws[0], rate, 0.1)
     images = request.dataset.images
     mean, std = (part.view(3, 1, 1) for part in pixel_stats(images))
+    std = std.clamp(min=1.0 / 255.0)  # a constant channel has no spread to divide by
     for rank, true in enumerate(present.tolist()):
         weights = torch.randn(images[0].numel(), len(present), dtype=torch.float64, generator=request.shared)
         for members in (request.true_labels == true).nonzero().flatten().split(_IMAGES_AT_ONCE):
-            pixels = images[request.positions[members]].double() / 255.0
-            scores = ((pixels - mean) / std.clamp(min=1.0 / 255.0)).flatten(1) @ weights
+            pixels = images[request.positions[members]].double().div_(255.0).sub_(mean).div_(std)
+            scores = pixels.flatten(1) @ weights
             scores[:, rank] = -torch.inf
             shares = wrong[members].unsqueeze(1) * scores.softmax(1)
             shares[:, rank] = 1.0 - wrong[members]
