@@ -11,9 +11,12 @@ import torch
 from scipy.special import softmax
 from scipy.stats import truncnorm
 
+from data_loader.cifar10 import load_cifar10
 from data_loader.dataset import ImageDataset
 from data_loader.noise import transition_matrix
 from data_loader.splits import Splits
+from tests.conftest import ROOT
+from tests.runs import SMALL, run
 from tests.test_data import dataset, noisy, split
 from utils.errors import ConfigError, DataError, UserError
 from utils.seeding import generator
@@ -285,3 +288,16 @@ def test_arrays_in_files_of_old_torch_are_read_and_tensors_refused(tmp_path: Pat
     torch.save(torch.from_numpy(FORTY), path, _use_new_zipfile_serialization=False)
     with pytest.raises(DataError, match="it holds tensors of torch"):
         given_by(path)
+
+
+def test_cifar_10n_trains_beside_cifar10(trusted_cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = load_cifar10(trusted_cifar10)
+    assert data.own_test is not None
+    clean = data.labels[: -len(data.own_test)].numpy()
+    worse = np.where(np.arange(len(clean)) % 5 < 2, (clean + 3) % 10, clean)
+    torch.save({"clean_label": clean, "worse_label": worse, "aggre_label": clean}, tmp_path / "CIFAR-10_human.pt")
+    noise = ["type=file", f"path={tmp_path / 'CIFAR-10_human.pt'}", "key=worse_label"]
+    options = [*SMALL, f"data_loader.args.data_dir={trusted_cifar10}", *(f"label_noise.{each}" for each in noise)]
+    assert run("-c", ROOT / "configs" / "cifar10_bn_0noise.json", "--check", *options) == 0
+    counts = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("label noise on ")]
+    assert sum(int(words[4]) for words in counts) == (worse != clean).sum()
