@@ -29,7 +29,7 @@ NormName = Literal[
 ]  # models.norms.NORMS
 ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
 DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
-MetricName = Literal["accuracy", "top5_accuracy"]  # models.metric.METRICS
+MetricName = Literal["accuracy", "top5_accuracy", "ece", "balanced_accuracy"]  # models.metric.METRICS
 
 # What torch computes with: whole numbers of 64 bits, and floats of 32.
 LARGEST = 3.4e38
@@ -190,13 +190,38 @@ class AsymmetricNoise(_Block):
     type: Literal["asymmetric"] = Field("asymmetric", description="A wrong label is the class that looks alike.")
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
+    map: Annotated[dict[PathText, PathText], Field(min_length=1)] | None = Field(
+        None, description='The wrong class of each class that has one, {"cat": "dog"}; null is CIFAR10\'s look-alikes.'
+    )
 
 
 class NoiseFile(_Block):
     type: Literal["file"] = Field("file", description="The labels are read from `path`.")
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
-    path: PathText = Field(description="An .npz with `index` and `given_label`, such as a run's noise.npz.")
+    path: PathText = Field(
+        description="An .npz with `index` and `given_label`, such as a run's noise.npz, or an .npz, .npy, .csv or .pt "
+        "with a label for each image, in the order of the dataset."
+    )
+    key: PathText | None = Field(
+        None, description="The name of the labels in a file that has several; null is the only one."
+    )
+
+
+class PairFlipNoise(_Block):
+    type: Literal["pair_flip"] = Field(
+        "pair_flip", description="A wrong label is the next class; the first follows the last."
+    )
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
+
+
+class InstanceNoise(_Block):
+    type: Literal["instance"] = Field(
+        "instance", description="Whether and how a label is wrong depends on the image (Xia et al. 2020)."
+    )
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
 
 
 def _false_is_unset(block: Any) -> Any:
@@ -207,7 +232,7 @@ def _false_is_unset(block: Any) -> Any:
 
 
 LabelNoise = Annotated[
-    SymmetricNoise | AsymmetricNoise | NoiseFile,
+    SymmetricNoise | AsymmetricNoise | NoiseFile | PairFlipNoise | InstanceNoise,
     Field(discriminator="type"),
     BeforeValidator(lambda block: _false_is_unset(_filled(block, type="symmetric"))),
 ]
@@ -354,9 +379,29 @@ Scheduler = Annotated[
 ]
 
 
+class CrossEntropyArgs(_Block):
+    label_smoothing: Share = Field(0.0, description="Share of each target that is spread evenly over all classes.")
+    class_weights: Literal["balanced"] | Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None,
+        description="A weight for each class, as torch's CrossEntropyLoss has it: a list in the order of the classes, "
+        'or "balanced", which is inverse to the training labels of the class; null is all alike.',
+    )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _class_weights(cls, weights: Any) -> Any:
+        several = isinstance(weights, list) and len(weights) > 0
+        if several and all(type(weight) in (int, float) and 0 < weight <= LARGEST for weight in weights):
+            return weights
+        if weights in (None, "balanced"):
+            return weights
+        message = f'must be null, "balanced" or a list of numbers above 0, got {weights!r:.60}'
+        raise UnknownChoice(message, ["balanced"]) if isinstance(weights, str) else ValueError(message)
+
+
 class CrossEntropy(_Block):
     type: Literal["cross_entropy"] = Field("cross_entropy", description="Cross-entropy.")
-    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+    args: CrossEntropyArgs = Field(default_factory=CrossEntropyArgs, description="Its arguments.")
 
 
 class SmoothedCrossEntropyArgs(_Block):
@@ -370,13 +415,42 @@ class SmoothedCrossEntropy(_Block):
     args: SmoothedCrossEntropyArgs = Field(default_factory=SmoothedCrossEntropyArgs, description="Its arguments.")
 
 
+class GCEArgs(_Block):
+    q: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.7, description="Between cross-entropy, which it nears towards 0, and half of mae, which it is at 1."
+    )
+
+
+class GCE(_Block):
+    type: Literal["gce"] = Field("gce", description="Generalised cross-entropy (Zhang & Sabuncu 2018).")
+    args: GCEArgs = Field(default_factory=GCEArgs, description="Its arguments.")
+
+
+class SCEArgs(_Block):
+    alpha: NotNegative = Field(0.1, description="Factor of the cross-entropy.")
+    beta: NotNegative = Field(1.0, description="Factor of the reverse cross-entropy.")
+    A: Annotated[float, Field(lt=0.0, ge=-LARGEST)] = Field(
+        -4.0, description="What the logarithm of 0 counts as in the reverse cross-entropy."
+    )
+
+
+class SCE(_Block):
+    type: Literal["sce"] = Field("sce", description="Symmetric cross-entropy (Wang et al. 2019).")
+    args: SCEArgs = Field(default_factory=SCEArgs, description="Its arguments.")
+
+
+class MAE(_Block):
+    type: Literal["mae"] = Field("mae", description="Mean absolute error of the probabilities (Ghosh et al. 2017).")
+    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+
+
 def as_block(loss: Any) -> Any:
     """The block that a loss stands for which is given by its bare name."""
     return loss if isinstance(loss, dict) else {"type": loss}
 
 
 Loss = Annotated[
-    CrossEntropy | SmoothedCrossEntropy,
+    CrossEntropy | SmoothedCrossEntropy | GCE | SCE | MAE,
     Field(discriminator="type"),
     BeforeValidator(lambda loss: _filled(as_block(loss), type="cross_entropy", args={})),
 ]

@@ -7,8 +7,8 @@ order, the file's own keys last, and the KEY=VALUE overrides after that. Where a
 `optimizer`, `lr_scheduler` or `loss`, the arguments given for the earlier type are dropped with it; `Config.remarks`
 says so.
 
-An override's VALUE is JSON, but a setting that takes text takes it as it stands: name=2024 is the text. There, quotes
-(label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
+An override's VALUE is JSON, but a setting that takes text (and no list) takes it as it stands: name=2024 is the text.
+There, quotes (label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
 """
 
 import contextlib
@@ -137,7 +137,8 @@ def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 def _value(keys: list[str], text: str) -> Any:
     kinds = kinds_at(keys)
-    as_it_stands = str in kinds and not text.startswith('"') and not (text == "null" and NoneType in kinds)
+    takes_text = str in kinds and list not in kinds
+    as_it_stands = takes_text and not text.startswith('"') and not (text == "null" and NoneType in kinds)
     if not as_it_stands:
         with contextlib.suppress(json.JSONDecodeError):
             return strict_json.loads(text)

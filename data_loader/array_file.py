@@ -17,7 +17,7 @@ from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
 
-_OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
+OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
 TOLERANCE = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
 
 
@@ -79,7 +79,7 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
             values = read_tensors(data)
             if isinstance(values, dict):
                 values = {
-                    key: _of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
+                    key: of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
                 }
     elif data[:4] == b"PK\x03\x04":
         return dict(load_npz(data, ("images", "labels"), str(file)))
@@ -87,13 +87,14 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
         values = load_arrays(data, str(file))
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
         found = f"keys [{shown(values)}]" if isinstance(values, dict) else type(values).__name__
-        if type(values) is int and values == _OLD_TORCH:
+        if type(values) is int and values == OLD_TORCH:
             found = "an old form of torch.save; save it again with a torch of this decade"
         raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
     return values
 
 
-def _of_tensor(tensor: torch.Tensor) -> np.ndarray:
+def of_tensor(tensor: torch.Tensor) -> np.ndarray:
+    """Raises MalformedError for a view that repeats a few numbers."""
     if not fits_its_storage(tensor):
         malformed("a tensor that repeats its numbers")
     return tensor.numpy()

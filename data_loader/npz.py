@@ -1,10 +1,12 @@
-"""Reads a stranger's .npz."""
+"""Reads a stranger's .npz and .npy."""
 
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -36,27 +38,46 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
     Raises:
         DataError: it is malformed, lacks one of `names`, holds objects, or would unfold to more than LARGEST bytes.
     """
-    with errors_as(DataError, source, "malformed .npz", "; get or build it again"):
-        if not data.startswith(b"PK"):
-            malformed("it is no zip")
-        with open_zip(data) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            if any(name not in entries for name in names):
-                raise DataError(
-                    f"{source}: expected the arrays {' and '.join(map(repr, names))}, found {shown(entries)}"
-                )
-            wanted = {name: entries[name] for name in (*names, *optional) if name in entries}
-            size = sum(entry.file_size for entry in wanted.values())
-            if size > LARGEST:
-                raise DataError(f"{source}: it unfolds to {size:,} bytes, more than the {LARGEST:,} that are read")
-            return {name: _read_array(archive, entry) for name, entry in wanted.items()}
+    with errors_as(DataError, source, "malformed .npz", "; get or build it again"), _opened(data) as archive:
+        entries = {_name(entry): entry for entry in archive.infolist()}
+        if any(name not in entries for name in names):
+            raise DataError(f"{source}: expected the arrays {' and '.join(map(repr, names))}, found {shown(entries)}")
+        wanted = {name: entries[name] for name in (*names, *optional) if name in entries}
+        size = sum(entry.file_size for entry in wanted.values())
+        if size > LARGEST:
+            raise DataError(f"{source}: it unfolds to {size:,} bytes, more than the {LARGEST:,} that are read")
+        return {
+            name: _read_array(partial(archive.open, entry), visible(entry.filename, 60), entry.file_size)
+            for name, entry in wanted.items()
+        }
 
 
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """Read an array, after a check of its header against the entry's size: numpy reads a header of any length, and
+def npz_names(data: bytes, source: str) -> list[str]:
+    """The names of an .npz's arrays. Raises DataError if it is malformed."""
+    with errors_as(DataError, source, "malformed .npz", "; get or build it again"), _opened(data) as archive:
+        return [_name(entry) for entry in archive.infolist()]
+
+
+def load_npy(data: bytes, source: str) -> np.ndarray:
+    """The array of an .npy. Nothing is unpickled. Raises DataError if it is malformed or holds objects."""
+    with errors_as(DataError, source, "malformed .npy", "; get or build it again"):
+        return _read_array(partial(io.BytesIO, data), "it", len(data))
+
+
+def _opened(data: bytes) -> zipfile.ZipFile:
+    if not data.startswith(b"PK"):
+        malformed("it is no zip")
+    return open_zip(data)
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    return entry.filename.removesuffix(".npy")
+
+
+def _read_array(opened: Callable[[], IO[bytes]], name: str, size: int) -> np.ndarray:
+    """Read an array, after a check of its header against the size of its file: numpy reads a header of any length, and
     allocates the size in it."""
-    name = visible(entry.filename, 60)
-    with archive.open(entry) as file:
+    with opened() as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
             malformed(f"{name} is no array")
@@ -70,9 +91,9 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         shape, _, dtype = read_header(header)
         if dtype.hasobject:
             malformed(f"{name} holds objects")
-        if math.prod(shape) * dtype.itemsize + length != entry.file_size:
-            malformed(f"{name} is said to be {shape} of {dtype}, and has {entry.file_size - length:,} bytes")
-    with archive.open(entry) as file:
+        if math.prod(shape) * dtype.itemsize + length != size:
+            malformed(f"{name} is said to be {shape} of {dtype}, and has {size - length:,} bytes")
+    with opened() as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
     assert isinstance(array, np.ndarray)
     return array

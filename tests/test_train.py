@@ -154,7 +154,7 @@ def test_noise_columns_tell_memorising_from_resisting() -> None:
     logits = torch.eye(3)[torch.tensor([0, 2, 1, 0])]  # right, wrong, as given, as true
     meter = Meter(torch.device("cpu"))
     measure_noise(meter, logits, Batch(torch.empty(0), given, true))
-    assert meter.means() == {
+    assert meter.figures() == {
         "clean_accuracy": 0.5,
         "mislabelled_given_accuracy": 0.5,
         "mislabelled_true_accuracy": 0.5,
