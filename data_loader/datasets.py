@@ -2,9 +2,7 @@
 ImageDataset."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from data_loader.access import Access
 from data_loader.cifar10 import load_cifar10
 from data_loader.dataset import ImageDataset
 from data_loader.digits import load_digits
@@ -12,7 +10,7 @@ from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco, load_tiny_coco_as_published
 from data_loader.tiny_exdark import load_tiny_exdark
 
-Loader = Callable[[Path, Access], ImageDataset]
+Loader = Callable[..., ImageDataset]
 
 DATASETS: dict[str, Loader] = {
     "CIFAR10": load_cifar10,

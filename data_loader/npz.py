@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,12 +50,34 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
             size = sum(entry.file_size for entry in wanted.values())
             if size > LARGEST:
                 raise DataError(f"{source}: it unfolds to {size:,} bytes, more than the {LARGEST:,} that are read")
-            return {name: _read_array(archive, entry) for name, entry in wanted.items()}
+            return {name: read_array(archive, entry) for name, entry in wanted.items()}
 
 
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """Read an array, after a check of its header against the entry's size: numpy reads a header of any length, and
-    allocates the size in it."""
+def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """The array in an entry. Raises any Exception if it is malformed."""
+    _check_header(archive, entry)
+    with archive.open(entry) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def map_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.memmap:
+    """The array in an entry of the archive at `path`, which is not compressed, as a map of the file. Changes to it stay
+    in memory. Raises any Exception if it is malformed."""
+    shape, fortran, dtype, length = _check_header(archive, entry)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        malformed("its array is compressed")
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset + 26)  # of the entry's own header, which ends in two texts
+        texts = struct.unpack("<HH", file.read(4))
+        start = file.tell() + sum(texts) + length
+    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
+
+
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, Fortran order, type and the length of the header of the array in an entry, after a check against the
+    entry's size: numpy reads a header of any length, and allocates the size in it."""
     name = visible(entry.filename, 60)
     with archive.open(entry) as file:
         start = file.read(12)
@@ -67,12 +90,9 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         header = io.BytesIO(start + file.read(length - len(start)))
         version = np.lib.format.read_magic(header)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(header)
+        shape, fortran, dtype = read_header(header)
         if dtype.hasobject:
             malformed(f"{name} holds objects")
         if math.prod(shape) * dtype.itemsize + length != entry.file_size:
             malformed(f"{name} is said to be {shape} of {dtype}, and has {entry.file_size - length:,} bytes")
-    with archive.open(entry) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    assert isinstance(array, np.ndarray)
-    return array
+    return shape, fortran, dtype, length
