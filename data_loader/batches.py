@@ -26,7 +26,7 @@ class PixelStats(NamedTuple):
 
 
 def pixel_stats(images: Tensor, rows: Tensor | None = None) -> PixelStats:
-    """The exact statistics of uint8 images (N, 3, H, W), or of some `rows` of them, from the histogram of each channel."""
+    """The exact statistics of uint8 images (N, 3, H, W), or of these `rows` of them, from each channel's histogram."""
     levels = torch.arange(256, dtype=torch.float64) / 255.0
     counts = torch.zeros(3, 256, dtype=torch.int64)
     parts = images.split(_PART) if rows is None else (images[part] for part in rows.split(_PART))
