@@ -104,10 +104,10 @@ def load_published(published: Published, data_dir: Path, access: Access | None =
         why = f"could not be downloaded ({reason_of(error)})" if fetch else "nothing is downloaded for a checkpoint"
         how = "" if fetch else "=DIR, where it is then also downloaded to"
         raise DataError(
-            f"{name} is not in {data_dir}{_damaged(published, data_dir)} and {why}; put {_missing(published, data_dir)}, "
-            f"or name its folder with data_loader.args.data_dir{how}"
+            f"{name} is not in {data_dir}{_damaged(published, data_dir)} and {why}; "
+            f"put {_missing(published, data_dir)}, or name its folder with data_loader.args.data_dir{how}"
         ) from error
-    images = torch.from_numpy(np.concatenate([train.images, test.images]))
+    images = torch.from_numpy(np.concatenate([train.images, test.images])).contiguous()
     labels = torch.from_numpy(np.concatenate([train.labels, test.labels]).astype(np.int64))
     return ImageDataset(
         images=images if images.dim() == 4 else images.unsqueeze(1).repeat(1, 3, 1, 1),
