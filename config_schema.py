@@ -42,7 +42,8 @@ DatasetName = Literal[
     "TinyImageNet",
     "Digits",
 ]  # data_loader.datasets.DATASETS
-PICTURES = ("ImageFolder", "TinyImageNet")  # the datasets of single pictures
+PICTURES = ("ImageFolder", "TinyImageNet")  # the datasets of single pictures, which may have a test set of their own
+PUBLISHED = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST", "STL10")  # those that always have one
 MetricName = Literal["accuracy", "top5_accuracy"]  # models.metric.METRICS
 
 # What torch computes with: whole numbers of 64 bits, and floats of 32.

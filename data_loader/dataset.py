@@ -8,6 +8,8 @@ from torch import Tensor
 
 from utils.errors import DataError
 
+_SHOWN = 20  # names of classes in a message
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -42,9 +44,10 @@ class ImageDataset:
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
         if len(outside):
             at = int(outside[0])
+            more = f" and {len(self.classes) - _SHOWN} more" if len(self.classes) > _SHOWN else ""
             raise DataError(
                 f"{self.source}: label {int(labels[at])} at index {at} is outside 0 to {len(self.classes) - 1}, "
-                f"the {len(self.classes)} classes {', '.join(self.classes)}"
+                f"the {len(self.classes)} classes {', '.join(self.classes[:_SHOWN])}{more}"
             )
 
     def __len__(self) -> int:
