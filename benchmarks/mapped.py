@@ -1,4 +1,4 @@
-"""Batches from a mapped file beside those from memory: python -m benchmarks.mapped [--threads N] [--rounds N]
+"""Batches from a mapped file beside those from memory: python -m benchmarks.mapped [--threads N] [--device D]
 
 An epoch of augmented batches each, in turns: from memory, from a mapped file that the system holds in memory, and from
 one that it must read from the disk again, as of a file larger than the memory. docs/performance.md has the figures.
@@ -32,7 +32,7 @@ def forget(images: np.memmap, path: Path) -> None:
     os.close(descriptor)
 
 
-def measure(side: int, count: int, rounds: int, folder: Path) -> dict[str, object]:
+def measure(side: int, count: int, rounds: int, device: torch.device, folder: Path) -> dict[str, object]:
     """Images per second of each way, for so many images of this size."""
     path = folder / f"{side}.pixels"
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
@@ -40,12 +40,20 @@ def measure(side: int, count: int, rounds: int, folder: Path) -> dict[str, objec
         pixels.tofile(file)
         os.fsync(file.fileno())
     mapped = np.memmap(path, np.uint8, "c", shape=pixels.shape)
-    labels, rows, cpu = torch.zeros(count, dtype=torch.int64), torch.arange(count), torch.device("cpu")
+    labels, rows = torch.zeros(count, dtype=torch.int64), torch.arange(count)
     augment = Augment(crop_padding=side // 8)
 
     def loader(images: np.ndarray, rows: torch.Tensor | None) -> ImageBatches:
         return ImageBatches(
-            torch.from_numpy(images), labels, labels, STATS, BATCH, cpu, augment=augment, channels_last=True, rows=rows
+            torch.from_numpy(images),
+            labels,
+            labels,
+            STATS,
+            BATCH,
+            device,
+            augment=augment,
+            channels_last=True,
+            rows=rows,
         )
 
     def epoch(batches: ImageBatches) -> None:
@@ -73,11 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     args = parser.parse_args()
     set_up(args.threads)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for side, count in ((32, 20_000), (64, 5_000), (224, 500)):
-            print(json.dumps(measure(side, count, args.rounds, Path(folder))))
+            print(json.dumps(measure(side, count, args.rounds, args.device, Path(folder))))
     print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, **machine()}))
 
 
