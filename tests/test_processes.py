@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 import models.build
-from data_loader.batches import ImageBatches
+from data_loader.batches import Normaliser
 from models.norms import NORMS
 from models.resnet import resnet18
 from tests.runs import coco, final_state, launch, rows
@@ -39,9 +39,9 @@ def far_apart(folder: Path, other: Path, epoch: int) -> float:
 
 def in_float64() -> None:
     """Train a network of float64."""
-    build, normalise = models.build.build_model, ImageBatches._normalise
+    build, normalise = models.build.build_model, Normaliser.__call__
     models.build.build_model = lambda *args: build(*args).double()
-    ImageBatches._normalise = lambda *args: normalise(*args).double()
+    Normaliser.__call__ = lambda *args: normalise(*args).double()
 
 
 def with_one_and_two(arguments: Callable[[Path], list[str]], place: Path, *prepare: Callable[[], object]) -> float:
