@@ -97,9 +97,8 @@ def scaled(images: np.ndarray, side: int) -> np.ndarray:
     """uint8 (N, 3, H, W) scaled and cropped as pictures are, to (N, 3, side, side)."""
     to_size, large = crop_to(side, side), np.empty((len(images), 3, side, side), np.uint8)
     for row, pixels in enumerate(Bar(images, desc=f"scaling to {side}x{side}", unit="image", leave=False)):
-        large[row] = np.asarray(to_size(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))).transpose(
-            2, 0, 1
-        )
+        image = to_size(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+        large[row] = np.asarray(image).transpose(2, 0, 1)
     return large
 
 

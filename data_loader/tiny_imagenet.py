@@ -12,6 +12,7 @@ from data_loader.picture_files import NO_FORMAT, OUTSIDE, Files, Labelled, first
 from data_loader.pictures import SIZE
 from utils.errors import DataError
 
+NO_LABEL = "without a label"
 _EXPECTED = "expected wnids.txt, words.txt, train/<wnid>/images/*, val/images/* and val/val_annotations.txt"
 
 
@@ -35,17 +36,23 @@ def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:
     order = {line.strip(): label for label, line in enumerate(filter(str.strip, _lines(files, place)))}
     annotated = _pairs(files, f"{above}val/val_annotations.txt")
     found: list[Labelled] = []
+    tables = {f"{above}{table}" for table in ("wnids.txt", "words.txt", "val/val_annotations.txt")}
     for name in files.names:
-        parts = PurePosixPath(name.removeprefix(above)).parts
-        match parts:
+        if name in tables:
+            continue
+        match PurePosixPath(name.removeprefix(above)).parts:
             case ("train", label, "images", _) if is_picture(name):
                 found.append(Labelled("train", label, name))
             case ("val", "images", picture) if is_picture(name):
                 if picture not in annotated:
                     raise DataError(f"{source}: val_annotations.txt does not name {picture}; {_EXPECTED}")
                 found.append(Labelled("test", annotated[picture], name))
+            case ("test", *_):
+                files.left_out.add(NO_LABEL, name)
+            case ("train" | "val", *_):
+                files.left_out.add(NO_FORMAT, name)
             case _:
-                files.left_out.add(NO_FORMAT if parts[0] in ("train", "val") else OUTSIDE, name)
+                files.left_out.add(OUTSIDE, name)
     unknown = sorted({picture.label for picture in found} - order.keys())
     empty = [label for label in order if label not in {picture.label for picture in found if picture.split == "train"}]
     if unknown or empty or not order:

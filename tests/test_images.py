@@ -225,6 +225,10 @@ def test_tiny_imagenet_is_read_from_its_own_folders(tmp_path: Path) -> None:
     assert dataset.own_test.tolist() == list(range(18, 24))
     assert dataset.images[:, 0, 0, 0].tolist() == [*range(6), *range(8, 14), *range(16, 22), 6, 7, 14, 15, 22, 23]
     assert dataset.images.shape == (24, 3, 64, 64)
+    assert dataset.notes == (
+        "left out: 1 without a label (such as test/images/test_0.JPEG), "
+        "3 of no format that is read (such as train/n1/n1_boxes.txt)",
+    )
     path = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path, folder.name)
     assert DATASETS["TinyImageNet"](Path(path), Access(), image_size=64).sha256() == dataset.sha256()
     (folder / "train" / "n1" / "images" / "n1_3.JPEG").write_bytes(b"no picture")
