@@ -47,11 +47,9 @@ def blank(source: Path, shape: tuple[int, ...], in_memory: bool, may_write: bool
     """
     if in_memory:
         return np.zeros(shape, np.uint8)
-    place = _places(source)[0] if may_write else None
+    place = _made_place(source) if may_write else None
     size = math.prod(shape)
     try:
-        if place is not None:
-            place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place) as file:
             file.truncate(size)
             if hasattr(os, "posix_fallocate"):  # writing to what the disk cannot hold would end the process by a signal
@@ -105,6 +103,16 @@ def _places(source: Path) -> list[Path]:
     # access() alone is not enough: root may write anywhere, but a folder that is marked read-only must not change.
     writable = os.access(beside, os.W_OK) and beside.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return [beside, _home()] if writable else [_home(), beside]
+
+
+def _made_place(source: Path) -> Path | None:
+    """The folder that a cache is written to, or None if there is none."""
+    try:
+        place = _places(source)[0]
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return place
 
 
 def _paths(source: Path, key: str, side: int) -> list[Path]:

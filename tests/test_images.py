@@ -349,6 +349,13 @@ def test_memory_decides_where_nobody_does(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_disk_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> None:
+        raise OSError("there is no home folder")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture_cache, "_places", nowhere)
+        assert not picture_cache.blank(tmp_path / "x", (1, 3, 32, 32), in_memory=False, may_write=True).any()
+
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
