@@ -16,6 +16,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from utils.columns import columns_of
@@ -28,7 +29,21 @@ NormName = Literal[
     "bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none"
 ]  # models.norms.NORMS
 ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
-DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
+DatasetName = Literal[
+    "CIFAR10",
+    "CIFAR100",
+    "SVHN",
+    "MNIST",
+    "FashionMNIST",
+    "STL10",
+    "TinyCOCO",
+    "TinyExDark",
+    "ImageFolder",
+    "TinyImageNet",
+    "Digits",
+]  # data_loader.datasets.DATASETS
+PICTURES = ("ImageFolder", "TinyImageNet")  # the datasets of single pictures, which may have a test set of their own
+PUBLISHED = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST", "STL10")  # those that always have one
 MetricName = Literal["accuracy", "top5_accuracy", "ece", "balanced_accuracy"]  # models.metric.METRICS
 
 # What torch computes with: whole numbers of 64 bits, and floats of 32.
@@ -114,15 +129,30 @@ class Arch(_Block):
     args: ArchArgs = Field(default_factory=ArchArgs, description="How the network is built.")
 
 
+LEAST_SIDE, MOST_SIDE = 8, 256  # pixels of an image's side
+
+
 class Augment(_Block):
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
-        4, description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing."
+    crop_padding: Annotated[int, Field(ge=0, le=MOST_SIDE // 2)] = Field(
+        4,
+        description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing. At "
+        "most half of image_size, and an eighth of it where it is not set.",
     )
     horizontal_flip: bool = Field(True, description="Mirror each training image with probability one half.")
 
 
 class DataLoaderArgs(_Block):
     data_dir: PathText = Field("data", description="The folder of the dataset's files, or the file itself.")
+    image_size: Annotated[int, Field(ge=LEAST_SIDE, le=MOST_SIDE)] = Field(
+        32,
+        description="Height and width of the images: others are scaled and cropped to it, except those of a dataset "
+        "given from Python.",
+    )
+    in_memory: bool | None = Field(
+        None,
+        description="Keep all images in memory. false serves them from a file that is mapped into memory; null does so "
+        "where they do not fit.",
+    )
     batch_size: Positive = Field(128, description="Images in a training batch.")
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1,
@@ -152,9 +182,27 @@ class DataLoaderArgs(_Block):
         False, description="Go on where train, validation and test share an image, pixel for pixel."
     )
     skip_broken: bool = Field(
-        False, description="ImageFolder: leave out images that cannot be read, and name them, instead of stopping."
+        False,
+        description="ImageFolder, TinyImageNet: leave out images that cannot be read, and name them, instead of "
+        "stopping.",
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _padding_by_size(cls, args: Any) -> Any:
+        size, augment = (args.get("image_size"), args.get("augment", {})) if isinstance(args, dict) else (None, None)
+        if type(size) is int and LEAST_SIDE <= size <= MOST_SIDE and isinstance(augment, dict):
+            return args | {"augment": {"crop_padding": size // 8} | augment}
+        return args
+
+    @field_validator("augment")
+    @classmethod
+    def _padding_within_image(cls, augment: Augment, info: ValidationInfo) -> Augment:
+        most = info.data.get("image_size", MOST_SIDE) // 2
+        if augment.crop_padding > most:
+            raise ValueError(f"crop_padding must be at most {most}, half of image_size, got {augment.crop_padding}")
+        return augment
 
     @field_validator("subset", "test_subset")
     @classmethod

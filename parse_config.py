@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
+from config_schema import PICTURES, Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from config_schema import Config as Config
-from config_schema import Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
@@ -258,8 +258,8 @@ def _cross_check(config: Config) -> Iterable[str]:
     """Problems that no single field shows."""
     if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
         yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
-    if config.data_loader.args.skip_broken and config.data_loader.type != "ImageFolder":
-        yield "data_loader.args.skip_broken: only ImageFolder reads images one by one"
+    if config.data_loader.args.skip_broken and config.data_loader.type not in PICTURES:
+        yield f"data_loader.args.skip_broken: only {' and '.join(PICTURES)} read images one by one"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:

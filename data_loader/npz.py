@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -46,10 +47,7 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
         size = sum(entry.file_size for entry in wanted.values())
         if size > LARGEST:
             raise DataError(f"{source}: it unfolds to {size:,} bytes, more than the {LARGEST:,} that are read")
-        return {
-            name: _read_array(partial(archive.open, entry), visible(entry.filename, 60), entry.file_size)
-            for name, entry in wanted.items()
-        }
+        return {name: read_entry(archive, entry) for name, entry in wanted.items()}
 
 
 def npz_names(data: bytes, source: str) -> list[str]:
@@ -74,9 +72,43 @@ def _name(entry: zipfile.ZipInfo) -> str:
     return entry.filename.removesuffix(".npy")
 
 
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """The array in an entry. Raises any Exception if it is malformed."""
+    return _read_array(*_entry(archive, entry))
+
+
+def map_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.memmap:
+    """The array in an entry of the archive at `path`, which is not compressed, as a map of the file. Changes to it stay
+    in memory. Raises any Exception if it is malformed."""
+    shape, fortran, dtype, length = _check_header(*_entry(archive, entry))
+    if entry.compress_type != zipfile.ZIP_STORED:
+        malformed("its array is compressed")
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset + 26)  # of the entry's own header, which ends in two texts
+        texts = struct.unpack("<HH", file.read(4))
+        start = file.tell() + sum(texts) + length
+    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
+
+
+#: What opens a file of one array, its name, and its size in bytes.
+_File = tuple[Callable[[], IO[bytes]], str, int]
+
+
+def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _File:
+    return partial(archive.open, entry), visible(entry.filename, 60), entry.file_size
+
+
 def _read_array(opened: Callable[[], IO[bytes]], name: str, size: int) -> np.ndarray:
-    """Read an array, after a check of its header against the size of its file: numpy reads a header of any length, and
-    allocates the size in it."""
+    _check_header(opened, name, size)
+    with opened() as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def _check_header(opened: Callable[[], IO[bytes]], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, Fortran order, type and the length of the header of an array, after a check against the size of its file:
+    numpy reads a header of any length, and allocates the size in it."""
     with opened() as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
@@ -88,12 +120,9 @@ def _read_array(opened: Callable[[], IO[bytes]], name: str, size: int) -> np.nda
         header = io.BytesIO(start + file.read(length - len(start)))
         version = np.lib.format.read_magic(header)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(header)
+        shape, fortran, dtype = read_header(header)
         if dtype.hasobject:
             malformed(f"{name} holds objects")
         if math.prod(shape) * dtype.itemsize + length != size:
             malformed(f"{name} is said to be {shape} of {dtype}, and has {size - length:,} bytes")
-    with opened() as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    assert isinstance(array, np.ndarray)
-    return array
+    return shape, fortran, dtype, length
