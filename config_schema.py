@@ -90,10 +90,11 @@ def name_of(block: type[BaseModel]) -> str:
     return str(block.model_fields["type"].default)
 
 
-#: Where earlier code wrote null for an argument that was not set, or that the type does not take, null still says so.
+#: Where a config may have null for an argument that is not set, or that the type does not take, as one of earlier code
+#: or of another type has.
 NULL_IS_UNSET = frozenset(
     {"momentum", "nesterov", "betas", "eps", "milestones", "gamma", "step_size", "T_max", "eta_min"}
-    | {"include_true_class", "path"}
+    | {"include_true_class", "path", "map", "key"}
 )
 
 

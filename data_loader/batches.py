@@ -112,7 +112,8 @@ class ImageBatches(BaseDataLoader):
             for whole in self._bounds[first:]:
                 start, stop = self._world.share(*whole)
                 held = self._read(torch.arange(start, stop)) if self._pixels is None else self._pixels[start:stop]
-                yield Batch(self._normalise(held), self._given[start:stop], self._true[start:stop])
+                labels = self._given[start:stop], self._true[start:stop], self._given[slice(*whole)]
+                yield Batch(self._normalise(held), *labels)
             return
         order, top, left, flip = self._draw_epoch(self._augment, epoch)
         padded_height, padded_width = (side + 2 * self._padding for side in self._size)
@@ -127,7 +128,8 @@ class ImageBatches(BaseDataLoader):
             rows = (at * padded_height + top[start:stop]).unsqueeze(1) + down  # (B, H)
             columns = torch.where(flip[start:stop], across.flip(0), across) + left[start:stop].unsqueeze(1)  # (B, W)
             places = (rows * padded_width).unsqueeze(2) + columns.unsqueeze(1)  # (B, H, W)
-            yield Batch(self._normalise(torch.take(held, places)), self._given[chosen], self._true[chosen])
+            labels = self._given[chosen], self._true[chosen], self._given[order[slice(*whole)]]
+            yield Batch(self._normalise(torch.take(held, places)), *labels)
 
     def _read(self, chosen: Tensor) -> Tensor:
         """The images at these places of the split, packed."""

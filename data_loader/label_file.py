@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from config_messages import did_you_mean
 from data_loader.array_file import OLD_TORCH, of_tensor
-from data_loader.npz import load_npy, load_npz, npz_names, read_bytes
+from data_loader.npz import load_npy, load_npz, npz_names, pickle_in_npy, read_bytes
 from data_loader.restricted_pickle import as_array, load_arrays, load_old, load_saved
 from utils.errors import ConfigError, DataError
 from utils.memory_zip import shown
@@ -41,7 +42,7 @@ def read_labels(path: Path, key: str | None) -> Labels:
 
     Raises:
         ConfigError: there is nothing under `key`, or without one there are several.
-        DataError: the file is missing or malformed, or, other than an .npz, names an image twice.
+        DataError: the file is missing or malformed, or names an image twice, not for two splits.
     """
     if not path.exists():
         raise DataError(f"there is no noise file {path}; name one with label_noise.path")
@@ -56,8 +57,8 @@ def read_labels(path: Path, key: str | None) -> Labels:
         if any(name not in arrays for name in wanted):
             raise DataError(f"{source}: it has no labels, only {shown(arrays)}")
     labels = _checked(arrays, wanted[-1], source)
-    if reader is not None and labels.index is not None:
-        _check_once(labels.index, source)
+    if labels.index is not None:
+        _check_once(labels.index, labels.split, source)
     return labels
 
 
@@ -105,17 +106,20 @@ def _whole(array: object) -> Tensor | None:
     return torch.from_numpy(whole) if (whole == array).all() else None
 
 
-def _check_once(index: Tensor, source: str) -> None:
-    images, counts = index.unique(return_counts=True)
+def _check_once(index: Tensor, split: np.ndarray, source: str) -> None:
+    names, of_split = np.unique(split, return_inverse=True)
+    places = index * len(names) + torch.from_numpy(of_split)  # the same ones only for an image that one split has twice
+    found, counts = places.unique(return_counts=True)
     if (counts > 1).any():
-        image = int(images[counts > 1][0])
-        first, second, *_ = (index == image).nonzero().flatten().tolist()
+        first, second, *_ = (places == found[counts > 1][0]).nonzero().flatten().tolist()
+        image = int(index[first])
         where = f"at rows {first} and {second}, counted from 0"
         raise DataError(f"{source}: image {image} is listed twice, {where}; leave one out")
 
 
 def _of_npy(data: bytes, source: str) -> dict[str, np.ndarray]:
-    return {PLAIN: load_npy(data, source)}
+    pickled = pickle_in_npy(data)
+    return {PLAIN: load_npy(data, source)} if pickled is None else _by_name(load_arrays(pickled, source), len(data))
 
 
 def _of_csv(data: bytes, source: str) -> dict[str, np.ndarray]:
@@ -154,12 +158,17 @@ def _of_torch(data: bytes, source: str) -> dict[str, np.ndarray]:
         value = load_saved(data) if is_tensor_file(data) else load_arrays(data, source)
         if type(value) is int and value == OLD_TORCH:
             value = load_old(data, source)
-        values = value if isinstance(value, dict) else {PLAIN: value}
-        arrays = {
-            str(name): of_tensor(item) if isinstance(item, Tensor) else as_array(item, len(data))
-            for name, item in values.items()
-        }
-        return {name: item if isinstance(item, np.ndarray) else np.array(["no array"]) for name, item in arrays.items()}
+        return _by_name(value, len(data))
+
+
+def _by_name(value: Any, size: int) -> dict[str, np.ndarray]:
+    """The arrays in what a file of so many bytes holds; text, which no labels are, in place of anything else."""
+    values = value if isinstance(value, dict) else {PLAIN: value}
+    arrays = {
+        str(name): of_tensor(item) if isinstance(item, Tensor) else as_array(item, size)
+        for name, item in values.items()
+    }
+    return {name: item if isinstance(item, np.ndarray) else np.array(["no array"]) for name, item in arrays.items()}
 
 
 #: By suffix; any other file is an .npz.

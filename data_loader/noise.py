@@ -36,7 +36,7 @@ CIFAR10_CONFUSIONS = {
 
 
 _ONE_CLASS = "label_noise: a dataset of one class has no other label to give"
-_IMAGES_AT_ONCE = 4096  # as floats of 64 bits
+_NUMBERS_AT_ONCE = 1 << 24  # of images, as floats of 64 bits
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,10 @@ def instance(request: NoiseRequest, rate: float) -> Tensor:
     images = request.dataset.images
     mean, std = (part.view(3, 1, 1) for part in pixel_stats(images))
     std = std.clamp(min=1.0 / 255.0)  # a constant channel has no spread to divide by
+    at_once = max(1, _NUMBERS_AT_ONCE // images[0].numel())
     for rank, true in enumerate(present.tolist()):
         weights = torch.randn(images[0].numel(), len(present), dtype=torch.float64, generator=request.shared)
-        for members in (request.true_labels == true).nonzero().flatten().split(_IMAGES_AT_ONCE):
+        for members in (request.true_labels == true).nonzero().flatten().split(at_once):
             pixels = images[request.positions[members]].double().div_(255.0).sub_(mean).div_(std)
             scores = pixels.flatten(1) @ weights
             scores[:, rank] = -torch.inf

@@ -62,6 +62,13 @@ def load_npy(data: bytes, source: str) -> np.ndarray:
         return _read_array(partial(io.BytesIO, data), "it", len(data))
 
 
+def pickle_in_npy(data: bytes) -> bytes | None:
+    """The pickle in an .npy of a dict, as numpy.save writes it; None if it is any other file."""
+    start = 10 + int.from_bytes(data[8:10], "little")
+    is_npy, one_object = data.startswith(b"\x93NUMPY\x01"), b"'descr': '|O', 'fortran_order': False, 'shape': ()"
+    return data[start:] if is_npy and one_object in data[:start] else None
+
+
 def _opened(data: bytes) -> zipfile.ZipFile:
     if not data.startswith(b"PK"):
         malformed("it is no zip")

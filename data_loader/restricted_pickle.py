@@ -46,8 +46,9 @@ def load_saved(data: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    value = value.value if isinstance(value, _Array) else value
     if not isinstance(value, dict):
-        return value.value if isinstance(value, _Array) else value
+        return value
     plain = {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
     if len(plain) < len(value):
         malformed("one key twice, as text and as bytes")
@@ -113,7 +114,7 @@ class _Array:
     """Replaces numpy.ndarray, which is made empty and then gets its state."""
 
     def __init__(self) -> None:
-        self.value = np.empty(0, dtype=np.uint8)
+        self.value: Any = np.empty(0, dtype=np.uint8)
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -135,11 +136,14 @@ def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
     return _Array()
 
 
-def _of_objects(items: Any, shape: Any) -> np.ndarray:
-    """An array from the objects of an object array, in C order. They must be plain numbers, or arrays of one shape."""
+def _of_objects(items: Any, shape: Any) -> np.ndarray | dict[Any, Any]:
+    """An array from the objects of an object array, in C order. They must be plain numbers, or arrays of one shape. An
+    array that only holds a dict is that dict."""
     _check_shape(shape)
     if not isinstance(items, list) or math.prod(shape) != len(items):
         malformed(f"an array of shape {shape} with other objects than that")
+    if shape == () and isinstance(items[0], dict):
+        return items[0]
     size = sum(item.value.nbytes if isinstance(item, _Array) else 1 for item in items)
     array = as_array(items, size)
     if not isinstance(array, np.ndarray):

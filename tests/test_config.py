@@ -413,7 +413,8 @@ def test_null_means_unset_where_earlier_code_wrote_it(block: str, name: str) -> 
     given, expected = RESOLVES[block, name]
     earlier: object = {"type": name, "args": EARLIER.get((block, name), {}) | given.get("args", {})}
     if block == "label_noise":
-        earlier = {"type": name, "rate": 0.0, "include_true_class": None, "on_validation": True, "path": None, **given}
+        unset = {"include_true_class": None, "path": None, "map": None, "key": None}
+        earlier = {"type": name, "rate": 0.0, "on_validation": True, **unset, **given}
     elif block == "loss":
         earlier = name
     resolved = validate({"name": "x", block: earlier}, "test").model_dump()[block]
@@ -427,7 +428,7 @@ def test_null_is_not_taken_where_it_never_was() -> None:
     found = problems({"name": "x", "loss": {"type": "smoothed_cross_entropy", "args": {"smoothing": None}}})
     assert "loss.args.smoothing: should be a valid number, got null" in found
     given = {key for args in EARLIER.values() for key, value in args.items() if value is None}
-    assert given | {"include_true_class", "path"} == NULL_IS_UNSET
+    assert given | {"include_true_class", "path", "map", "key"} == NULL_IS_UNSET
 
 
 def test_false_was_taken_for_noise_that_is_never_drawn_over_all_classes() -> None:

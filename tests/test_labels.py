@@ -104,7 +104,7 @@ def algorithm_2(data: ImageDataset, part: torch.Tensor, name: str, seed: int, ra
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
-def test_noise_of_the_image_is_the_paper_s_algorithm(rate: float) -> None:
+def test_noise_of_the_image_is_the_paper_s_algorithm(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(600, 6)
     data.images[:] = (data.images // 16) + 100  # so little contrast that no softmax is all on one class
     splits = split(data)
@@ -115,6 +115,8 @@ def test_noise_of_the_image_is_the_paper_s_algorithm(rate: float) -> None:
     assert torch.equal(given[splits.test], data.labels[splits.test])
     assert torch.equal(given, noisy(data, splits, seed=3, type="instance", rate=rate))
     assert not torch.equal(given, noisy(data, splits, seed=4, type="instance", rate=rate))
+    monkeypatch.setattr("data_loader.noise._NUMBERS_AT_ONCE", 7 * data.images[0].numel())
+    assert torch.equal(given, noisy(data, splits, seed=3, type="instance", rate=rate)), "read in parts of seven images"
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
@@ -197,7 +199,7 @@ def test_a_plain_array_is_a_label_for_each_image_in_order(tmp_path: Path, form: 
 
 
 @pytest.mark.parametrize("key", ["clean_label", "worse_label", "aggre_label", "random_label1"])
-@pytest.mark.parametrize("form", ["pt", "pt of tensors", "npz", "csv"])
+@pytest.mark.parametrize("form", ["pt", "pt of tensors", "npz", "npy", "csv"])
 def test_a_key_names_one_of_several(tmp_path: Path, form: str, key: str) -> None:
     path, labels = tmp_path / f"human.{form.split()[0]}", human()
     if form == "pt":
@@ -206,6 +208,8 @@ def test_a_key_names_one_of_several(tmp_path: Path, form: str, key: str) -> None
         torch.save({name: torch.from_numpy(array.copy()) for name, array in labels.items()}, path)
     elif form == "npz":
         np.savez(path, **labels)
+    elif form == "npy":
+        np.save(path, labels)  # pickles the dict
     else:
         rows = [",".join(labels), *(",".join(map(str, row)) for row in zip(*labels.values(), strict=True))]
         path.write_text("\n".join(rows))
@@ -254,6 +258,9 @@ class Evil:
         ("a.csv", "1\n2\n", "2 labels, but made up has 50 images, of which 40 are no test images; give one for each"),
         ("a.npy", b"no array", "malformed .npy (it is no array)"),
         ("a.npy", np.array([None] * 40), "malformed .npy (it holds objects)"),
+        ("a.npy", {"a": Evil()}, "which a file of images does not need; it was not run"),
+        ("a.npy", {"a": "text"}, "must be whole numbers"),
+        ("a.npy", {"a": np.array({"b": FORTY})}, "must be whole numbers"),
         ("a.npy", np.zeros((40, 2), dtype=int), "must be whole numbers"),
         ("a.npy", np.full(40, 2**63, dtype=np.uint64), "must be whole numbers"),
         ("a.pt", b"PK no zip", "malformed or truncated pickle"),

@@ -153,7 +153,7 @@ def test_noise_columns_tell_memorising_from_resisting() -> None:
     given, true = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 0, 0])  # two clean, two mislabelled
     logits = torch.eye(3)[torch.tensor([0, 2, 1, 0])]  # right, wrong, as given, as true
     meter = Meter(torch.device("cpu"))
-    measure_noise(meter, logits, Batch(torch.empty(0), given, true))
+    measure_noise(meter, logits, Batch(torch.empty(0), given, true, given))
     assert meter.figures() == {
         "clean_accuracy": 0.5,
         "mislabelled_given_accuracy": 0.5,

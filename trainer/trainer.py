@@ -18,7 +18,7 @@ from logger.tensorboard import displayable
 from logger.thumbnails import MOST, spread_over
 from models.build import outputs_of
 from models.compiled import compiled
-from models.loss import build_loss
+from models.loss import build_loss, class_weights
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
@@ -67,12 +67,15 @@ class Trainer(BaseTrainer[RunState]):
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         outputs = outputs_of(config, len(data.dataset.classes))
-        self.loss = build_loss(config.loss, data.given["train"].to(device), outputs)
+        given = data.given["train"].to(device)
+        self.loss = build_loss(config.loss, given, outputs)
+        #: Those of the loss, if several processes must weigh their shares of a batch by them.
+        self.class_weights: torch.Tensor | None = None
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
-        if self.world.size > 1 and isinstance(config.loss, CrossEntropy) and config.loss.args.class_weights:
-            self.remarks.append("loss.args.class_weights: each process weighs the classes of its own share of a batch")
+        if self.world.size > 1 and isinstance(config.loss, CrossEntropy):
+            self.class_weights = class_weights(config.loss.args.class_weights, given, outputs)
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
         self.network = self.world.wrapped(network)
@@ -148,6 +151,8 @@ class Trainer(BaseTrainer[RunState]):
         with self.evaluator.autocast():
             logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
+            if self.class_weights is not None:  # it was divided by the weights of this process's share
+                loss = loss * self.class_weights[batch.given].mean() / self.class_weights[batch.everyone].mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * weight).backward()
         if self.loop.clip_grad_norm is not None or self.diagnostics is not None:
