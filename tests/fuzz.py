@@ -124,7 +124,9 @@ def dataset(data: bytes, suffix: str) -> str:
     except DataError as error:
         return one_line(error)
     images, labels = found.images, found.labels
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
+    side = images.shape[-1]
+    square = images.shape[1:] == (3, side, side) and 8 <= side <= 256
+    if images.dtype != torch.uint8 or not square or labels.shape != images.shape[:1]:
         raise Find("a dataset of another form")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(found.classes):
         raise Find("a label of no class")
@@ -257,9 +259,11 @@ def labels_seeds(suffix: str) -> list[bytes]:
     if suffix == ".csv":
         return [b"index,label\n7,1\n2,9\n", b"1\n2\n3\n"]
     if suffix == ".npy":
+        other = io.BytesIO()
         np.save(buffer, array)
-    else:
-        torch.save({"clean_label": array, "label": torch.from_numpy(array)}, buffer)
+        np.save(other, {"clean_label": array, "label": array})
+        return [buffer.getvalue(), other.getvalue()]
+    torch.save({"clean_label": array, "label": torch.from_numpy(array)}, buffer)
     return [buffer.getvalue()]
 
 

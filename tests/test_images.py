@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import pickle
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,9 @@ from data_loader.image_folder import load_image_folder
 from data_loader.memory import Room
 from data_loader.pictures import crop_to
 from tests.conftest import write_image_folder
-from tests.runs import call, coco, run
+from tests.runs import call, coco, rows, run, same_tree
 from trainer.checkpoint import read
+from trainer.trainer import Trainer
 from utils.errors import DataError, FileSystemError
 
 CPU = torch.device("cpu")
@@ -337,6 +339,37 @@ def test_batches_from_a_mapped_file_are_those_from_memory(tmp_path: Path, monkey
             assert torch.equal(here, there)
     file = built("Digits", folder, in_memory=False), built("Digits", folder)
     assert all(torch.equal(here, there) for here, there in zip(*map(batches, file), strict=True))
+
+
+def test_a_run_of_mapped_images_goes_on_in_memory_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within an epoch, with noise of the image, weights of the classes, a cycle, and figures that are no means."""
+    folder = write_image_folder(tmp_path / "images", each=8)
+    options = ["data_loader.type=ImageFolder", "data_loader.args.validation_split=0.4", "arch.args.width=2"]
+    options += ["label_noise.type=instance", "label_noise.rate=0.3", "loss.args.class_weights=balanced"]
+    options += ["lr_scheduler.type=OneCycleLR", "lr_scheduler.args.max_lr=0.05", "data_loader.args.batch_size=5"]
+    options += [
+        'metrics=["accuracy","balanced_accuracy","ece"]',
+        "trainer.epochs=2",
+        "data_loader.args.in_memory=false",
+    ]
+    given = [each for each in coco(folder, tmp_path / "straight", *options) if "milestones" not in each]
+    assert run(*given) == 0
+    step, part = Trainer.train_step, tmp_path / "part"
+
+    def stopping(self: Trainer, *args: object) -> None:
+        step(self, *args)
+        if self.global_step == 3:  # of six or more
+            self.stop.signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stopping)
+        assert run(*(str(part) if each == str(tmp_path / "straight") else each for each in given)) == 143
+    assert run("-r", "auto", "--run-dir", part, "data_loader.args.in_memory=true") == 0
+    assert rows(part) == rows(tmp_path / "straight")
+    for name in ("model", "optimizer"):
+        here, there = (read(place / "checkpoint-epoch2.pth")[name] for place in (part, tmp_path / "straight"))
+        assert same_tree(here, there) == []
+    assert "changed since" not in (part / "train.log").read_text(), "no result depends on it"
 
 
 def test_memory_decides_where_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
