@@ -134,7 +134,7 @@ def _of_csv(data: bytes, source: str) -> dict[str, np.ndarray]:
                 malformed(f"it has {len(names)} columns without a header")
             names = ["index", PLAIN][-len(names) :]
         else:
-            names = [name.lower() if name.lower() in _BESIDE else name for name in names]
+            names = [name.lower() if name.lower() in _BESIDE else name or "index" for name in names]  # pandas has ""
             rows = rows[1:]
         if len(set(names)) < len(names):
             malformed("two columns have one name")

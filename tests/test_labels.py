@@ -226,7 +226,9 @@ def test_a_key_names_one_of_several(tmp_path: Path, form: str, key: str) -> None
         given_by(path, other, key=key)
 
 
-@pytest.mark.parametrize("text", ["index,label\n7,1\n\n2, 9\n", "7,1\n2,9\n", "human,INDEX\n1,7\n9,2\n"])
+@pytest.mark.parametrize(
+    "text", ["index,label\n7,1\n\n2, 9\n", "7,1\n2,9\n", "human,INDEX\n1,7\n9,2\n", ",human\n7,1\n2,9\n"]
+)
 def test_a_csv_of_some_images(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(text)

@@ -804,7 +804,7 @@ def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) ->
     for label, share in enumerate(report["per_class_accuracy"].values()):
         assert share == pytest.approx(matrix[label, label] / matrix[label].sum())
     assert (folder / "checkpoint-epoch3-confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert f"accuracy       {report['test_accuracy']:.2%}" in done.stdout
+    assert f"accuracy           {report['test_accuracy']:.2%}" in done.stdout
 
 
 def test_test_py_refuses_what_it_cannot_read(tmp_path: Path) -> None:
