@@ -7,8 +7,8 @@ order, the file's own keys last, and the KEY=VALUE overrides after that. Where a
 `optimizer`, `lr_scheduler` or `loss`, the arguments given for the earlier type are dropped with it; `Config.remarks`
 says so.
 
-An override's VALUE is JSON, but a setting that takes text takes it as it stands: name=2024 is the text. There, quotes
-(label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
+An override's VALUE is JSON, but a setting that takes text (and no list) takes it as it stands: name=2024 is the text.
+There, quotes (label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
+from config_schema import PICTURES, Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from config_schema import Config as Config
-from config_schema import Loss, Optimizer, Scheduler, as_block, json_schema
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
@@ -61,7 +61,7 @@ def load_config(
     else:
         values, name = files.merged(Path(source)), str(source)
     config = validate(merge(values, layer, files.dropped), name)
-    config._remarks = tuple(_not_inherited(config, files.dropped))
+    config._remarks = (*_not_inherited(config, files.dropped), *_without_effect(config))
     return config
 
 
@@ -137,7 +137,8 @@ def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 def _value(keys: list[str], text: str) -> Any:
     kinds = kinds_at(keys)
-    as_it_stands = str in kinds and not text.startswith('"') and not (text == "null" and NoneType in kinds)
+    takes_text = str in kinds and list not in kinds
+    as_it_stands = takes_text and not text.startswith('"') and not (text == "null" and NoneType in kinds)
     if not as_it_stands:
         with contextlib.suppress(json.JSONDecodeError):
             return strict_json.loads(text)
@@ -245,12 +246,20 @@ def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
             yield f"{where}.type is {block.type} in place of {shortened(earlier)}: {'; '.join(each)}"
 
 
+def _without_effect(config: Config) -> Iterator[str]:
+    """A line for a rate that the schedule does not take."""
+    schedule, rate = config.lr_scheduler, config.optimizer.args.lr
+    if isinstance(schedule, OneCycleLR) and rate != schedule.args.max_lr:
+        instead = f"lr_scheduler.args.max_lr, {schedule.args.max_lr:g}"
+        yield f"optimizer.args.lr {rate:g} has no effect: OneCycleLR takes {instead}"
+
+
 def _cross_check(config: Config) -> Iterable[str]:
     """Problems that no single field shows."""
     if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
         yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
-    if config.data_loader.args.skip_broken and config.data_loader.type != "ImageFolder":
-        yield "data_loader.args.skip_broken: only ImageFolder reads images one by one"
+    if config.data_loader.args.skip_broken and config.data_loader.type not in PICTURES:
+        yield f"data_loader.args.skip_broken: only {' and '.join(PICTURES)} read images one by one"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:

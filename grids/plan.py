@@ -1,8 +1,11 @@
 """Makes the cells of a grid from its file: one training run for each dataset, arm, noise level and seed."""
 
+import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -17,7 +20,7 @@ from parse_config import LARGEST_CONFIG, Config, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path
-from utils.keys import flat
+from utils.keys import flat, short_names
 from utils.text import one_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
@@ -29,6 +32,7 @@ GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 _BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
 LARGEST_GRID = 1 << 18  # bytes
 MOST_CELLS = 10_000
+LONGEST_WORD = 60  # characters that a sweep adds to the name of a folder
 
 
 class GridFile(BaseModel):
@@ -49,15 +53,24 @@ class GridFile(BaseModel):
     settings: Settings = Field(default_factory=dict, description="KEY: VALUE changes to the config, for every cell.")
     by_dataset: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of a dataset.")
     by_arm: dict[Name, Settings] = Field(default_factory=dict, description="Changes for the cells of an arm.")
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="KEY: [VALUE, ...], settings to search: a run for each combination, over all other changes.",
+    )
     save_dir: PathText = Field("saved", description="Where the grid's folder is made.")
 
     def arms_for(self, dataset: str) -> list[str]:
         return self.arms_of.get(dataset, self.arms)
 
+    def points(self) -> list[Settings]:
+        """The combinations of the sweep; one without settings if there is none."""
+        return [dict(zip(self.sweep, values, strict=True)) for values in product(*self.sweep.values())]
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of the grid: `train.py -c base --run-dir folder` with `overrides`, which resolve to `config`."""
+    """One run of the grid: `train.py -c base --run-dir folder` with `overrides`, which resolve to `config`. `point` is
+    those of them that the grid's sweep gives it."""
 
     dataset: str
     arm: str
@@ -67,10 +80,11 @@ class Cell:
     overrides: tuple[str, ...]
     config: Config
     folder: Path
+    point: Settings
 
     @property
     def name(self) -> str:
-        return f"{self.config.name}/seed{self.seed}"
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,7 @@ class Grid:
                 "noise": cell.noise,
                 "seed": cell.seed,
                 "folder": cell.folder.relative_to(self.folder).as_posix(),
+                **({"sweep": cell.point} if cell.point else {}),
             }
             for cell in self.cells
         ]
@@ -110,7 +125,9 @@ def load_grid(path: Path) -> Grid:
         unknown = sorted(given_for.keys() - set(listed))
         if unknown:
             raise ConfigError(f"{path}: {what}.{unknown[0]}: not in the grid, which has {', '.join(listed)}")
-    for arm, settings in (*((None, each) for each in (file.settings, *file.by_dataset.values())), *file.by_arm.items()):
+    swept = [{key: value} for key, values in file.sweep.items() for value in values]
+    everywhere = (file.settings, *file.by_dataset.values(), *swept)
+    for arm, settings in (*((None, each) for each in everywhere), *file.by_arm.items()):
         allowed = NORM if arm is not None and arm not in get_args(NormName) else None
         keys = {*settings, *(key for key, _ in flat(settings))}
         no_key = next((key for key in keys if "=" in key), None)
@@ -120,9 +137,11 @@ def load_grid(path: Path) -> Grid:
         if given:
             raise ConfigError(f"{path}: {given[0]} cannot be among the settings: the grid gives each cell its own")
     lists: tuple[list[Any], ...] = (file.datasets, file.noise, file.seeds, *map(file.arms_for, file.datasets))
+    lists += tuple(list(map(json.dumps, values)) for values in file.sweep.values())
     if any(len(set(each)) < len(each) for each in lists):
-        raise ConfigError(f"{path}: datasets, arms, noise and seeds must each name nothing twice")
+        raise ConfigError(f"{path}: datasets, arms, noise, seeds and what is swept must each name nothing twice")
     count = len(file.noise) * len(file.seeds) * sum(len(file.arms_for(dataset)) for dataset in file.datasets)
+    count *= math.prod(map(len, file.sweep.values()))
     if count > MOST_CELLS:
         raise ConfigError(f"{path}: {count:,} runs, which are more than {MOST_CELLS:,}; make several grids of it")
     folder = user_path(file.save_dir) / file.name
@@ -137,33 +156,57 @@ def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:
         data = whole(base)
         return data if len(data) <= limit else read_file(base, limit)  # which says that it is too large
 
+    points = _by_word(file.points())
+
     @cache
-    def planned(dataset: str, arm: str, noise: int) -> tuple[Path, Settings, Config]:
-        base, changes = _changes(file, path, dataset, arm, noise)
+    def planned(dataset: str, arm: str, noise: int, word: str) -> tuple[Path, Settings, Config]:
+        base, changes = _changes(file, path, dataset, arm, noise, points[word])
         try:
             return base, changes, load_config(base, _overrides(changes), read)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {changes['name']}: {error}") from error
+            raise ConfigError(f"{path}: {changes['name']}{word}: {error}") from error
 
     for seed, noise, dataset in product(file.seeds, file.noise, file.datasets):
-        for arm in file.arms_for(dataset):
-            base, changes, config = planned(dataset, arm, noise)
-            own, place = config.model_copy(update={"seed": seed}), folder / config.name / f"seed{seed}"
-            yield Cell(dataset, arm, noise, seed, base, _overrides({**changes, "seed": seed}), own, place)
+        for arm, (word, point) in product(file.arms_for(dataset), points.items()):
+            base, changes, config = planned(dataset, arm, noise, word)
+            own, place = config.model_copy(update={"seed": seed}), folder / f"{config.name}{word}" / f"seed{seed}"
+            yield Cell(dataset, arm, noise, seed, base, _overrides({**changes, "seed": seed}), own, place, point)
 
 
-def _changes(file: GridFile, path: Path, dataset: str, arm: str, noise: int) -> tuple[Path, Settings]:
+def _by_word(points: Sequence[Settings]) -> dict[str, Settings]:
+    """The points of a sweep by what tells them apart in the names of folders, such as _lr0.05_momentum0.9; without a
+    sweep that is empty.
+
+    A word that is too long, or that another point has as well, ends with a digest of the values.
+    """
+    names = short_names(points[0])
+    words = ["".join(f"_{names[key]}{_word(value)}" for key, value in point.items()) for point in points]
+    often = Counter(map(str.casefold, words))
+    return {
+        word
+        if len(word) <= LONGEST_WORD and often[word.casefold()] == 1
+        else f"{word[:LONGEST_WORD]}-{hashlib.sha256(json.dumps(point).encode()).hexdigest()[:8]}": point
+        for word, point in zip(words, points, strict=True)
+    }
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str | list | dict):
+        return re.sub(r"[^A-Za-z0-9.]+", "-", value if isinstance(value, str) else json.dumps(value)).strip("-.")
+    return json.dumps(value)
+
+
+def _changes(file: GridFile, path: Path, dataset: str, arm: str, noise: int, point: Settings) -> tuple[Path, Settings]:
     """The path of the config that the cells of an arm start from, and the settings that they change in it."""
     stands_for = {"{dataset}": dataset, "{arm}": arm, "{noise}": str(noise), "{{": "{", "}}": "}"}
     parts = _BRACES.split(file.config)  # every second part is a brace expression
     if not stands_for.keys() >= set(parts[1::2]):
         raise ConfigError(f"{path}: config: only {{dataset}}, {{arm}} and {{noise}} may stand in braces")
     config_path = "".join(stands_for[part] if place % 2 else part for place, part in enumerate(parts))
+    changes = {**file.settings, **file.by_dataset.get(dataset, {}), NORM: arm, **file.by_arm.get(arm, {})}
     return path.parent / config_path, {
-        **file.settings,
-        **file.by_dataset.get(dataset, {}),
-        NORM: arm,
-        **file.by_arm.get(arm, {}),
+        **{key: value for key, value in changes.items() if key not in point},
+        **point,  # last, where another key is that of a block around it
         "name": f"{dataset}_{arm}_{noise}noise",
         "seed": file.seeds[0],
         "label_noise.rate": noise / 100,

@@ -1,6 +1,7 @@
 """Grids of real runs: planned, run, failed, killed and gone on with."""
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -22,9 +23,10 @@ from grids.progress import FAILED, FINISHED, RUNNING, Progress, Standing, misfit
 from grids.running import command
 from parse_config import Config, load_config
 from tests.conftest import ROOT, program
-from tests.runs import run
+from tests.runs import call, rows, run
 from utils.errors import ConfigError
 from utils.files import read_file
+from utils.keys import short_names
 from utils.lock import FolderLock
 
 SHIPPED = sorted((ROOT / "configs" / "grids").glob("*.json"))
@@ -135,6 +137,14 @@ def test_an_arm_may_have_a_name_of_its_own_and_a_dataset_arms_of_its_own() -> No
         ({"config": "{seed}.json"}, "only {dataset}, {arm} and {noise}"),
         ({"config": "{dataset.__class__}.json"}, "only {dataset}, {arm} and {noise}"),
         ({"name": "../up"}, "name: String should match pattern"),
+        ({"sweep": {"optimizer.args.lr": []}}, "sweep.optimizer.args.lr: List should have at least 1 item"),
+        ({"sweep": {"optimizer.args.lr": 0.1}}, "sweep.optimizer.args.lr: Input should be a valid list"),
+        ({"sweep": {"optimizer.args.lr": [0.1, 1e-1]}}, "name nothing twice"),
+        ({"sweep": {"optimizer.args.lr": [0.1, 0]}}, "coco_bn_20noise_lr0: "),
+        ({"sweep": {"optimizer.args.rate": [0.1]}}, "unknown key 'optimizer.args.rate'"),
+        ({"sweep": {"seed": [1, 2]}}, "seed cannot be among the settings"),
+        ({"sweep": {"seed=3 x": [1]}}, "'seed=3 x' is no key of a setting"),
+        ({"sweep": {key: [*range(1000)] for key in "abcd"}}, "4,000,000,000,000 runs, which are more than 10,000"),
     ],
 )
 def test_a_wrong_grid_is_one_line(tmp_path: Path, coco_dir: Path, changes: dict, part: str) -> None:
@@ -142,6 +152,64 @@ def test_a_wrong_grid_is_one_line(tmp_path: Path, coco_dir: Path, changes: dict,
         load_grid(write_grid(tmp_path, coco_dir, **changes))
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_is_a_run_for_each_combination_named_by_its_values(tmp_path: Path, coco_dir: Path) -> None:
+    long = list(range(1, 40))
+    sweep = {
+        "optimizer.args.lr": [0.05, 1e-05],
+        "lr_scheduler.args.milestones": [[1], [1, 2], long, [*long, 99]],
+        "data_loader.args.data_dir": [str(coco_dir), "a/B", "a b"],  # of which two have one name
+        "trainer.amp": [None, "bf16"],
+    }
+    grid = load_grid(write_grid(tmp_path, coco_dir, sweep=sweep, by_arm={"bn": {"optimizer": {"args": {"lr": 3.0}}}}))
+    cells = [cell for cell in grid.cells if (cell.arm, cell.seed) == ("bn", 2)]
+    assert [tuple(cell.point.values()) for cell in cells] == list(itertools.product(*sweep.values()))
+    for cell in cells:
+        assert {key: cell.config.settings()[key] for key in sweep} == cell.point
+        assert cell.config == load_config(cell.base, cell.overrides)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,98}", cell.folder.parent.name)
+        assert cell.name == cell.folder.relative_to(grid.folder).as_posix()
+    assert len({cell.name.casefold() for cell in grid.cells}) == len(grid.cells) == 2 * 2 * 48
+    few = load_grid(write_grid(tmp_path, coco_dir, sweep={"optimizer.args.lr": [0.05], "trainer.amp": [None, "bf16"]}))
+    assert [cell.name for cell in few.cells][:2] == [
+        "coco_bn_20noise_lr0.05_ampnull/seed1",
+        "coco_bn_20noise_lr0.05_ampbf16/seed1",
+    ]
+
+
+def test_keys_of_a_sweep_are_told_apart() -> None:
+    keys = ["optimizer.type", "lr_scheduler.type", "seed", "optimizer.args.lr", "args.lr"]
+    named = {"optimizer.type": "optimizer.type", "lr_scheduler.type": "lr_scheduler.type", "seed": "seed"}
+    assert short_names(keys) == named | {"optimizer.args.lr": "optimizer.args.lr", "args.lr": "args.lr"}
+    assert short_names(["optimizer.args.lr", "trainer.epochs"]) == {
+        "optimizer.args.lr": "lr",
+        "trainer.epochs": "epochs",
+    }
+
+
+@pytest.mark.slow
+def test_the_paper_s_search_runs_and_its_report_marks_the_choice(tmp_path: Path, coco_dir: Path) -> None:
+    """configs/grids/coco_lr.json, at a size that takes seconds, each cell by the command of its process."""
+    shipped = json.loads((ROOT / "configs" / "grids" / "coco_lr.json").read_text())
+    assert shipped["sweep"] == {"optimizer.args.lr": [0.1, 0.05, 0.025, 0.01]}
+    small = settings(coco_dir) | {"trainer.epochs": 1, "trainer.tensorboard": False}
+    smaller = {
+        "arms": ["bn"],
+        "seeds": [1],
+        "settings": small,
+        "config": str(ROOT / "configs" / Path(shipped["config"]).name),
+    }
+    path = write_grid(tmp_path, coco_dir, **shipped | smaller)
+    best = {}
+    for cell in load_grid(path).cells:
+        assert run(*command(cell)[2:]) == 0
+        best[cell.point["optimizer.args.lr"]] = float(rows(cell.folder)[0]["val_accuracy"])
+    ended = program("grid.py", str(path))
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "4 of 4 runs finished")
+    assert call("report.py", tmp_path / "saved", "-o", tmp_path / "report").code == 0
+    chosen = re.findall(r"\| bn \| 0 % \| lr=([0-9.]+) \(chosen\) \|", (tmp_path / "report" / "results.md").read_text())
+    assert [best[float(rate)] for rate in chosen] == [max(best.values())]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"name": "a", "name": "b"}', "\xff"])

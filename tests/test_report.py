@@ -314,6 +314,58 @@ def test_a_grid_says_what_is_missing(tmp_path: Path) -> None:
     ]
 
 
+def write_search(root: Path, tried: dict[float, dict[int, tuple[float, float]]], **changes: object) -> Path:
+    """Runs of a grid with a sweep: by rate and seed the best validation accuracy and the last test accuracy."""
+    cells = []
+    for rate, by_seed in tried.items():
+        for seed, (val, test) in by_seed.items():
+            folder = f"cifar10_bn_0noise_lr{rate:g}/seed{seed}"
+            point = {"dataset": "cifar10", "arm": "bn", "noise": 0, "seed": seed, "folder": folder}
+            cells.append({**point, "sweep": {"optimizer.args.lr": rate}})
+            if test:
+                settings = {
+                    **config("cifar10_bn_0noise", "bn", 0.0, seed, 2, **changes),
+                    "optimizer": {"args": {"lr": rate}},
+                }
+                write_run(root / folder, settings, {"val_accuracy": [val, 0.1], "test_accuracy": [0.2, test]})
+    (root / "grid.json").write_text(json.dumps({"name": "search", "cells": cells}))
+    return root
+
+
+def test_a_search_chooses_by_validation_and_never_by_test_accuracy(tmp_path: Path) -> None:
+    tried = {
+        0.1: {12: (0.50, 0.9), 13: (0.52, 0.9), 14: (0.54, 0.9)},
+        0.05: {12: (0.60, 0.3), 13: (0.50, 0.3), 14: (0.55, 0.3)},
+        0.01: {12: (0.99, 0.9), 13: (0.99, 0.9), 14: (0.0, 0.0)},  # a seed is missing
+    }
+    write_search(tmp_path / "search", tried)
+    write_cell(tmp_path / "paper", "bn", 0.0, seeds(0.5, 0.5, 0.5))
+    write_cell(tmp_path / "paper", "conv", 0.0, seeds(0.4, 0.4, 0.4))
+    results = read_results([tmp_path])
+    table = next(b for b in document(results) if isinstance(b, Table) and b.caption.startswith("Best validation"))
+    assert table.caption == "Best validation accuracy, %: cifar10 (search)"
+    assert table.rows == (
+        ("bn", "0 %", "lr=0.05 (chosen)", "55.00 ± 5.00", "3"),
+        ("bn", "0 %", "lr=0.1", "52.00 ± 2.00", "3"),
+        ("bn", "0 %", "lr=0.01", "99.00 ± 0.00", "2"),
+    )
+    assert [(want.key, want.seed) for want in results.missing] == [(Key("cifar10 (search)", 0.0, "bn lr=0.01"), 14)]
+    assert not [warning for warning in results.warnings if "differ in" in warning]
+    assert {finding.dataset for finding in statements.examine(results)} == {"cifar10"}
+
+
+def test_other_datasets_than_the_paper_s_get_no_verdicts(tmp_path: Path) -> None:
+    for arm, top in (("bn", 0.6), ("conv", 0.5)):
+        for seed in SEEDS:
+            settings = config(f"mine_{arm}_0noise", arm, 0.0, seed, 2, kind="Digits")
+            write_run(tmp_path / arm / str(seed), settings, {"test_accuracy": [0.1, top]})
+    results = read_results([tmp_path])
+    assert statements.examine(results) == []
+    text = markdown(document(results), "results")
+    assert "None of them can be held against these runs" in text
+    assert "The paper's networks" not in text
+
+
 def test_several_folders_are_one_report(tmp_path: Path) -> None:
     write_cell(tmp_path / "a", "bn", 0.0, seeds(0.5))
     write_cell(tmp_path / "b", "bn", 0.0, {13: 0.6})
@@ -621,6 +673,17 @@ def test_the_scale_has_the_numbers_of_images_that_runs_say(tmp_path: Path) -> No
     said = text_of(read_results([tmp_path]))
     assert "4,501 images to train on, 499 to validate, 3,000 to test" in said
     assert f"about {4 * 36} steps" in said  # 4,501 images are 36 batches of 128
+
+
+def test_the_scale_says_a_size_of_images_that_is_not_the_paper_s(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    assert "pixels a side" not in text_of(read_results([tmp_path]))
+    large = {"type": "CIFAR10", "args": {"batch_size": 128, "image_size": 64, "in_memory": False}}
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5), data_loader=large)
+    results = read_results([tmp_path])
+    assert "batches of 128, images of 32 or 64 pixels a side" in text_of(results)
+    assert any("differ in `data_loader.args.image_size`" in warning for warning in results.warnings)
+    assert not any("in_memory" in warning for warning in results.warnings), "no result depends on it"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": {"train": 1, "val": 1}}', '{"images": 3}', "\xff"])

@@ -5,7 +5,7 @@ from typing import Any
 from config_messages import shortened
 from config_schema import Config
 from data_loader.batches import batch_bounds
-from trainer.optim import learning_rate
+from trainer.optim import Step, rate_of
 from trainer.state import RunState
 from utils.errors import CheckpointError
 
@@ -13,7 +13,14 @@ FUNCTION = "arch."  # prefix of the settings that define the model's function; t
 #: Settings that change the order of the images at the same splits; they may change only between two epochs.
 ORDER = ("seed", "data_loader.args.batch_size")
 #: Settings of a machine and its places, on which no result depends. Settings in none of these three are reported.
-NOT_REPORTED = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
+NOT_REPORTED = (
+    "name",
+    "data_loader.args.in_memory",
+    "trainer.save_dir",
+    "trainer.device",
+    "trainer.tensorboard",
+    "trainer.keep_freed_memory",
+)
 WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
 
 #: A setting's dotted key -> (its old value, its new value).
@@ -63,14 +70,16 @@ def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
 
-def report_lines(since: Changes, saved: Config, now: Config, state: RunState) -> list[str]:
-    """Lines that report the changed settings and a changed learning rate."""
+def report_lines(since: Changes, saved: Config, now: Config, state: RunState, batches: int) -> list[str]:
+    """Lines that report the changed settings and a changed learning rate of the next step. `batches` are those of an
+    epoch."""
     lines = []
     reported = {key: both for key, both in since.items() if key not in NOT_REPORTED}
     if reported:
         lines.append(f"changed since: {listed(reported)}")
     epoch, history = state["epoch"], state["history"]
-    before, here = learning_rate(saved)(epoch), learning_rate(now)(epoch)
+    step = Step(epoch, state["batch"], batches)
+    before, here = rate_of(saved)(step), rate_of(now)(step)
     if before != here and epoch < now.trainer.epochs:
         if state["batch"]:
             lines.append(f"lr of the epoch in progress is {here:.6g}, it was {before:.6g}")

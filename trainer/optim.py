@@ -3,6 +3,8 @@
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -15,6 +17,9 @@ from config_schema import (
     CosineAnnealingLRArgs,
     MultiStepLR,
     MultiStepLRArgs,
+    OneCycleLR,
+    OneCycleLRArgs,
+    ScheduleArgs,
     StepLR,
     StepLRArgs,
 )
@@ -22,44 +27,114 @@ from config_schema import (
 #: By the type's name. The arguments of a type in the config are those of the class here.
 OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
-#: Whole epochs done -> the factor of the base rate for the next. Plain functions of the epoch have no state to go stale
-#: when a run is trained on for longer than it was first told, as torch's schedulers have.
-Schedule = Callable[[int], float]
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run: before it come `epoch` whole epochs, and `batch` of the `batches` of the one in progress."""
+
+    epoch: int
+    batch: int = 0
+    batches: int = 1
+
+    @property
+    def progress(self) -> float:
+        """The epochs before it."""
+        return self.epoch + self.batch / self.batches
 
 
-def multi_step(args: MultiStepLRArgs) -> Schedule:
-    return lambda epoch: args.gamma ** sum(epoch >= milestone for milestone in args.milestones)
+#: A learning rate or a momentum at each step. Plain functions of the step have no state to go stale when a run is
+#: trained on for longer than it was first told, as torch's schedulers have.
+Curve = Callable[[Step], float]
+#: The options of the optimizer at each step: `lr`, and the momentum where the schedule changes it.
+Schedule = Callable[[Step], dict[str, Any]]
 
 
-def step(args: StepLRArgs) -> Schedule:
-    return lambda epoch: args.gamma ** (epoch // args.step_size)
+def multi_step(args: MultiStepLRArgs, base: float) -> Curve:
+    return lambda step: base * args.gamma ** sum(step.epoch >= milestone for milestone in args.milestones)
 
 
-def cosine(args: CosineAnnealingLRArgs, epochs: int, base: float) -> Schedule:
+def every_so_often(args: StepLRArgs, base: float) -> Curve:
+    return lambda step: base * args.gamma ** (step.epoch // args.step_size)
+
+
+def cosine(args: CosineAnnealingLRArgs, epochs: int, base: float) -> Curve:
     """Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, one descent without restarts."""
     length, low = args.T_max or epochs, args.eta_min / base
-    return lambda epoch: low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * min(epoch, length) / length))
+
+    def at(step: Step) -> float:
+        done = step.epoch if args.by == "epoch" else step.progress
+        return base * (low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * min(done, length) / length)))
+
+    return at
 
 
-def constant(epoch: int) -> float:
-    return 1.0
+def one_cycle(args: OneCycleLRArgs, epochs: int, first: float, middle: float, last: float) -> Curve:
+    """From `first` to `middle` in the share `pct_start` of all steps, then to `last`, by the formulas of torch's
+    OneCycleLR; Smith & Topin 2017, https://arxiv.org/abs/1708.07120."""
+
+    def between(start: float, end: float, share: float) -> float:
+        if args.anneal_strategy == "linear":
+            return (end - start) * share + start
+        return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
+
+    def at(step: Step) -> float:
+        steps = epochs * step.batches
+        done = min(step.epoch * step.batches + step.batch, steps - 1)
+        turn = args.pct_start * steps - 1
+        if done <= turn:
+            return between(first, middle, done / turn if turn else 1.0)
+        return between(middle, last, (done - turn) / (steps - 1 - turn))
+
+    return at
+
+
+def warmed_up(curve: Curve, args: ScheduleArgs) -> Curve:
+    """`curve` times a factor that rises to 1; Goyal et al. 2017, https://arxiv.org/abs/1706.02677."""
+
+    def at(step: Step) -> float:
+        if step.progress >= args.warmup_epochs:
+            return curve(step)
+        return curve(step) * (args.warmup_factor + (1.0 - args.warmup_factor) * step.progress / args.warmup_epochs)
+
+    return at
+
+
+def rate_of(config: Config) -> Curve:
+    """The learning rate of `config` at each step."""
+    return warmed_up(_without_warmup(config), config.lr_scheduler.args)
+
+
+def _without_warmup(config: Config) -> Curve:
+    schedule, base, epochs = config.lr_scheduler, config.optimizer.args.lr, config.trainer.epochs
+    match schedule:
+        case MultiStepLR():
+            return multi_step(schedule.args, base)
+        case StepLR():
+            return every_so_often(schedule.args, base)
+        case CosineAnnealingLR():
+            return cosine(schedule.args, epochs, base)
+        case ConstantLR():
+            return lambda step: base
+        case OneCycleLR():
+            top = schedule.args.max_lr
+            first = top / schedule.args.div_factor
+            return one_cycle(schedule.args, epochs, first, top, first / schedule.args.final_div_factor)
 
 
 def schedule_of(config: Config) -> Schedule:
-    schedule = config.lr_scheduler
-    match schedule:
-        case MultiStepLR():
-            return multi_step(schedule.args)
-        case StepLR():
-            return step(schedule.args)
-        case CosineAnnealingLR():
-            return cosine(schedule.args, config.trainer.epochs, config.optimizer.args.lr)
-        case ConstantLR():
-            return constant
+    rate, schedule = rate_of(config), config.lr_scheduler
+    if not isinstance(schedule, OneCycleLR) or not schedule.args.cycle_momentum:
+        return lambda step: {"lr": rate(step)}
+    most, least = schedule.args.max_momentum, schedule.args.base_momentum
+    momentum = one_cycle(schedule.args, config.trainer.epochs, most, least, most)
+    betas = getattr(config.optimizer.args, "betas", None)
+    if betas is None:
+        return lambda step: {"lr": rate(step), "momentum": momentum(step)}
+    return lambda step: {"lr": rate(step), "betas": [momentum(step), betas[1]]}
 
 
 def build_optimizer(config: Config, model: BaseModel) -> tuple[Optimizer, Schedule]:
-    """The optimizer of `config` over `model`'s parameters, and the schedule of its rate."""
+    """The optimizer of `config` over `model`'s parameters, and the schedule of its options."""
     args = config.optimizer.args.model_dump()
     groups = model.parameter_groups(args.pop("weight_decay"))
     return eager(OPTIMIZERS[config.optimizer.type])(groups, **args), schedule_of(config)
@@ -73,9 +148,3 @@ def eager(kind: type[Optimizer]) -> type[Optimizer]:
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
-
-
-def learning_rate(config: Config) -> Schedule:
-    """Whole epochs done -> the learning rate of the next."""
-    schedule = schedule_of(config)
-    return lambda epoch: config.optimizer.args.lr * schedule(epoch)

@@ -9,14 +9,16 @@ from torch.optim import Optimizer
 from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
+from config_schema import CrossEntropy
 from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
 from logger.thumbnails import MOST, spread_over
+from models.build import outputs_of
 from models.compiled import compiled
-from models.loss import build_loss
+from models.loss import build_loss, class_weights
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
@@ -27,7 +29,7 @@ from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise
 from trainer.identity import note_save
 from trainer.meter import Meter
-from trainer.optim import Schedule
+from trainer.optim import Schedule, Step
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
@@ -64,10 +66,16 @@ class Trainer(BaseTrainer[RunState]):
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.loss = build_loss(config.loss)
+        outputs = outputs_of(config, len(data.dataset.classes))
+        given = data.given["train"].to(device)
+        self.loss = build_loss(config.loss, given, outputs)
+        #: Those of the loss, if several processes must weigh their shares of a batch by them.
+        self.class_weights: torch.Tensor | None = None
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
+        if self.world.size > 1 and isinstance(config.loss, CrossEntropy):
+            self.class_weights = class_weights(config.loss.args.class_weights, given, outputs)
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
         self.network = self.world.wrapped(network)
@@ -86,14 +94,12 @@ class Trainer(BaseTrainer[RunState]):
         self.store = CheckpointStore(self.folder)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        rate = self.config.optimizer.args.lr * self.schedule(epoch - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         if epoch == 1 and self.batch == 0:
             self._show_images()
         self._train(epoch)
+        rate = self._schedule(epoch, len(self.data.train) - 1)  # also where all batches were done before a resume
         self.world.take_buffers_of_first(self.model)
-        figures = {"lr": rate, **prefixed("train", self.meter.means())}
+        figures = {"lr": rate, **prefixed("train", self.meter.figures())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
             figures |= prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
         self.meter = Meter(self.device, self.world)
@@ -121,6 +127,7 @@ class Trainer(BaseTrainer[RunState]):
         batches, images = loader.batches(epoch, first=self.batch), 0
         bar = Bar(batches, desc=f"epoch {epoch}", total=len(loader), initial=self.batch, leave=False)
         for batch in bar:
+            self._schedule(epoch, self.batch)
             self.train_step(batch, loader.weight(self.batch))
             self.batch += 1
             self.global_step += 1
@@ -128,6 +135,13 @@ class Trainer(BaseTrainer[RunState]):
             bar.show_pace(images, self.seconds_left(self.batch / len(loader)))
             self.between_batches()
         self.check_finite()
+
+    def _schedule(self, epoch: int, batch: int) -> float:
+        """Give the optimizer its options for batch number `batch` (from 0) of an epoch (from 1); returns the rate."""
+        options = self.schedule(Step(epoch - 1, batch, len(self.data.train)))
+        for group in self.optimizer.param_groups:
+            group.update(options)
+        return float(options["lr"])
 
     def train_step(self, batch: Batch, weight: float = 1.0) -> None:
         """One update from one batch. `weight` is the weight of its loss in the mean over all processes.
@@ -137,6 +151,8 @@ class Trainer(BaseTrainer[RunState]):
         with self.evaluator.autocast():
             logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
+            if self.class_weights is not None:  # it was divided by the weights of this process's share
+                loss = loss * self.class_weights[batch.given].mean() / self.class_weights[batch.everyone].mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * weight).backward()
         if self.loop.clip_grad_norm is not None or self.diagnostics is not None:
@@ -237,7 +253,7 @@ class Trainer(BaseTrainer[RunState]):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
-        self.remarks += report_lines(since, saved_as, self.config, state)
+        self.remarks += report_lines(since, saved_as, self.config, state, len(self.data.train))
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 

@@ -27,3 +27,18 @@ def value_at(block: Any, keys: str | Iterable[str]) -> Any:
     for key in keys.split(".") if isinstance(keys, str) else keys:
         block = block.get(key) if isinstance(block, dict) else None
     return block
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key by as many of its last parts as tell it from the others: optimizer.args.lr is lr. `type` alone
+    would not say whose."""
+    parts = {key: key.split(".") for key in keys}
+
+    def name(key: str) -> str:
+        for count in range(1 + (parts[key][-1] == "type"), len(parts[key])):
+            end = parts[key][-count:]
+            if sum(other[-count:] == end for other in parts.values()) == 1:
+                return ".".join(end)
+        return key
+
+    return {key: name(key) for key in parts}

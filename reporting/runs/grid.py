@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting.runs.run import Key, Place, Wanted
+from reporting.runs.run import Key, Place, Wanted, in_search, setting
 from reporting.runs.settings import number, text, whole
 from reporting.runs.words import plain
 from utils import strict_json
@@ -35,7 +35,10 @@ def read_grid(folders: list[Path]) -> list[Place] | None:
         below = path.parent.relative_to(folders[root])
         try:
             cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
-            found = [(_wanted(cell), (root, (below / str(cell["folder"])).as_posix())) for cell in cells]
+            found = [
+                Place(_wanted(cell), (root, (below / str(cell["folder"])).as_posix()), cell.get("sweep", {}))
+                for cell in cells
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
             raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
@@ -52,4 +55,9 @@ def _wanted(cell: dict[str, Any]) -> Wanted:
     for name, fits in _CELL.items():
         if not fits(cell[name]):
             raise ValueError(f"{name} is {json.dumps(cell[name])[:60]} in one of its cells")
-    return Wanted(Key(plain(cell["dataset"]), cell["noise"] / 100, plain(cell["arm"])), cell["seed"])
+    dataset, arm, sweep = plain(cell["dataset"]), plain(cell["arm"]), cell.get("sweep", {})
+    if not isinstance(sweep, dict):
+        raise ValueError(f"sweep is {json.dumps(sweep)[:60]} in one of its cells")
+    if sweep:
+        dataset, arm = in_search(dataset), f"{arm} {setting(sweep)}"
+    return Wanted(Key(dataset, cell["noise"] / 100, arm), cell["seed"])

@@ -1,16 +1,17 @@
 """A run as the report sees it; reading.py makes one from each run folder."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
 
 from config_schema import NormName
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS
-from reporting.runs.words import plain
+from reporting.runs.words import LONGEST, plain
 from utils.columns import FIRST_COLUMNS
-from utils.keys import value_at
+from utils.keys import short_names, value_at
 from utils.monitor import Monitor
 
 AS_PUBLISHED = "as_published"
@@ -34,7 +35,24 @@ class Wanted(NamedTuple):
     seed: int
 
 
-Place = tuple[Wanted, tuple[int, str]]  # with the number of the searched folder and where in it a run should lie
+class Place(NamedTuple):
+    """A run that a grid asks for; the number of the searched folder and where in it the run should lie; the settings
+    that the grid's sweep gives it."""
+
+    want: Wanted
+    folder: tuple[int, str]
+    sweep: Mapping[str, Any]
+
+
+def in_search(dataset: str) -> str:
+    return f"{dataset} (search)"
+
+
+def setting(sweep: Mapping[str, Any]) -> str:
+    """The settings that a sweep gives a run, in words."""
+    names = short_names(sweep)
+    words = (f"{names[key]}={value if isinstance(value, str) else json.dumps(value)}" for key, value in sweep.items())
+    return plain(" ".join(words)[:LONGEST])
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,8 @@ class Data:
 class Run:
     """One run folder. `root` is the index of the searched folder, and `folder` the path in it, with forward slashes.
 
-    `data` is None if the run has none; `diverged` is the epoch in which the loss ceased to be finite.
+    `data` is None if the run has none; `diverged` is the epoch in which the loss ceased to be finite; `sweep` has the
+    settings that a grid's sweep gives it.
     """
 
     root: int
@@ -68,6 +87,7 @@ class Run:
     diagnostics: Diagnostics | None
     data: Data | None = None
     diverged: int | None = None
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def dataset(self) -> str:
@@ -82,7 +102,8 @@ class Run:
             notes.append("as published")
         if self.noise_type != SYMMETRIC:
             notes.append("labels of a file" if self.noise_type == FROM_FILE else f"{plain(self.noise_type)} noise")
-        return f"{label} ({', '.join(notes)})" if notes else label
+        label = f"{label} ({', '.join(notes)})" if notes else label
+        return in_search(label) if self.sweep else label
 
     @property
     def as_published(self) -> bool:
@@ -111,6 +132,11 @@ class Run:
 
     @property
     def arm(self) -> str:
+        """The name of the arm, and what a sweep sets."""
+        return f"{self.own_arm} {setting(self.sweep)}" if self.sweep else self.own_arm
+
+    @property
+    def own_arm(self) -> str:
         """The norm; of a variant, such as a control, its name in the run's name."""
         norm, match = self.config["arch"]["args"]["norm"], self._name_parts
         return plain(match[2] if match and match[2].startswith(f"{norm}_") and match[2] not in ARMS else norm)

@@ -18,6 +18,7 @@ _OWN = {
     "name",
     "seed",
     "arch.args.norm",
+    "data_loader.args.in_memory",
     "label_noise.rate",
     "trainer.clip_grad_norm",
     "trainer.diagnostics",
@@ -41,8 +42,9 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     warnings = []
     for dataset, runs in sorted(by_dataset.items()):
         settings = [(key, _settings(run.config)) for (key, _), run in runs.items()]
+        swept = tuple({key.removesuffix("type") for run in runs.values() for key in run.sweep})  # args go with a type
         differing = 0
-        for name in sorted({name for _, values in settings for name in values} - _OWN):
+        for name in sorted({name for _, values in settings for name in values if not name.startswith(swept)} - _OWN):
             arms: dict[str, set[str]] = {}
             for key, values in settings:
                 value = json.dumps(values.get(name))

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -117,7 +117,9 @@ def arm_order(arm: str) -> tuple[int, str]:
 
 def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
     """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid as missing."""
-    warnings = list(warnings)
+    warnings, places = list(warnings), list(wanted or ())
+    sweeps = {place.folder: place.sweep for place in places if place.sweep}
+    runs = [replace(run, sweep=sweeps.get((run.root, run.folder), {})) for run in runs] if sweeps else runs
     by_cell: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:
         by_cell.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
@@ -141,7 +143,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
         count = "A run's loss" if len(lost) == 1 else f"The loss of {len(lost)} runs"
         warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
     have = {Wanted(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
-    missing = _holes(have, warnings) if wanted is None else _absent(list(wanted), runs, have)
+    missing = _holes(have, warnings) if wanted is None else _absent(places, runs, have)
     return Results(
         cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
     )
@@ -182,8 +184,8 @@ def _absent(wanted: list[Place], runs: list[Run], have: set[Wanted]) -> list[Wan
     If a run lies in the folder that the grid names, the grid's name for its dataset counts as the run's own.
     """
     folders = {(run.root, run.folder): run for run in runs}
-    labels = {want.key.dataset: folders[folder].dataset for want, folder in wanted if folder in folders}
-    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder in wanted)
+    labels = {want.key.dataset: folders[folder].dataset for want, folder, _ in wanted if folder in folders}
+    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder, _ in wanted)
     return [want for want, folder in named if folder not in folders and want not in have]
 
 

@@ -253,14 +253,18 @@ STATEMENTS = (
 
 
 def examine(results: Results) -> list[Finding]:
-    """Every statement on every dataset that has runs for it, in the order of the statements."""
+    """Every statement on every dataset of the paper that has runs for it, in the order of the statements. A search is
+    held against none: its runs are there to choose by validation accuracy."""
     found = [finding for dataset in results.datasets for finding in _examine(results, dataset)]
     return sorted(found, key=lambda finding: STATEMENTS.index(finding.statement))
 
 
 def _examine(results: Results, dataset: str) -> list[Finding]:
     """All statements on one dataset. Their intervals share one error of 5 %."""
-    counting, original = results.fullest_levels(dataset), paper.dataset_of(results.of(dataset)[0])
+    counting, run = results.fullest_levels(dataset), results.of(dataset)[0]
+    original = paper.dataset_of(run)
+    if original is None or run.sweep:
+        return []
     asked = [(statement, level) for statement in STATEMENTS for level in statement.levels(results, dataset)]
     able = [
         (statement, value)
@@ -275,6 +279,6 @@ def _examine(results: Results, dataset: str) -> list[Finding]:
         if counts and value is not None and value.enough:
             error = next(allowed)
             verdict = OPEN if error is None else statement.decide(value.at(1.0 - error))
-        theirs = statement.theirs(original, noise) if statement.theirs and original else None
+        theirs = statement.theirs(original, noise) if statement.theirs else None
         measured.setdefault(statement, []).append(Measured(noise, name, value, verdict, counts, theirs))
     return [Finding(statement, dataset, tuple(levels)) for statement, levels in measured.items()]

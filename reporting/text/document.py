@@ -17,6 +17,7 @@ from reporting.text.sections import (
     forest_figure,
     paper_section,
     robustness_section,
+    search_section,
     stability_section,
     tables,
 )
@@ -29,6 +30,7 @@ def document(results: Results) -> list[Block]:
         Paragraph(_in_short(results, found)),
         *forest_figure(found),
         *_warnings(results),
+        *search_section(results),
         *paper_section(results),
         *robustness_section(results),
         Heading(2, "The paper's statements"),
@@ -82,16 +84,15 @@ def _warnings(results: Results) -> list[Block]:
 
 
 def _scale(results: Results) -> list[Block]:
-    return [
-        Bullets(tuple(scale.lines(results, dataset) for dataset in results.datasets)),
-        Paragraph("What such a scale can and cannot show:"),
-        Bullets(tuple(scale.can_show(results))),
-    ]
+    blocks: list[Block] = [Bullets(tuple(scale.lines(results, dataset) for dataset in results.datasets))]
+    if shows := scale.can_show(results):
+        blocks += [Paragraph("What such a scale can and cannot show:"), Bullets(tuple(shows))]
+    return blocks
 
 
 def _statements(results: Results, found: list[Finding]) -> list[Block]:
     if not found:
-        return [Paragraph("None of them can be held against these runs: no two of the arms it takes are there.")]
+        return [Paragraph(prose.NO_STATEMENTS)]
     datasets = [dataset for dataset in results.datasets if any(finding.dataset == dataset for finding in found)]
     by_row: dict[Statement, dict[str, str]] = {}
     for finding in found:

@@ -50,6 +50,15 @@ ARMS = _line("""
     are what the published code ran under the names conv and bncn. Where data are as published, test accuracy is the
     published code's own, which for TinyCOCO is mostly accuracy on training images.
 """)
+NO_STATEMENTS = _line("""
+    None of them can be held against these runs: they are about CIFAR10 and TinyCOCO, compare arms by their names, and
+    leave out searches.
+""")
+SEARCH = _line("""
+    Best validation accuracy of a run in percent, mean ± sample standard deviation over seeds. The highest mean is the
+    choice, of the settings with the most finished seeds; of equals the first by name. Test accuracy has no part in it.
+    Validation labels hold the noise.
+""")
 SUMMARY = _line("""
     Test accuracy in percent, mean ± sample standard deviation over seeds. Best by validation is the test accuracy of
     the epoch with the best validation accuracy, the first on ties; the mean of the last ten is that of all epochs if

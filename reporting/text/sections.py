@@ -23,6 +23,7 @@ from reporting.statistics.measures import (
 )
 from reporting.statistics.numbers import NONE, number, with_interval, with_std
 from reporting.statistics.results import Results, slug
+from reporting.statistics.search import search
 from reporting.statistics.statements import Finding
 from reporting.text import prose
 from reporting.text.blocks import Block, Figure, Heading, Paragraph, Table
@@ -46,6 +47,24 @@ def forest_figure(found: Sequence[Finding]) -> list[Block]:
     verdicts = "; ".join(f"{f.statement.measured} on {f.dataset}: {f.verdict}" for f in shown)
     alt = f"Differences and verdicts: {verdicts}.".replace("`", "")
     return [Figure("forest", partial(forest, shown), alt, prose.FOREST)]
+
+
+def search_section(results: Results) -> list[Block]:
+    rows = [
+        (
+            tried.dataset,
+            tried.arm,
+            percent(tried.noise),
+            f"{tried.setting} (chosen)" if tried.chosen else tried.setting,
+            with_std(tried.best),
+            str(tried.best.n if tried.best else 0),
+        )
+        for tried in search(results)
+    ]
+    if not rows:
+        return []
+    header = ("arm", "noise", "setting", "best validation", "seeds")
+    return [Heading(2, "Search"), Paragraph(prose.SEARCH), *tables("Best validation accuracy, %", header, rows, 3)]
 
 
 def curve_section(results: Results) -> list[Block]:
