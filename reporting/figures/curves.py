@@ -13,7 +13,7 @@ from reporting.statistics.results import Key, Results
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
-MOST_EDGES = 50  # points on the edge of a band, which is drawn at some of the epochs of a long run
+MOST_POINTS = 50  # of a band's edge in a long run, and of a line of averages
 CUT = 3.0  # losses above so many times the median of all that are drawn leave the panel,
 CHANCE = 3.0  # unless they are below this, somewhat above the loss of guessing among ten classes
 
@@ -75,6 +75,18 @@ def by_epoch(column: str, scale: float) -> Callable[[Run], Points]:
     return lambda run: [(epoch, scale * value) for epoch, value in enumerate(run.column(column), 1)]
 
 
+def averaged(points: Callable[[Run], Points]) -> Callable[[Run], Points]:
+    """Means of as many neighbouring points as it takes to have no more than MOST_POINTS, each at its last epoch."""
+
+    def few(run: Run) -> Points:
+        found = points(run)
+        width = -(-len(found) // MOST_POINTS)
+        groups = [found[first : first + width] for first in range(0, len(found), width)] if found else []
+        return [(group[-1][0], mean([value for _, value in group])) for group in groups]
+
+    return few
+
+
 def draw_arms(
     axes: Any,
     results: Results,
@@ -125,7 +137,7 @@ def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[in
         zorder=3 - 0.01 * number,
     )
     if len(seeds) > 1:
-        every = -(-len(epochs) // MOST_EDGES)
+        every = -(-len(epochs) // MOST_POINTS)
         edges = sorted({*epochs[::every], epochs[-1]})
         low = [min(values[epoch] for values in seeds) for epoch in edges]
         high = [max(values[epoch] for values in seeds) for epoch in edges]

@@ -75,7 +75,7 @@ def label(arm: str) -> str:
 def svg(height: float, paint: Callable[[Any], None]) -> str:
     """The figure that `paint` draws as SVG; its bytes depend neither on the time nor on the user's style."""
     metadata = {"Date": None, "Creator": None, "Title": TITLE}
-    return _short(draw(paint, (WIDTH, height), "svg", _SETTINGS, metadata=metadata).decode())
+    return shortened(draw(paint, (WIDTH, height), "svg", _SETTINGS, metadata=metadata).decode())
 
 
 def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
@@ -99,11 +99,12 @@ def legend(figure: Any, *panels: Any) -> None:
         loc="outside upper center",
         ncols=columns,
         frameon=False,
-        handlelength=3.6,
+        handlelength=3.2,
+        columnspacing=1.2,
     )
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
     """The SVG in a third of its size: short numbers, each style once, no name or indentation that nobody needs.
 
     What stands between the tags, which is text, does not change.

@@ -232,7 +232,7 @@ def _steady(first: str, second: str) -> Statement:
 
 
 CONTROL = Statement(
-    "Clipping gradients as `conv` does leaves BatchNorm where it is (a control)",
+    "Control: clipping gradients as `conv` does leaves BatchNorm where it is",
     "test accuracy, `bn_clipped` less `bn`",
     difference("bn_clipped", "bn", last_test),
     within_margin,

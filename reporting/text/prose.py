@@ -104,6 +104,7 @@ STABILITY_ALT = _line("""
     Absolute change of test accuracy since the epoch before, by epoch, a line an arm, a panel a dataset and noise
     level; the means are in the table below.
 """)
+STABILITY_CAPTION = f"{BAND}. Of runs of more than 50 epochs each point is the mean of a few neighbouring epochs."
 MEMORISATION = _line("""
     What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and on
     mislabelled ones, against the wrong label that they were given (memorised) and against the true one (resisted). By

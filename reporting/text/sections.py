@@ -144,12 +144,12 @@ def stability_section(results: Results) -> list[Block]:
         cells = (with_std(spread(values)) if values else NONE for values in (half, whole))
         rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(max(len(half), len(whole)))))
     levels = list(dict.fromkeys((key.dataset, key.noise) for key in results.cells))
-    draw = partial(curves.by_level, results, levels, changes, "change, points")
+    draw = partial(curves.by_level, results, levels, curves.averaged(changes), "change, points")
     caption = "Mean absolute change of test accuracy from epoch to epoch, points"
     return [
         Heading(2, "Stability"),
         Paragraph(prose.STABILITY),
-        Figure("stability", draw, prose.STABILITY_ALT, f"{prose.BAND}."),
+        Figure("stability", draw, prose.STABILITY_ALT, prose.STABILITY_CAPTION),
         *tables(caption, ("arm", "noise", "second half", "all epochs", "seeds"), rows),
     ]
 
