@@ -16,6 +16,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from utils.columns import columns_of
@@ -28,8 +29,22 @@ NormName = Literal[
     "bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none"
 ]  # models.norms.NORMS
 ActivationName = Literal["relu", "srelu"]  # models.activations.ACTIVATIONS
-DatasetName = Literal["CIFAR10", "TinyCOCO", "TinyExDark", "ImageFolder", "Digits"]  # data_loader.datasets.DATASETS
-MetricName = Literal["accuracy", "top5_accuracy"]  # models.metric.METRICS
+DatasetName = Literal[
+    "CIFAR10",
+    "CIFAR100",
+    "SVHN",
+    "MNIST",
+    "FashionMNIST",
+    "STL10",
+    "TinyCOCO",
+    "TinyExDark",
+    "ImageFolder",
+    "TinyImageNet",
+    "Digits",
+]  # data_loader.datasets.DATASETS
+PICTURES = ("ImageFolder", "TinyImageNet")  # the datasets of single pictures, which may have a test set of their own
+PUBLISHED = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST", "STL10")  # those that always have one
+MetricName = Literal["accuracy", "top5_accuracy", "ece", "balanced_accuracy"]  # models.metric.METRICS
 
 # What torch computes with: whole numbers of 64 bits, and floats of 32.
 LARGEST = 3.4e38
@@ -75,10 +90,11 @@ def name_of(block: type[BaseModel]) -> str:
     return str(block.model_fields["type"].default)
 
 
-#: Where earlier code wrote null for an argument that was not set, or that the type does not take, null still says so.
+#: Where a config may have null for an argument that is not set, or that the type does not take, as one of earlier code
+#: or of another type has.
 NULL_IS_UNSET = frozenset(
     {"momentum", "nesterov", "betas", "eps", "milestones", "gamma", "step_size", "T_max", "eta_min"}
-    | {"include_true_class", "path"}
+    | {"include_true_class", "path", "map", "key"}
 )
 
 
@@ -114,15 +130,30 @@ class Arch(_Block):
     args: ArchArgs = Field(default_factory=ArchArgs, description="How the network is built.")
 
 
+LEAST_SIDE, MOST_SIDE = 8, 256  # pixels of an image's side
+
+
 class Augment(_Block):
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
-        4, description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing."
+    crop_padding: Annotated[int, Field(ge=0, le=MOST_SIDE // 2)] = Field(
+        4,
+        description="Pixels of black border from which a random crop of the image's size is taken; 0 crops nothing. At "
+        "most half of image_size, and an eighth of it where it is not set.",
     )
     horizontal_flip: bool = Field(True, description="Mirror each training image with probability one half.")
 
 
 class DataLoaderArgs(_Block):
     data_dir: PathText = Field("data", description="The folder of the dataset's files, or the file itself.")
+    image_size: Annotated[int, Field(ge=LEAST_SIDE, le=MOST_SIDE)] = Field(
+        32,
+        description="Height and width of the images: others are scaled and cropped to it, except those of a dataset "
+        "given from Python.",
+    )
+    in_memory: bool | None = Field(
+        None,
+        description="Keep all images in memory. false serves them from a file that is mapped into memory; null does so "
+        "where they do not fit.",
+    )
     batch_size: Positive = Field(128, description="Images in a training batch.")
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1,
@@ -152,9 +183,27 @@ class DataLoaderArgs(_Block):
         False, description="Go on where train, validation and test share an image, pixel for pixel."
     )
     skip_broken: bool = Field(
-        False, description="ImageFolder: leave out images that cannot be read, and name them, instead of stopping."
+        False,
+        description="ImageFolder, TinyImageNet: leave out images that cannot be read, and name them, instead of "
+        "stopping.",
     )
     augment: Augment = Field(default_factory=Augment, description="Random changes to training images.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _padding_by_size(cls, args: Any) -> Any:
+        size, augment = (args.get("image_size"), args.get("augment", {})) if isinstance(args, dict) else (None, None)
+        if type(size) is int and LEAST_SIDE <= size <= MOST_SIDE and isinstance(augment, dict):
+            return args | {"augment": {"crop_padding": size // 8} | augment}
+        return args
+
+    @field_validator("augment")
+    @classmethod
+    def _padding_within_image(cls, augment: Augment, info: ValidationInfo) -> Augment:
+        most = info.data.get("image_size", MOST_SIDE) // 2
+        if augment.crop_padding > most:
+            raise ValueError(f"crop_padding must be at most {most}, half of image_size, got {augment.crop_padding}")
+        return augment
 
     @field_validator("subset", "test_subset")
     @classmethod
@@ -190,13 +239,38 @@ class AsymmetricNoise(_Block):
     type: Literal["asymmetric"] = Field("asymmetric", description="A wrong label is the class that looks alike.")
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
+    map: Annotated[dict[PathText, PathText], Field(min_length=1)] | None = Field(
+        None, description='The wrong class of each class that has one, {"cat": "dog"}; null is CIFAR10\'s look-alikes.'
+    )
 
 
 class NoiseFile(_Block):
     type: Literal["file"] = Field("file", description="The labels are read from `path`.")
     rate: NoiseRate = 0.0
     on_validation: OnValidation = True
-    path: PathText = Field(description="An .npz with `index` and `given_label`, such as a run's noise.npz.")
+    path: PathText = Field(
+        description="An .npz with `index` and `given_label`, such as a run's noise.npz, or an .npz, .npy, .csv or .pt "
+        "with a label for each image, in the order of the dataset."
+    )
+    key: PathText | None = Field(
+        None, description="The name of the labels in a file that has several; null is the only one."
+    )
+
+
+class PairFlipNoise(_Block):
+    type: Literal["pair_flip"] = Field(
+        "pair_flip", description="A wrong label is the next class; the first follows the last."
+    )
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
+
+
+class InstanceNoise(_Block):
+    type: Literal["instance"] = Field(
+        "instance", description="Whether and how a label is wrong depends on the image (Xia et al. 2020)."
+    )
+    rate: NoiseRate = 0.0
+    on_validation: OnValidation = True
 
 
 def _false_is_unset(block: Any) -> Any:
@@ -207,7 +281,7 @@ def _false_is_unset(block: Any) -> Any:
 
 
 LabelNoise = Annotated[
-    SymmetricNoise | AsymmetricNoise | NoiseFile,
+    SymmetricNoise | AsymmetricNoise | NoiseFile | PairFlipNoise | InstanceNoise,
     Field(discriminator="type"),
     BeforeValidator(lambda block: _false_is_unset(_filled(block, type="symmetric"))),
 ]
@@ -354,9 +428,29 @@ Scheduler = Annotated[
 ]
 
 
+class CrossEntropyArgs(_Block):
+    label_smoothing: Share = Field(0.0, description="Share of each target that is spread evenly over all classes.")
+    class_weights: Literal["balanced"] | Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None,
+        description="A weight for each class, as torch's CrossEntropyLoss has it: a list in the order of the classes, "
+        'or "balanced", which is inverse to the training labels of the class; null is all alike.',
+    )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _class_weights(cls, weights: Any) -> Any:
+        several = isinstance(weights, list) and len(weights) > 0
+        if several and all(type(weight) in (int, float) and 0 < weight <= LARGEST for weight in weights):
+            return weights
+        if weights in (None, "balanced"):
+            return weights
+        message = f'must be null, "balanced" or a list of numbers above 0, got {weights!r:.60}'
+        raise UnknownChoice(message, ["balanced"]) if isinstance(weights, str) else ValueError(message)
+
+
 class CrossEntropy(_Block):
     type: Literal["cross_entropy"] = Field("cross_entropy", description="Cross-entropy.")
-    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+    args: CrossEntropyArgs = Field(default_factory=CrossEntropyArgs, description="Its arguments.")
 
 
 class SmoothedCrossEntropyArgs(_Block):
@@ -370,13 +464,42 @@ class SmoothedCrossEntropy(_Block):
     args: SmoothedCrossEntropyArgs = Field(default_factory=SmoothedCrossEntropyArgs, description="Its arguments.")
 
 
+class GCEArgs(_Block):
+    q: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.7, description="Between cross-entropy, which it nears towards 0, and half of mae, which it is at 1."
+    )
+
+
+class GCE(_Block):
+    type: Literal["gce"] = Field("gce", description="Generalised cross-entropy (Zhang & Sabuncu 2018).")
+    args: GCEArgs = Field(default_factory=GCEArgs, description="Its arguments.")
+
+
+class SCEArgs(_Block):
+    alpha: NotNegative = Field(0.1, description="Factor of the cross-entropy.")
+    beta: NotNegative = Field(1.0, description="Factor of the reverse cross-entropy.")
+    A: Annotated[float, Field(lt=0.0, ge=-LARGEST)] = Field(
+        -4.0, description="What the logarithm of 0 counts as in the reverse cross-entropy."
+    )
+
+
+class SCE(_Block):
+    type: Literal["sce"] = Field("sce", description="Symmetric cross-entropy (Wang et al. 2019).")
+    args: SCEArgs = Field(default_factory=SCEArgs, description="Its arguments.")
+
+
+class MAE(_Block):
+    type: Literal["mae"] = Field("mae", description="Mean absolute error of the probabilities (Ghosh et al. 2017).")
+    args: NoArgs = Field(default_factory=NoArgs, description="It takes none.")
+
+
 def as_block(loss: Any) -> Any:
     """The block that a loss stands for which is given by its bare name."""
     return loss if isinstance(loss, dict) else {"type": loss}
 
 
 Loss = Annotated[
-    CrossEntropy | SmoothedCrossEntropy,
+    CrossEntropy | SmoothedCrossEntropy | GCE | SCE | MAE,
     Field(discriminator="type"),
     BeforeValidator(lambda loss: _filled(as_block(loss), type="cross_entropy", args={})),
 ]

@@ -7,8 +7,8 @@ order, the file's own keys last, and the KEY=VALUE overrides after that. Where a
 `optimizer`, `lr_scheduler` or `loss`, the arguments given for the earlier type are dropped with it; `Config.remarks`
 says so.
 
-An override's VALUE is JSON, but a setting that takes text takes it as it stands: name=2024 is the text. There, quotes
-(label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
+An override's VALUE is JSON, but a setting that takes text (and no list) takes it as it stands: name=2024 is the text.
+There, quotes (label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
+from config_schema import PICTURES, Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from config_schema import Config as Config
-from config_schema import Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
@@ -137,7 +137,8 @@ def _as_json(values: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 def _value(keys: list[str], text: str) -> Any:
     kinds = kinds_at(keys)
-    as_it_stands = str in kinds and not text.startswith('"') and not (text == "null" and NoneType in kinds)
+    takes_text = str in kinds and list not in kinds
+    as_it_stands = takes_text and not text.startswith('"') and not (text == "null" and NoneType in kinds)
     if not as_it_stands:
         with contextlib.suppress(json.JSONDecodeError):
             return strict_json.loads(text)
@@ -257,8 +258,8 @@ def _cross_check(config: Config) -> Iterable[str]:
     """Problems that no single field shows."""
     if config.data_loader.args.float_bytes_as_pixels and config.data_loader.type != "TinyCOCO":
         yield "data_loader.args.float_bytes_as_pixels: only TinyCOCO was read so"
-    if config.data_loader.args.skip_broken and config.data_loader.type != "ImageFolder":
-        yield "data_loader.args.skip_broken: only ImageFolder reads images one by one"
+    if config.data_loader.args.skip_broken and config.data_loader.type not in PICTURES:
+        yield f"data_loader.args.skip_broken: only {' and '.join(PICTURES)} read images one by one"
     monitor = config.trainer.monitor
     if monitor == "off":
         if config.trainer.early_stop:

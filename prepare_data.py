@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from config_schema import LEAST_SIDE, MOST_SIDE
 from utils.cli import OneLineParser, leave, run_program
 from utils.files import user_path
 from utils.limits import memory_for_data
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from preparation.plan import Plan
 
 ABOUT = """\
-Build a dataset file, a pickle or .npz of {"images", "labels"}, from images: brought to 32x32, drawn by a seed, the
+Build a dataset file, a pickle or .npz of {"images", "labels"}, from images: brought to one size, drawn by a seed, the
 same number of each class. Nothing is downloaded; docs/datasets.md says where COCO and ExDark are to be had."""
 
 NOTES = """\
@@ -64,8 +65,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     coco.add_argument(
         "--images", type=user_path, required=True, metavar="SOURCE", help="folder or .zip, such as train2017"
     )
-    size_help = "least pixels of a box's short side (default: 32)"
-    coco.add_argument("--min-size", type=positive, default=32, metavar="N", help=size_help)
+    size_help = "least pixels of a box's short side (default: that of --image-size)"
+    coco.add_argument("--min-size", type=positive, metavar="N", help=size_help)
 
     exdark = command(
         "exdark", "ExDark's class folders Bicycle, Boat, ..., Table: whole images, labels 0 to 11.", layout="NCHW"
@@ -83,6 +84,8 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
     add("-o", "--output", type=user_path, required=True, metavar="OUT", help="file to write, .pkl or .npz")
     number = f"default: {per_class or 'all there are'}"
     add("--per-class", type=positive, default=per_class, metavar="N", help=f"images of each class ({number})")
+    sides = f"height and width of the images, {LEAST_SIDE} to {MOST_SIDE} (default: 32)"
+    add("--image-size", type=side, default=32, metavar="N", help=sides)
     add("--seed", type=seed, default=0, help="of the draw (default: 0)")
     formats = "uint8, or floats in [0, 1] (default: float32)"
     add("--format", choices=("float32", "float64", "uint8"), default="float32", help=formats)
@@ -102,6 +105,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def side(text: str) -> int:
+    value = int(text)
+    if not LEAST_SIDE <= value <= MOST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text} is not from {LEAST_SIDE} to {MOST_SIDE}")
     return value
 
 
@@ -125,13 +135,13 @@ def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
 
     match args.command:
         case "folder":
-            return plan_folder(args.source, args.classes, args.split, args.square)
+            return plan_folder(args.source, args.classes, args.split, args.square, args.image_size)
         case "coco":
-            return plan_coco(args.annotations, args.images, args.min_size)
+            return plan_coco(args.annotations, args.images, args.min_size or args.image_size, args.image_size)
         case "exdark":
-            return plan_exdark(args.source, args.classes, args.square)
+            return plan_exdark(args.source, args.classes, args.square, args.image_size)
         case _:
-            return plan_demo()
+            return plan_demo(args.image_size)
 
 
 @memory_for_data()

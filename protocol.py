@@ -4,6 +4,7 @@ docs/as_published.md says how each was found. `protocol: "as_published"` turns o
 dataset can have. Each also has its own switch, which overrides the protocol.
 """
 
+from config_schema import PICTURES, PUBLISHED
 from parse_config import Config
 
 FLOAT_BYTES = "data_loader.args.float_bytes_as_pixels"
@@ -33,7 +34,7 @@ def departures(config: Config) -> dict[str, str]:
     if config.data_loader.type == "TinyCOCO" and on(args.float_bytes_as_pixels):
         found[FLOAT_BYTES] = "the bytes of the pickle's floats are taken for pixels, so the images are close to noise"
     if on(args.overlapping_splits):
-        has_test = {"CIFAR10": True, "ImageFolder": None}.get(config.data_loader.type, False)
+        has_test = None if config.data_loader.type in PICTURES else config.data_loader.type in PUBLISHED
         both = f"{_OWN_TEST}, or if there are no test images {_NO_OWN_TEST}"
         found[OVERLAPPING] = both if has_test is None else _OWN_TEST if has_test else _NO_OWN_TEST
     if noise.type == "symmetric" and noise.rate > 0 and on(noise.include_true_class):

@@ -8,11 +8,15 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """images: float32 (B, 3, H, W), normalised. `given` and `true` labels: int64 (B,); they differ under noise."""
+    """images: float32 (B, 3, H, W), normalised. `given` and `true` labels: int64 (B,); they differ under noise.
+
+    `everyone` are the given labels of all processes' shares of the batch; where there is one process they are `given`.
+    """
 
     images: Tensor
     given: Tensor
     true: Tensor
+    everyone: Tensor
 
 
 class BaseDataLoader(ABC):

@@ -48,7 +48,7 @@ def measured(arm: str, width: int, rounds: int) -> str:
     if trainer.device.type == "cpu":  # as the loaders have it there
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(BATCH, device=trainer.device) % 10
-    batch = Batch(images, labels, labels)
+    batch = Batch(images, labels, labels, labels)
     work = {
         "step": lambda: trainer.train_step(batch),  # its gradient norms are in it
         "norms": diagnostics.add_gradients,

@@ -19,16 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import forget_peak, interleaved, machine, medians, ratio, resident_megabytes, set_up
+from models.convert import convert_conv_norm
 from models.preconv import PreConv2d
 from models.resnet import resnet18
 from utils.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, object]
+IMAGENET = "ImageNet's form, 224x224, batch 8, one thread"
 
 
 class Training:
-    """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it."""
+    """One arm, its optimizer and a batch: `step()` trains on it, `evaluate()` runs it.
+
+    With `imagenet` the network is torchvision's ResNet18, with a stem of 7x7 and a max-pooling, converted for bncn.
+    """
 
     def __init__(
         self,
@@ -38,11 +43,13 @@ class Training:
         size: int = 32,
         *,
         bf16: bool = False,
+        imagenet: bool = False,
         device: str = "cuda" if torch.cuda.is_available() else "cpu",
     ) -> None:
         norm, _, method = arm.partition(":")
         torch.manual_seed(0)
-        self.model = resnet18(norm, width=width).to(device, memory_format=torch.channels_last)
+        network = imagenet_resnet18(norm) if imagenet else resnet18(norm, width=width)
+        self.model = network.to(device, memory_format=torch.channels_last)
         for module in self.model.modules():
             if isinstance(module, PreConv2d) and method:
                 module.method = method
@@ -70,6 +77,15 @@ class Training:
             self.model(self.images)
 
 
+def imagenet_resnet18(norm: str) -> nn.Module:
+    from torchvision.models import resnet18
+
+    network = resnet18(num_classes=10)
+    if norm == "bncn":
+        convert_conv_norm(network)
+    return network
+
+
 def steps(rounds: int, arms: list[str], *, bf16: bool = False):
     """Timings of a step and of an evaluation of each arm."""
     trainings = {arm: Training(arm, bf16=bf16) for arm in arms}
@@ -87,9 +103,9 @@ def bar(what: str, figure: tuple[float, float, float], must: float | None, aim: 
 
 def layer_rows(rounds: int) -> Iterator[Row]:
     stepped, evaluated = steps(rounds, ["bn", "bncn", "bncn:fft"])
-    yield bar("training step, bncn / bn", ratio(stepped, "bncn", "bn"), 1.3, 1.0, **medians(stepped))
+    yield bar("training step, bncn / bn", ratio(stepped, "bncn", "bn"), 1.0, 0.8, **medians(stepped))
     yield bar("training step, bncn / bncn by fft", ratio(stepped, "bncn", "bncn:fft"), 0.4, 0.3, **medians(stepped))
-    yield bar("evaluation, bncn / bn", ratio(evaluated, "bncn", "bn"), 1.5, 1.0, **medians(evaluated))
+    yield bar("evaluation, bncn / bn", ratio(evaluated, "bncn", "bn"), 1.05, 0.8, **medians(evaluated))
     yield from memory_rows(rounds)
     narrow, _ = steps(rounds, ["bn", "bncn"], bf16=True)
     gain = medians(narrow)["bn"] / medians(stepped)["bn"]
@@ -99,19 +115,23 @@ def layer_rows(rounds: int) -> Iterator[Row]:
 
 def shape_rows(rounds: int) -> Iterator[Row]:
     """bncn / bn at other widths, batches and sizes: (what, must, aim, turns, the shape)."""
+    threads = torch.get_num_threads()
     stepped = [
         ("width 32, batch 128", 1.15, 1.0, 1, {"width": 32}),
         ("width 16, batch 64", 1.7, 1.2, 3, {"width": 16, "batch": 64}),
         ("width 64, batch 4", 1.7, 1.2, 3, {"batch": 4}),
         ("width 64, batch 32, 64x64", 1.25, 1.0, 1, {"batch": 32, "size": 64}),
+        (IMAGENET, 3.0, 2.0, 1, {"batch": 8, "size": 224, "imagenet": True}),
     ]
     evaluated = [
         ("1 image", 1.6, 1.1, 5, {"batch": 1}),
         ("8 images", 1.6, 1.1, 3, {"batch": 8}),
         ("2 images of 128x128", 2.2, 1.3, 2, {"batch": 2, "size": 128}),
+        (IMAGENET, 2.2, 1.3, 1, {"batch": 8, "size": 224, "imagenet": True}),
     ]
     for training, shapes in ((True, stepped), (False, evaluated)):
         for what, must, aim, turns, shape in shapes:
+            torch.set_num_threads(1 if what == IMAGENET else threads)
             arms = {arm: Training(arm, **shape) for arm in ("bn", "bncn")}
             for each in arms.values():
                 each.step()  # an evaluation uses what training has estimated
@@ -119,6 +139,7 @@ def shape_rows(rounds: int) -> Iterator[Row]:
             seconds = interleaved(runs, turns * rounds, warm_up=2)
             kind = "training step" if training else "evaluation"
             yield bar(f"{kind}, {what}, bncn / bn", ratio(seconds, "bncn", "bn"), must, aim, **medians(seconds))
+    torch.set_num_threads(threads)
 
 
 def memory_rows(rounds: int) -> Iterator[Row]:

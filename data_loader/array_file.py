@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from config_schema import LEAST_SIDE, MOST_SIDE
 from data_loader.dataset import ImageDataset
 from data_loader.npz import load_npz, read_bytes
+from data_loader.pictures import SIZE
 from data_loader.restricted_pickle import as_array, load_arrays
 from utils.errors import DataError
 from utils.memory_zip import shown
@@ -17,7 +19,7 @@ from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
 
-_OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
+OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
 TOLERANCE = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
 
 
@@ -30,11 +32,11 @@ class ArrayFormat:
     layout: Literal["NHWC", "NCHW"]
     classes: tuple[str, ...]
 
-    def shape(self) -> tuple[int, int, int]:
-        return (32, 32, 3) if self.layout == "NHWC" else (3, 32, 32)
+    def shape(self, side: int = SIZE) -> tuple[int, int, int]:
+        return (side, side, 3) if self.layout == "NHWC" else (3, side, side)
 
 
-#: From the checked array of a file, in its own layout and range, to uint8 (N, 3, 32, 32).
+#: From the checked array of a file, in its own layout and range, to uint8 (N, 3, side, side).
 Reading = Callable[[np.ndarray, ArrayFormat, Path], np.ndarray]
 
 
@@ -79,7 +81,7 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
             values = read_tensors(data)
             if isinstance(values, dict):
                 values = {
-                    key: _of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
+                    key: of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
                 }
     elif data[:4] == b"PK\x03\x04":
         return dict(load_npz(data, ("images", "labels"), str(file)))
@@ -87,13 +89,14 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
         values = load_arrays(data, str(file))
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
         found = f"keys [{shown(values)}]" if isinstance(values, dict) else type(values).__name__
-        if type(values) is int and values == _OLD_TORCH:
+        if type(values) is int and values == OLD_TORCH:
             found = "an old form of torch.save; save it again with a torch of this decade"
         raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")
     return values
 
 
-def _of_tensor(tensor: torch.Tensor) -> np.ndarray:
+def of_tensor(tensor: torch.Tensor) -> np.ndarray:
+    """Raises MalformedError for a view that repeats a few numbers."""
     if not fits_its_storage(tensor):
         malformed("a tensor that repeats its numbers")
     return tensor.numpy()
@@ -109,9 +112,12 @@ def _array(value: Any, what: str, file: Path, size: int) -> np.ndarray:
 
 
 def _pixels(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
-    """uint8 (N, 3, 32, 32) from an array in the file's own layout and range, [0, 1] or [0, 255]."""
-    if array.ndim != 4 or array.shape[1:] != form.shape():
-        raise DataError(f"{file}: images must be (N, {', '.join(map(str, form.shape()))}), found {array.shape}")
+    """uint8 (N, 3, side, side) from an array in the file's own layout and range, [0, 1] or [0, 255]."""
+    side = array.shape[2] if array.ndim == 4 else 0
+    if array.shape[1:] != form.shape(side) or not LEAST_SIDE <= side <= MOST_SIDE:
+        wanted = ", ".join(map(str, form.shape()))
+        sides = f"both sides may be others from {LEAST_SIDE} to {MOST_SIDE}"
+        raise DataError(f"{file}: images must be (N, {wanted}), found {array.shape}; {sides}")
     if len(array) == 0:
         raise DataError(f"{file}: it holds no images")
     if array.dtype.kind == "f":
@@ -144,7 +150,7 @@ def float_bytes(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
 
     Their code made a picture of x * 255 with Pillow's `fromarray(..., mode="RGB")`. That does not convert numbers, but
     takes the first 32 * 32 * 3 bytes of the buffer for pixels: the first eight rows of a float32 image, or the first
-    four of a float64 one. Returns uint8 (N, 3, 32, 32).
+    four of a float64 one. Returns uint8 (N, 3, 32, 32), or as large as the images of the file.
 
     Raises:
         DataError: as `load_array_file`; also if the array is not float32 or float64, since integers are not misread.
@@ -155,7 +161,7 @@ def float_bytes(array: np.ndarray, form: ArrayFormat, file: Path) -> np.ndarray:
             f"{file}: its images are {array.dtype}, and only the bytes of float32 or float64 can be misread as pixels; "
             "set data_loader.args.float_bytes_as_pixels=false"
         )
-    height, width, channels = form.shape()
+    height, width, channels = form.shape(array.shape[2])
     little_endian = (array * array.dtype.type(255)).astype(array.dtype.newbyteorder("<"), order="C")
     buffers = little_endian.reshape(len(array), -1).view(np.uint8)[:, : height * width * channels]
     return np.ascontiguousarray(buffers.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))

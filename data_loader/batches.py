@@ -1,4 +1,4 @@
-"""Batches from images in memory: shuffled, cropped, mirrored and normalised on the training device, batch by batch.
+"""Batches: shuffled, cropped, mirrored and normalised on the training device, batch by batch.
 
 A torch DataLoader handles images one by one in Python, and is many times slower at this size.
 """
@@ -15,6 +15,8 @@ from utils.errors import ConfigError
 from utils.seeding import generator
 from utils.world import World
 
+_PART = 1024  # images that are read at a time where there may be more than fit into memory
+
 
 class PixelStats(NamedTuple):
     """Mean and standard deviation of each channel, for pixels in [0, 1]: two float64 (3,)."""
@@ -23,10 +25,14 @@ class PixelStats(NamedTuple):
     std: Tensor
 
 
-def pixel_stats(images: Tensor) -> PixelStats:
-    """The exact statistics of uint8 images (N, 3, H, W), over all pixels, from the histogram of each channel."""
+def pixel_stats(images: Tensor, rows: Tensor | None = None) -> PixelStats:
+    """The exact statistics of uint8 images (N, 3, H, W), or of these `rows` of them, from each channel's histogram."""
     levels = torch.arange(256, dtype=torch.float64) / 255.0
-    histogram = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)]).double()
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    parts = images.split(_PART) if rows is None else (images[part] for part in rows.split(_PART))
+    for part in parts:
+        counts += torch.stack([torch.bincount(part[:, c].flatten(), minlength=256) for c in range(3)])
+    histogram = counts.double()
     share = histogram / histogram.sum(1, keepdim=True)
     mean = share @ levels
     variance = (share * (levels - mean.unsqueeze(1)).square()).sum(1)
@@ -54,7 +60,8 @@ class ImageBatches(BaseDataLoader):
     """A split's images on a device, served in order, or shuffled and augmented when `augment` is given.
 
     Args:
-        images: uint8 (N, 3, H, W); given, true: int64 (N,).
+        images: uint8 (N, 3, H, W); given, true: int64 (N,). With `rows`, int64 (N,), the images are these rows of
+            `images`, and each batch is read from there when it is due. Otherwise all are copied to the device.
         stats: the training split's channel statistics.
         augment: shuffle each epoch and augment the images so; None serves them in order and unchanged.
         seed: the run's seed; order, crops and flips of an epoch each derive a generator from it.
@@ -78,9 +85,11 @@ class ImageBatches(BaseDataLoader):
         seed: int = 0,
         channels_last: bool = False,
         world: World | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        self._size = images.shape[-2:]
-        self._pixels = packed(images.to(device), 0 if augment is None else augment.crop_padding)
+        self._size, self._padding = images.shape[-2:], 0 if augment is None else augment.crop_padding
+        self._images, self._rows, self._device = images, rows, device
+        self._pixels = packed(images.to(device), self._padding) if rows is None else None
         self._given, self._true = given.to(device), true.to(device)
         self._normalise = Normaliser(stats, device, channels_last)
         self._augment, self._seed = augment, seed
@@ -89,7 +98,7 @@ class ImageBatches(BaseDataLoader):
             raise ConfigError(
                 f"data_loader.args.batch_size: a batch of {batch_size} cannot be shared by {self._world.size} processes"
             )
-        self._bounds = batch_bounds(len(images), batch_size, self._world.size if augment is not None else None)
+        self._bounds = batch_bounds(len(given), batch_size, self._world.size if augment is not None else None)
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -102,19 +111,30 @@ class ImageBatches(BaseDataLoader):
         if self._augment is None:
             for whole in self._bounds[first:]:
                 start, stop = self._world.share(*whole)
-                images = self._normalise(self._pixels[start:stop])
-                yield Batch(images, self._given[start:stop], self._true[start:stop])
+                held = self._read(torch.arange(start, stop)) if self._pixels is None else self._pixels[start:stop]
+                labels = self._given[start:stop], self._true[start:stop], self._given[slice(*whole)]
+                yield Batch(self._normalise(held), *labels)
             return
         order, top, left, flip = self._draw_epoch(self._augment, epoch)
-        _, padded_height, padded_width = self._pixels.shape
+        padded_height, padded_width = (side + 2 * self._padding for side in self._size)
         down, across = (torch.arange(n, device=order.device) for n in self._size)
         for whole in self._bounds[first:]:
             start, stop = self._world.share(*whole)
             chosen = order[start:stop]
-            rows = (chosen * padded_height + top[start:stop]).unsqueeze(1) + down  # (B, H)
+            if self._pixels is not None:
+                held, at = self._pixels, chosen
+            else:
+                held, at = self._read(chosen), torch.arange(stop - start, device=chosen.device)
+            rows = (at * padded_height + top[start:stop]).unsqueeze(1) + down  # (B, H)
             columns = torch.where(flip[start:stop], across.flip(0), across) + left[start:stop].unsqueeze(1)  # (B, W)
             places = (rows * padded_width).unsqueeze(2) + columns.unsqueeze(1)  # (B, H, W)
-            yield Batch(self._normalise(torch.take(self._pixels, places)), self._given[chosen], self._true[chosen])
+            labels = self._given[chosen], self._true[chosen], self._given[order[slice(*whole)]]
+            yield Batch(self._normalise(torch.take(held, places)), *labels)
+
+    def _read(self, chosen: Tensor) -> Tensor:
+        """The images at these places of the split, packed."""
+        assert self._rows is not None
+        return packed(self._images[self._rows[chosen.cpu()]].to(self._device), self._padding)
 
     def weight(self, batch: int) -> float:
         whole = self._bounds[batch]
@@ -123,7 +143,7 @@ class ImageBatches(BaseDataLoader):
 
     def _draw_epoch(self, augment: Augment, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """An epoch's order (N,), crop offsets (N,) twice and flips (N, 1), drawn on the CPU, then moved."""
-        count, device = self.sample_count, self._pixels.device
+        count, device = self.sample_count, self._device
         order = torch.randperm(count, generator=generator(self._seed, "order", epoch))
         stream = generator(self._seed, "augmentation", epoch)
         top, left = torch.randint(0, 2 * augment.crop_padding + 1, (2, count), generator=stream)

@@ -1,18 +1,20 @@
 """Builds the data of a run from a config: dataset, splits, noisy labels and loaders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from config_schema import PICTURES
 from data_loader.access import Access
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import AS_PUBLISHED, DATASETS
-from data_loader.image_folder import load_image_folder
+from data_loader.memory import Room
 from data_loader.noise import GivenLabels, given_labels
+from data_loader.pictures import scaled
 from data_loader.splits import Splits, check_nothing_is_shared, make_splits
 from parse_config import Config
 from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
@@ -72,12 +74,15 @@ def _place(data_dir: str) -> Path:
     return path
 
 
-def _load(config: Config, access: Access, misread: bool) -> ImageDataset:
-    args = config.data_loader.args
-    load = (AS_PUBLISHED if misread else DATASETS)[config.data_loader.type]
-    if args.skip_broken:  # the config allows it for ImageFolder only
-        load = partial(load_image_folder, skip_broken=True)
-    return load(_place(args.data_dir), access)
+def _load(config: Config, access: Access, room: Room, misread: bool) -> ImageDataset:
+    args, kind = config.data_loader.args, config.data_loader.type
+    load = (AS_PUBLISHED if misread else DATASETS)[kind]
+    if kind in PICTURES:
+        load = partial(load, skip_broken=args.skip_broken, image_size=args.image_size, room=room)
+    dataset = load(_place(args.data_dir), access)
+    if dataset.images.shape[2:] == (args.image_size, args.image_size):
+        return dataset
+    return replace(dataset, images=torch.from_numpy(scaled(dataset.images.numpy(), args.image_size)))
 
 
 def _build(
@@ -88,22 +93,24 @@ def _build(
     misread = FLOAT_BYTES in switches
     if misread and given_dataset is not None:
         raise ConfigError(f"{FLOAT_BYTES}: only TinyCOCO's own file can be misread, not a dataset given from Python")
-    dataset = _load(config, access, misread) if given_dataset is None else given_dataset
+    room = Room(args.in_memory, 1 if world is None else world.size, device)
+    dataset = _load(config, access, room, misread) if given_dataset is None else given_dataset
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)
     if not (args.allow_duplicates or overlapping):
         # Compare true images: misread pixels cover a quarter of an image, and different images may look the same.
-        check_nothing_is_shared(_load(config, access, misread=False) if misread else dataset, splits)
+        check_nothing_is_shared(_load(config, access, room, misread=False) if misread else dataset, splits)
     given = given_labels(dataset, splits, config.label_noise, config.seed, TRUE_CLASS in switches)
-    stats = pixel_stats(dataset.images[splits.train])
+    stats = pixel_stats(dataset.images, splits.train)
+    in_memory = room.holds(*dataset.images[:, 0].shape) if dataset.in_memory is None else dataset.in_memory
     asked = config.trainer.channels_last
     channels_last = device.type == "cpu" if asked is None else asked
 
     def loader(name: str) -> ImageBatches:
         positions = splits.named()[name]
         return ImageBatches(
-            dataset.images[positions],
+            dataset.images[positions] if in_memory else dataset.images,
             given[name],
             dataset.labels[positions],
             stats,
@@ -113,6 +120,7 @@ def _build(
             seed=config.seed,
             channels_last=channels_last,
             world=world,
+            rows=None if in_memory else positions,
         )
 
     train, val, test = map(loader, ("train", "val", "test"))

@@ -1,4 +1,4 @@
-"""The in-memory form of every dataset."""
+"""The one form of every dataset."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from utils.errors import DataError
 
+_SHOWN = 20  # names of classes in a message
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -15,7 +17,8 @@ class ImageDataset:
 
     images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` describes their origin.
     `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
-    its own validation images. `notes` are lines for the user, such as what was left out.
+    its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
+    images are to be kept in memory; if not, they are a map of a file. None leaves it open.
 
     Raises:
         DataError: there are no images, or a label is out of range.
@@ -28,6 +31,7 @@ class ImageDataset:
     own_test: Tensor | None = None
     own_val: Tensor | None = None
     notes: tuple[str, ...] = ()
+    in_memory: bool | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -40,9 +44,10 @@ class ImageDataset:
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
         if len(outside):
             at = int(outside[0])
+            more = f" and {len(self.classes) - _SHOWN} more" if len(self.classes) > _SHOWN else ""
             raise DataError(
                 f"{self.source}: label {int(labels[at])} at index {at} is outside 0 to {len(self.classes) - 1}, "
-                f"the {len(self.classes)} classes {', '.join(self.classes)}"
+                f"the {len(self.classes)} classes {', '.join(self.classes[:_SHOWN])}{more}"
             )
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
-"""Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, scaled to 32x32."""
+"""Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, scaled to one size."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,46 +12,80 @@ from torch import Tensor
 from data_loader import picture_cache
 from data_loader.access import Access
 from data_loader.dataset import ImageDataset
+from data_loader.memory import Room
 from data_loader.picture_cache import Decoded
 from data_loader.picture_files import Files, Labelled, broken_message, by_split, dim_message, first_of
-from data_loader.pictures import SIZE, BrokenImageError, decode, out_of_memory
+from data_loader.pictures import SIZE, BrokenImageError, crop_to, decode, out_of_memory
 from utils.errors import DataError
 from utils.progress import Bar
 
 _ORDER = ("train", "val", "test")
 
 
-def load_image_folder(data_dir: Path, access: Access | None = None, skip_broken: bool = False) -> ImageDataset:
+def load_image_folder(
+    data_dir: Path,
+    access: Access | None = None,
+    skip_broken: bool = False,
+    image_size: int = SIZE,
+    room: Room | None = None,
+) -> ImageDataset:
+    """The images of a folder or .zip. Its val/ and test/ are the dataset's own; see `load_pictures`."""
+    return load_pictures("ImageFolder", _find, data_dir, access, skip_broken, image_size, room)
+
+
+#: From the files of a source to its pictures, training images first, then by class and name; and the names of classes.
+Find = Callable[[Files, Path], tuple[list[Labelled], dict[str, str]]]
+
+
+def load_pictures(
+    kind: str,
+    find: Find,
+    source: Path,
+    access: Access | None = None,
+    skip_broken: bool = False,
+    image_size: int = SIZE,
+    room: Room | None = None,
+) -> ImageDataset:
     """The images of a folder or .zip, decoded once and then read from a cache (data_loader/picture_cache.py).
 
-    The short side is scaled to 32 and the long side cropped at the centre; images of 32x32 do not change. The dataset's
-    notes report files that were left out, and with `skip_broken` images that cannot be decoded. Without `access` the
-    cache may be written.
+    The short side is scaled to `image_size` and the long side cropped at the centre; images of that size do not change.
+    The dataset's notes report files that were left out, and with `skip_broken` images that cannot be decoded. Without
+    `access` the cache may be written. Without `room` all images are kept in memory.
 
     Raises:
-        DataError: there is no such folder or zip, it has no train/<class>/ images, a class has no images, or images
+        DataError: there is no such folder or zip, `find` finds no images in it, a class has no images, or images
             cannot be decoded.
+        FileSystemError: the disk has no room for images that are not kept in memory.
     """
-    source = data_dir
     if not source.exists():
-        raise DataError(f"ImageFolder: there is no {source}; name a folder or .zip with data_loader.args.data_dir")
+        raise DataError(f"{kind}: there is no {source}; name a folder or .zip with data_loader.args.data_dir")
+    access = access or Access()
     try:
         with Files(source) as files:
-            found = _find(files, source)
+            found, names = find(files, source)
             notes = (*files.left_out.lines(), *files.notes)
             key = _key(files, found)
-            decoded = picture_cache.read(source, key)
+            in_memory = (room or Room()).holds(len(found), image_size, image_size)
+            decoded = picture_cache.read(source, key, image_size, in_memory)
+
+            def blank(count: int) -> np.ndarray:
+                shape = (count, 3, image_size, image_size)
+                return picture_cache.blank(source, shape, in_memory, access.keep and access.accepted)
+
             if decoded is None or (decoded.broken and not skip_broken):
-                new = decoded = _decode(files, found, source)
+                new = decoded = _decode(files, found, source, blank(len(found)))
                 _check_broken(decoded, found, source, skip_broken)
-                (access or Access()).write(lambda: picture_cache.write(source, key, new))
+                access.write(lambda: picture_cache.write(source, key, new))
     except MemoryError as error:
         raise out_of_memory(str(source)) from error
-    return _dataset(source, found, decoded, notes)
+    pixels = decoded.pixels
+    if decoded.broken:
+        good = np.setdiff1d(np.arange(len(found)), list(decoded.broken))
+        pixels = np.take(decoded.pixels, good, 0, blank(len(good)), "clip")  # another mode would copy all of them
+    return replace(_dataset(source, found, names, decoded, pixels, notes), in_memory=in_memory)
 
 
-def _find(files: Files, source: Path) -> list[Labelled]:
-    """The images of all splits: training images first, then by class and name."""
+def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:
     found = [] if files.base is None else by_split(files, source)
     classes = {picture.label for picture in found if picture.split == "train"}
     expected = "expected train/<class>/* and optionally val/<class>/* and test/<class>/*"
@@ -60,7 +95,8 @@ def _find(files: Files, source: Path) -> list[Labelled]:
         unknown = sorted({picture.label for picture in found if picture.split == split} - classes)
         if unknown:
             raise DataError(f"{source}: {split}/ has classes that train/ lacks: {first_of(unknown)}; {expected}")
-    return sorted(found, key=lambda picture: (_ORDER.index(picture.split), picture.label, picture.name))
+    found.sort(key=lambda picture: (_ORDER.index(picture.split), picture.label, picture.name))
+    return found, {name: name for name in sorted(classes)}
 
 
 def _key(files: Files, found: Sequence[Labelled]) -> str:
@@ -76,12 +112,13 @@ def _key(files: Files, found: Sequence[Labelled]) -> str:
     return digest.hexdigest()
 
 
-def _decode(files: Files, found: Sequence[Labelled], source: Path) -> Decoded:
-    pixels = np.zeros((len(found), 3, SIZE, SIZE), dtype=np.uint8)
+def _decode(files: Files, found: Sequence[Labelled], source: Path, pixels: np.ndarray) -> Decoded:
+    """Decode the pictures into `pixels`: zeros (N, 3, side, side)."""
+    to_size = crop_to(*pixels.shape[2:])
     decoded = Decoded(pixels, {}, [])
     for row, picture in enumerate(Bar(found, desc=f"decoding {source.name}", unit="image")):
         try:
-            result = decode(files.read(picture.name), f"{source}: {picture.name}")
+            result = decode(files.read(picture.name), f"{source}: {picture.name}", to_size)
         except BrokenImageError as error:
             decoded.broken[row] = error.reason
             continue
@@ -103,10 +140,16 @@ def _broken(decoded: Decoded, found: Sequence[Labelled]) -> list[tuple[str, str]
     return [(found[row].name, reason) for row, reason in decoded.broken.items()]
 
 
-def _dataset(source: Path, found: Sequence[Labelled], decoded: Decoded, notes: tuple[str, ...]) -> ImageDataset:
-    rows = [row for row in range(len(found)) if row not in decoded.broken]
-    kept = [found[row] for row in rows]
-    classes = tuple(dict.fromkeys(picture.label for picture in found))  # training images come first
+def _dataset(
+    source: Path,
+    found: Sequence[Labelled],
+    names: Mapping[str, str],
+    decoded: Decoded,
+    pixels: np.ndarray,
+    notes: tuple[str, ...],
+) -> ImageDataset:
+    """`pixels` are those of the pictures that are not broken."""
+    kept = [picture for row, picture in enumerate(found) if row not in decoded.broken]
     folders, whole = ({f"{picture.split}/{picture.label}" for picture in pictures} for pictures in (found, kept))
     lost = sorted(folders - whole)
     if lost:
@@ -114,12 +157,11 @@ def _dataset(source: Path, found: Sequence[Labelled], decoded: Decoded, notes: t
     places = {split: [at for at, picture in enumerate(kept) if picture.split == split] for split in _ORDER}
     own = {split: torch.tensor(at) if at else None for split, at in places.items()}
     notes = (*notes, *_notes(found, decoded, own["val"]))
-    pixels = decoded.pixels if len(rows) == len(found) else decoded.pixels[rows]
-    labels = {name: label for label, name in enumerate(classes)}
+    labels = {name: label for label, name in enumerate(names)}
     return ImageDataset(
         images=torch.from_numpy(pixels),
         labels=torch.tensor([labels[picture.label] for picture in kept]),
-        classes=classes,
+        classes=tuple(names.values()),
         source=f"images in {source}",
         own_test=own["test"],
         own_val=own["val"],

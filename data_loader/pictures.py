@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import DataError
+from utils.progress import Bar
 from utils.text import visible
 
-SIZE = 32  # height and width of every decoded image
+SIZE = 32  # height and width of decoded images, unless told otherwise
 LARGEST_IMAGE = 256 << 20  # bytes of an encoded image
 LARGEST_PIXELS = 64 << 20  # pixels of an image; Pillow takes 1 to 4 bytes for each
 LARGEST_SIDE = 1 << 16  # pixels of a side; the resampling weights grow with it
@@ -90,6 +91,15 @@ def crop_to(height: int, width: int) -> ToSize:
 
 
 crop_to_size = crop_to(SIZE, SIZE)
+
+
+def scaled(images: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (N, 3, H, W) scaled and cropped as pictures are, to (N, 3, side, side)."""
+    to_size, large = crop_to(side, side), np.empty((len(images), 3, side, side), np.uint8)
+    for row, pixels in enumerate(Bar(images, desc=f"scaling to {side}x{side}", unit="image", leave=False)):
+        image = to_size(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+        large[row] = np.asarray(image).transpose(2, 0, 1)
+    return large
 
 
 def decode(data: bytes, where: str, to_size: ToSize = crop_to_size, upright: bool = True) -> Picture:

@@ -1,7 +1,8 @@
-"""Reads a stranger's pickle of numpy arrays. It returns data and runs nothing."""
+"""Reads a stranger's pickle of numpy arrays, or file of torch.save with some. It returns data and runs nothing."""
 
 import math
 import pickle
+import zipfile
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.plain_pickle import PlainUnpickler, malformed
 from utils.reading import errors_as
+from utils.tensor_file import TensorUnpickler, read_tensors
 from utils.text import visible
 
 MOST_PARTS = 10_000_000  # opcodes: a million labels of np.int64 take eight million
@@ -25,13 +27,32 @@ def load_arrays(data: bytes, source: str) -> Any:
         DataError: it names any other global (which is neither imported nor called), or is malformed.
     """
     with errors_as(DataError, source, "malformed or truncated pickle", "; get or build the file again"):
-        value = _ArrayUnpickler(data, source).load()
-        if not isinstance(value, dict):
-            return value.value if isinstance(value, _Array) else value
-        plain = {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
-        if len(plain) < len(value):
-            malformed("one key twice, as text and as bytes")
-        return plain
+        return _plain(_ArrayUnpickler(data, source).load())
+
+
+def load_old(data: bytes, source: str) -> Any:
+    """The value in a file of torch.save from before it wrote zips, the fourth of its pickles; with arrays, but no
+    tensors. Raises as `load_arrays`."""
+    for _ in range(3):
+        unpickler = _ArrayUnpickler(data, source)
+        unpickler.load()
+        data = unpickler.rest()
+    return load_arrays(data, source)
+
+
+def load_saved(data: bytes) -> Any:
+    """The value in a zip of torch.save's, with numpy's arrays as `load_arrays` takes them. Raises as `read_tensors`."""
+    return _plain(read_tensors(data, _SavedUnpickler))
+
+
+def _plain(value: Any) -> Any:
+    value = value.value if isinstance(value, _Array) else value
+    if not isinstance(value, dict):
+        return value
+    plain = {_text(key): item.value if isinstance(item, _Array) else item for key, item in value.items()}
+    if len(plain) < len(value):
+        malformed("one key twice, as text and as bytes")
+    return plain
 
 
 def _text(key: Any) -> Any:
@@ -93,7 +114,7 @@ class _Array:
     """Replaces numpy.ndarray, which is made empty and then gets its state."""
 
     def __init__(self) -> None:
-        self.value = np.empty(0, dtype=np.uint8)
+        self.value: Any = np.empty(0, dtype=np.uint8)
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -115,11 +136,14 @@ def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
     return _Array()
 
 
-def _of_objects(items: Any, shape: Any) -> np.ndarray:
-    """An array from the objects of an object array, in C order. They must be plain numbers, or arrays of one shape."""
+def _of_objects(items: Any, shape: Any) -> np.ndarray | dict[Any, Any]:
+    """An array from the objects of an object array, in C order. They must be plain numbers, or arrays of one shape. An
+    array that only holds a dict is that dict."""
     _check_shape(shape)
     if not isinstance(items, list) or math.prod(shape) != len(items):
         malformed(f"an array of shape {shape} with other objects than that")
+    if shape == () and isinstance(items[0], dict):
+        return items[0]
     size = sum(item.value.nbytes if isinstance(item, _Array) else 1 for item in items)
     array = as_array(items, size)
     if not isinstance(array, np.ndarray):
@@ -208,4 +232,36 @@ class _ArrayUnpickler(PlainUnpickler):
             malformed("a state for an object without one")
         target.set_state(state)
 
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+class _SavedUnpickler(TensorUnpickler):
+    """A file of torch.save may hold numpy's arrays, within its pickle."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(TensorUnpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile, data: bytes, folder: str) -> None:
+        super().__init__(archive, data, folder)
+        self._encode = _Encode(len(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
+        return _ALLOWED.get((module, name)) or super().find_class(module, name)
+
+    def load_reduce(self) -> None:
+        if any(self.stack[-2] is known for known in (self._encode, *_ALLOWED.values())):
+            arguments = self.stack.pop()
+            self.stack[-1] = self.stack[-1](*arguments)
+        else:
+            super().load_reduce()
+
+    def load_build(self) -> None:
+        if isinstance(self.stack[-2], _Array | _DataType):
+            state = self.stack.pop()
+            self.stack[-1].set_state(state)
+        else:
+            super().load_build()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build

@@ -16,7 +16,7 @@ FORMAT = ArrayFormat(
 
 
 def load_tiny_coco(data_dir: Path, access: Access | None = None) -> ImageDataset:
-    """`tinycoco.pkl` or `.npz` with images (N, 32, 32, 3); see `load_array_file`."""
+    """`tinycoco.pkl` or `.npz` with images (N, 32, 32, 3) or of another size; see `load_array_file`."""
     return load_array_file(data_dir, FORMAT)
 
 

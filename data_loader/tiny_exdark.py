@@ -16,7 +16,7 @@ FORMAT = ArrayFormat(
 
 
 def load_tiny_exdark(data_dir: Path, access: Access | None = None) -> ImageDataset:
-    """`tinyexdark.pkl` or `.npz` with images (N, 3, 32, 32); see `load_array_file`.
+    """`tinyexdark.pkl` or `.npz` with images (N, 3, 32, 32) or of another size; see `load_array_file`.
 
     Some copies have only ten of the classes. Labels keep their meaning, and the missing classes have no images.
     """

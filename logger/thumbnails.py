@@ -28,8 +28,9 @@ def thumbnails(images: Tensor, named: Tensor, true: Tensor, classes: Sequence[st
     width, height = _SIDE + _GAP, _SIDE + 2 * _LINE + _GAP
     sheet = Image.new("RGB", (ACROSS * width + _GAP, rows * height + _GAP), _WHITE)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    large = F.interpolate(images[:count].float(), size=(_SIDE, _SIDE), mode="nearest").byte().permute(0, 2, 3, 1).cpu()
-    for at, (pixels, says, is_) in enumerate(zip(large.numpy(), named.tolist(), true.tolist(), strict=False)):
+    mode = "nearest" if images.shape[2] <= _SIDE else "area"  # nearest would leave pixels out
+    shown = F.interpolate(images[:count].float(), size=(_SIDE, _SIDE), mode=mode).byte().permute(0, 2, 3, 1).cpu()
+    for at, (pixels, says, is_) in enumerate(zip(shown.numpy(), named.tolist(), true.tolist(), strict=False)):
         left, top = _GAP + at % ACROSS * width, _GAP + at // ACROSS * height
         sheet.paste(Image.fromarray(pixels), (left, top))
         lines = [_name(says, classes)] if says == is_ else [_name(says, classes), f"is {_name(is_, classes)}"]

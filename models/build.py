@@ -19,7 +19,7 @@ def build_model(config: Config, classes: int) -> BaseModel:
         ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes, or the network
             does not fit into this machine's memory.
     """
-    outputs = _outputs(config, classes)
+    outputs = outputs_of(config, classes)
     if config.arch.args.width > ALWAYS_FITS or outputs > ALWAYS_FITS:
         check_memory(outline_model(config, classes))
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator, whose state must not change
@@ -34,7 +34,7 @@ def outline_model(config: Config, classes: int) -> BaseModel:
         ConfigError: `arch.args.num_classes` is smaller than the dataset's number of classes.
         Exception: torch raises any type over sizes that no tensor can have.
     """
-    outputs = _outputs(config, classes)
+    outputs = outputs_of(config, classes)
     with torch.device("meta"):
         return _make(config, outputs)
 
@@ -44,7 +44,8 @@ def _make(config: Config, outputs: int) -> BaseModel:
     return MODELS[config.arch.type](args.norm, outputs, args.width, args.activation)
 
 
-def _outputs(config: Config, classes: int) -> int:
+def outputs_of(config: Config, classes: int) -> int:
+    """The number of the network's outputs. Raises ConfigError if it is smaller than that of `classes`."""
     args = config.arch.args
     outputs = classes if args.num_classes is None else args.num_classes
     if outputs < classes:

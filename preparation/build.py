@@ -12,7 +12,7 @@ import numpy as np
 
 from data_loader.npz import LARGEST
 from data_loader.picture_files import broken_message, dim_message
-from data_loader.pictures import SIZE, BrokenImageError, Picture
+from data_loader.pictures import BrokenImageError, Picture
 from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
@@ -42,7 +42,7 @@ def build(plan: Plan, request: Request) -> list[str]:
     """
     expected = select(plan, request)
     check_counts(plan, expected, request)
-    _check_size(len(expected.chosen), request.format)
+    _check_size(len(expected.chosen), request)
     make_place(request.output)
     if request.output.exists() and not request.force:
         reason = difference(plan, request)
@@ -64,8 +64,9 @@ def build(plan: Plan, request: Request) -> list[str]:
     return [*_report(plan, selection, dim), written, f"wrote {manifest_file}"]
 
 
-def _check_size(images: int, form: str) -> None:
-    size = images * 3 * SIZE * SIZE * TYPES[form].itemsize
+def _check_size(images: int, request: Request) -> None:
+    form = request.format
+    size = images * 3 * request.image_size**2 * TYPES[form].itemsize
     if size > LARGEST:
         raise ConfigError(
             f"{images:,} images as {form} take {size:,} bytes, and a dataset file has at most {LARGEST:,}; give "
@@ -106,7 +107,7 @@ def _outcome(plan: Plan, candidate: Candidate) -> Outcome:
 
 
 def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -> memoryview:
-    """The bytes of the dataset file, the same at any time: `images` (N, 32, 32, 3) or (N, 3, 32, 32), `labels` (N,).
+    """The bytes of the dataset file, the same at any time: `images` (N, H, W, 3) or (N, 3, H, W), `labels` (N,).
 
     uint8 is stored as it is; floats are x / 255, in [0, 1].
     """

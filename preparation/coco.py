@@ -21,7 +21,7 @@ CATEGORIES = {name: name for name in TINY_COCO} | {"ball": "sports ball", "table
 
 
 @contextmanager
-def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
+def plan_coco(annotations: Path, images: Path, min_size: int, image_size: int = SIZE) -> Iterator[Plan]:
     """The boxes of the ten classes that are not a crowd, and whose sides both have at least `min_size` pixels.
 
     Raises:
@@ -35,7 +35,7 @@ def plan_coco(annotations: Path, images: Path, min_size: int) -> Iterator[Plan]:
 
         def pixels(data: bytes, candidate: Candidate) -> Picture:
             def cut(image: Image.Image) -> Image.Image:
-                return _cut(image, candidate, sizes[candidate.name])
+                return _cut(image, candidate, sizes[candidate.name], image_size)
 
             # Boxes are in pixels as they are stored, before any rotation by EXIF.
             return decode(data, f"{images}: {candidate.name}", cut, upright=False)
@@ -87,13 +87,13 @@ def _start(low: int, high: int, side: int, size: int) -> int:
     return min(max((low + high - side) // 2, 0), size - side)
 
 
-def _cut(image: Image.Image, candidate: Candidate, size: tuple[int, int]) -> Image.Image:
+def _cut(image: Image.Image, candidate: Candidate, size: tuple[int, int], side: int) -> Image.Image:
     if image.size != size:
         raise ValueError(f"it has {image.width}x{image.height} pixels, and the annotations say {size[0]}x{size[1]}")
     assert candidate.box is not None
     left, top, width, height = candidate.box
     square = image.crop((left, top, left + width, top + height))  # black where it reaches beyond the image
-    return square.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _read(path: Path, min_size: int) -> tuple[dict[int, CocoImage], dict[int, int], list[tuple[int, Box]]]:

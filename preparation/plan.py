@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_loader.pictures import Picture
+from data_loader.pictures import SIZE, Picture
 from utils.errors import DataError
 from utils.seeds import derive_seed
 
@@ -72,11 +72,13 @@ class Request:
     keep_duplicates: bool
     skip_broken: bool
     force: bool
+    image_size: int = SIZE
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         """Every option that the file's contents depend on, for the manifest."""
         names = ("per_class", "format", "layout", "seed", "keep_duplicates")
-        return {**plan.options, **{name: getattr(self, name) for name in names}}
+        size = {} if self.image_size == SIZE else {"image_size": self.image_size}  # earlier manifests have none
+        return {**plan.options, **{name: getattr(self, name) for name in names}, **size}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Selection:
 
     chosen: list[Candidate]
     broken: list[Candidate]
-    duplicates: dict[Candidate, Candidate]  # -> the candidate with the same 3,072 bytes that came before
+    duplicates: dict[Candidate, Candidate]  # -> the candidate with the same pixels that came before
 
     def counts(self, plan: Plan) -> list[int]:
         """The number of chosen images of each class."""

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from data_loader import picture_files
 from data_loader.class_names import TINY_EXDARK
 from data_loader.picture_files import Files, Labelled, Parts, everything
-from data_loader.pictures import SIZE, Picture, crop_to_size, decode
+from data_loader.pictures import SIZE, Picture, crop_to, decode, scaled
 from preparation.plan import Candidate, Plan
 from utils.errors import ConfigError, DataError
 from utils.files import sha256_of_file
@@ -26,7 +26,9 @@ VERSIONS = {"numpy": np.__version__, "Pillow": PIL.__version__}
 
 
 @contextmanager
-def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square: Square) -> Iterator[Plan]:
+def plan_folder(
+    source: Path, classes: Sequence[str] | None, split: str, square: Square, image_size: int = SIZE
+) -> Iterator[Plan]:
     """The images of <split>/<class>/ at any depth, or of <class>/ if the source has no folders of splits.
 
     `split` is "train", "val", "test" or "all". `classes` are the names of the labels from 0 on; None takes the names of
@@ -47,7 +49,7 @@ def plan_folder(source: Path, classes: Sequence[str] | None, split: str, square:
         order = {name: label for label, name in enumerate(chosen or names)}
         candidates = [Candidate(order[picture.label], picture.name) for picture in found if picture.label in order]
         options = {"classes": list(order), "split": split, "square": square}
-        yield _plan_of_pictures("folder", source, files, candidates, list(order), options)
+        yield _plan_of_pictures("folder", source, files, candidates, list(order), options, image_size)
 
 
 def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) -> list[Labelled]:
@@ -72,7 +74,7 @@ def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) 
 
 
 @contextmanager
-def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> Iterator[Plan]:
+def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square, image_size: int = SIZE) -> Iterator[Plan]:
     """The whole images of ExDark (Loh & Chan 2019, https://arxiv.org/abs/1805.11227): <class>/* at any depth.
 
     A label keeps its number if `classes` leaves others out; None takes all twelve.
@@ -108,11 +110,11 @@ def plan_exdark(source: Path, classes: Sequence[str] | None, square: Square) -> 
                 "those that there are with --classes"
             )
         options = {"classes": [TINY_EXDARK[label] for label in taken], "square": square}
-        yield _plan_of_pictures("exdark", source, files, candidates, TINY_EXDARK, options)
+        yield _plan_of_pictures("exdark", source, files, candidates, TINY_EXDARK, options, image_size)
 
 
 @contextmanager
-def plan_demo() -> Iterator[Plan]:
+def plan_demo(image_size: int = SIZE) -> Iterator[Plan]:
     """The images of data_loader.type=Digits: scikit-learn's handwritten digits, which need no download."""
     import sklearn
 
@@ -120,6 +122,7 @@ def plan_demo() -> Iterator[Plan]:
 
     dataset = load_digits(Path())
     images = dataset.images.numpy()
+    images = images if image_size == SIZE else scaled(images, image_size)
     rows = {f"digit {row:04}": row for row in range(len(images))}
     candidates = [Candidate(int(dataset.labels[row]), name) for name, row in rows.items()]
     yield Plan(
@@ -158,10 +161,11 @@ def _plan_of_pictures(
     candidates: list[Candidate],
     classes: Sequence[str],
     options: dict[str, Any],
+    side: int,
 ) -> Plan:
     """A plan in which each candidate is a whole picture, which becomes square as `options["square"]` says."""
-    pad_to_size = partial(ImageOps.pad, size=(SIZE, SIZE), method=Image.Resampling.BICUBIC)  # black beside it
-    to_size = crop_to_size if options["square"] == "crop" else pad_to_size
+    pad_to_size = partial(ImageOps.pad, size=(side, side), method=Image.Resampling.BICUBIC)  # black beside it
+    to_size = crop_to(side, side) if options["square"] == "crop" else pad_to_size
     labels = {candidate.label for candidate in candidates}
     return Plan(
         command=command,

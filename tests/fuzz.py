@@ -36,6 +36,7 @@ import torch
 from PIL import Image
 
 from data_loader.image_folder import load_image_folder
+from data_loader.label_file import read_labels
 from data_loader.pictures import decode
 from data_loader.tiny_coco import load_tiny_coco
 from grids.plan import load_grid
@@ -123,7 +124,9 @@ def dataset(data: bytes, suffix: str) -> str:
     except DataError as error:
         return one_line(error)
     images, labels = found.images, found.labels
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
+    side = images.shape[-1]
+    square = images.shape[1:] == (3, side, side) and 8 <= side <= 256
+    if images.dtype != torch.uint8 or not square or labels.shape != images.shape[:1]:
         raise Find("a dataset of another form")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(found.classes):
         raise Find("a label of no class")
@@ -239,6 +242,29 @@ def fields_seeds() -> list[bytes]:
     kept = {key: plain[key] for key in ("epoch", "batch", "global_step", "classes", "best", "history", "seconds")}
     config = load_config(ROOT / "configs" / "demo.json").model_dump()
     return [json.dumps(kept).encode(), json.dumps({"config": config, "optimizer_type": "SGD"}).encode()]
+
+
+def labels(data: bytes, suffix: str) -> str:
+    try:
+        found = read_labels(_file(data, suffix), None)
+    except (ConfigError, DataError) as error:
+        return one_line(error)
+    if found.given.dtype != torch.int64 or found.given.dim() != 1:
+        raise Find(f"labels of {found.given.dtype}, {tuple(found.given.shape)}")
+    return "accepted"
+
+
+def labels_seeds(suffix: str) -> list[bytes]:
+    array, buffer = np.arange(40) % 10, io.BytesIO()
+    if suffix == ".csv":
+        return [b"index,label\n7,1\n2,9\n", b"1\n2\n3\n"]
+    if suffix == ".npy":
+        other = io.BytesIO()
+        np.save(buffer, array)
+        np.save(other, {"clean_label": array, "label": array})
+        return [buffer.getvalue(), other.getvalue()]
+    torch.save({"clean_label": array, "label": torch.from_numpy(array)}, buffer)
+    return [buffer.getvalue()]
 
 
 def overrides(data: bytes) -> str:
@@ -368,6 +394,9 @@ TARGETS = {
     "config": Target(config_seeds, config),
     "pickle": Target(pickle_seeds, lambda data: dataset(data, ".pkl")),
     "npz": Target(npz_seeds, lambda data: dataset(data, ".npz")),
+    "npy of labels": Target(lambda: labels_seeds(".npy"), lambda data: labels(data, ".npy")),
+    "csv of labels": Target(lambda: labels_seeds(".csv"), lambda data: labels(data, ".csv")),
+    "pt of labels": Target(lambda: labels_seeds(".pt"), lambda data: labels(data, ".pt")),
     "checkpoint": Target(whole_seeds, damaged),
     "checkpoint signed anew": Target(unsigned_seeds, resigned),
     "checkpoint's pickle": Target(inner_seeds, repickled),
@@ -475,13 +504,23 @@ def guided(name: str, seed: int, seconds: float) -> None:
     import config_messages
     import config_schema
     import data_loader.array_file as array_file
+    import data_loader.label_file as label_file
     import data_loader.npz as npz
     import data_loader.restricted_pickle as restricted_pickle
     import parse_config
     import trainer.checkpoint as checkpoint_module
     import utils.strict_json as strict_json
 
-    ours = (array_file, npz, restricted_pickle, parse_config, config_schema, config_messages, checkpoint_module)
+    ours = (
+        array_file,
+        label_file,
+        npz,
+        restricted_pickle,
+        parse_config,
+        config_schema,
+        config_messages,
+        checkpoint_module,
+    )
     for module in (*ours, strict_json, pickle, zipfile):
         for value in list(vars(module).values()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):

@@ -6,13 +6,14 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 import torch
 from pydantic import BeforeValidator
 
-from config_schema import NULL_IS_UNSET, Config, name_of, types_of
+from config_schema import NULL_IS_UNSET, Config, MetricName, name_of, types_of
 from models.loss import build_loss
 from parse_config import json_schema, load_config, merge, parse_overrides, validate
 from tests.conftest import ROOT, fresh_program
@@ -186,7 +187,7 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
         ),
         (
             {"name": "x", "label_noise": {"type": "asymmetric", "include_true_class": True}},
-            "label_noise.include_true_class: asymmetric does not take it; it takes rate, on_validation",
+            "label_noise.include_true_class: asymmetric does not take it; it takes rate, on_validation, map",
         ),
     ],
 )
@@ -313,8 +314,10 @@ ONE_CYCLE = {"max_lr": 0.5, "pct_start": 0.3, "anneal_strategy": "cos", "div_fac
 #: By block and type what must be said, and what a config.json has where no more is said.
 RESOLVES: dict[tuple[str, str], tuple[dict, dict]] = {
     ("label_noise", "symmetric"): ({}, {**NOISE, "include_true_class": None}),
-    ("label_noise", "asymmetric"): ({}, NOISE),
-    ("label_noise", "file"): ({"path": "a.npz"}, {**NOISE, "path": "a.npz"}),
+    ("label_noise", "asymmetric"): ({}, {**NOISE, "map": None}),
+    ("label_noise", "pair_flip"): ({}, NOISE),
+    ("label_noise", "instance"): ({}, NOISE),
+    ("label_noise", "file"): ({"path": "a.npz"}, {**NOISE, "path": "a.npz", "key": None}),
     ("optimizer", "SGD"): ({}, {"args": {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": False}}),
     ("optimizer", "Adam"): ({}, {"args": ADAM}),
     ("optimizer", "AdamW"): ({}, {"args": ADAM}),
@@ -326,10 +329,19 @@ RESOLVES: dict[tuple[str, str], tuple[dict, dict]] = {
     ("lr_scheduler", "CosineAnnealingLR"): ({}, {"args": {**COLD, "T_max": None, "eta_min": 0.0, "by": "epoch"}}),
     ("lr_scheduler", "ConstantLR"): ({}, {"args": COLD}),
     ("lr_scheduler", "OneCycleLR"): ({"args": {"max_lr": 0.5}}, {"args": {**COLD, **ONE_CYCLE}}),
-    ("loss", "cross_entropy"): ({}, {"args": {}}),
+    ("loss", "cross_entropy"): ({}, {"args": {"label_smoothing": 0.0, "class_weights": None}}),
     ("loss", "smoothed_cross_entropy"): ({}, {"args": {"smoothing": 0.1}}),
+    ("loss", "gce"): ({}, {"args": {"q": 0.7}}),
+    ("loss", "sce"): ({}, {"args": {"alpha": 0.1, "beta": 1.0, "A": -4.0}}),
+    ("loss", "mae"): ({}, {"args": {}}),
 }
-LEFT_OPEN = {"T_max", "include_true_class"}  # which say in their description what null is
+LEFT_OPEN = {
+    "T_max",
+    "include_true_class",
+    "map",
+    "key",
+    "class_weights",
+}  # which say in their description what null is
 
 
 @pytest.mark.parametrize("block", TYPED)
@@ -401,7 +413,8 @@ def test_null_means_unset_where_earlier_code_wrote_it(block: str, name: str) -> 
     given, expected = RESOLVES[block, name]
     earlier: object = {"type": name, "args": EARLIER.get((block, name), {}) | given.get("args", {})}
     if block == "label_noise":
-        earlier = {"type": name, "rate": 0.0, "include_true_class": None, "on_validation": True, "path": None, **given}
+        unset = {"include_true_class": None, "path": None, "map": None, "key": None}
+        earlier = {"type": name, "rate": 0.0, "on_validation": True, **unset, **given}
     elif block == "loss":
         earlier = name
     resolved = validate({"name": "x", block: earlier}, "test").model_dump()[block]
@@ -415,7 +428,7 @@ def test_null_is_not_taken_where_it_never_was() -> None:
     found = problems({"name": "x", "loss": {"type": "smoothed_cross_entropy", "args": {"smoothing": None}}})
     assert "loss.args.smoothing: should be a valid number, got null" in found
     given = {key for args in EARLIER.values() for key, value in args.items() if value is None}
-    assert given | {"include_true_class", "path"} == NULL_IS_UNSET
+    assert given | {"include_true_class", "path", "map", "key"} == NULL_IS_UNSET
 
 
 def test_false_was_taken_for_noise_that_is_never_drawn_over_all_classes() -> None:
@@ -460,7 +473,7 @@ CHOOSE = {
         ),
         (
             {"metrics": "confidence"},
-            "metrics.0: unknown choice 'confidence'; choose from accuracy, top5_accuracy; "
+            f"metrics.0: unknown choice 'confidence'; choose from {', '.join(get_args(MetricName))}; "
             'the default is ["accuracy", "top5_accuracy"]',
         ),
         (
@@ -511,7 +524,25 @@ CHOOSE = {
         ),
         (
             {"loss": {"args": {"smoothing": 0.2}}},
-            "loss.args.smoothing: cross_entropy does not take it; it takes no arguments",
+            "loss.args.smoothing: cross_entropy does not take it; it takes label_smoothing, class_weights",
+        ),
+        (
+            {"loss": {"args": {"class_weights": "balance"}}},
+            "loss.args.class_weights: must be null, \"balanced\" or a list of numbers above 0, got 'balance'; "
+            "did you mean 'balanced'?",
+        ),
+        (
+            {"loss": {"args": {"class_weights": [1, -2]}}},
+            'loss.args.class_weights: must be null, "balanced" or a list of numbers above 0, got [1, -2]',
+        ),
+        ({"loss": {"type": "gce", "args": {"q": 0}}}, "loss.args.q: should be greater than 0, got 0"),
+        (
+            {"label_noise": {"type": "asymmetric", "map": {"cat": 3}}},
+            'label_noise.map.cat: should be a valid string, got 3; write "3"',
+        ),
+        (
+            {"label_noise": {"type": "asymmetric", "map": {"cat": "dog\n"}}},
+            "label_noise.map.cat: must not hold the control character \\n",
         ),
         (
             {"label_noise": {"type": "asymetric"}},
@@ -532,17 +563,22 @@ def test_an_override_finds_its_setting_whatever_the_type(tmp_path: Path) -> None
     path = write(tmp_path / "c.json", {"name": "x"})
     config = load_config(path, ["label_noise.path=2024", "label_noise.type=file"])
     assert config.settings()["label_noise.path"] == "2024"
+    for text, weights in (("balanced", "balanced"), ("[1, 2]", [1.0, 2.0]), ("null", None)):
+        assert load_config(path, [f"loss.args.class_weights={text}"]).settings()["loss.args.class_weights"] == weights
+    config = load_config(path, ["label_noise.type=asymmetric", "label_noise.map.cat=dog"])
+    assert config.model_dump()["label_noise"]["map"] == {"cat": "dog"}
     with pytest.raises(ConfigError, match=r"optimizer\.args\.eps: .*; write 1e-08"):
         load_config(path, ["optimizer.args.eps='1e-8'", "optimizer.type=Adam"])
 
 
 def test_a_loss_is_its_name_or_a_block(tmp_path: Path) -> None:
     smoothed = {"type": "smoothed_cross_entropy", "args": {"smoothing": 0.3}}
+    plain = {"type": "cross_entropy", **RESOLVES["loss", "cross_entropy"][1]}
     path = write(tmp_path / "c.json", {"name": "x", "loss": smoothed})
     bare = write(tmp_path / "bare.json", {"_base_": "c.json", "loss": "smoothed_cross_entropy"})
     another = write(tmp_path / "another.json", {"_base_": "c.json", "loss": "cross_entropy"})
     dumped = {each.stem: load_config(each).model_dump()["loss"] for each in (path, bare, another)}
-    assert dumped == {"c": smoothed, "bare": smoothed, "another": {"type": "cross_entropy", "args": {}}}
+    assert dumped == {"c": smoothed, "bare": smoothed, "another": plain}
     (remark,) = load_config(another, ["loss=smoothed_cross_entropy"]).remarks
     assert remark.endswith("loss.args.smoothing 0.3 is not inherited, it is now 0.1")
     for overrides in (["loss=smoothed_cross_entropy", "loss.args.smoothing=0.2"], ["loss.args.smoothing=0.2"]):

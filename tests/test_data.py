@@ -217,6 +217,11 @@ def test_noise_of_a_run_can_be_given_to_another(tmp_path: Path) -> None:
         ({"index": [0.5], "given_label": [1]}, "whole numbers"),
         ({"index": [0, 1000], "given_label": [1, 1]}, "index 1000 at row 1 is outside 0 to 999"),
         ({"index": [0, 1], "given_label": [1, -1]}, "given_label -1 at row 1 is outside 0 to 9"),
+        ({"index": [4, 3, 4], "given_label": [1, 1, 1]}, "image 4 is listed twice, at rows 0 and 2"),
+        (
+            {"index": [4, 4, 4], "given_label": [1, 2, 2], "split": ["val", "train", "train"]},
+            "image 4 is listed twice, at rows 1 and 2",
+        ),
         ({"index": [0, 1], "given_label": [1, 1], "true_label": [0, 2]}, "made for another dataset: image 1"),
         ({"index": np.array([None]), "given_label": [1]}, "malformed .npz"),
         (np.zeros(3), "malformed .npz"),

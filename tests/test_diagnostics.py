@@ -261,7 +261,7 @@ def test_the_gradient_norm_is_the_mean_over_the_steps_before_clipping(coco_dir: 
         pair = reference.model.get_submodule("stages.1.0.shortcut")
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in pair.parameters())))
         trainer.train_step(batch)
-    means = trainer.diagnostics.gradients.means()
+    means = trainer.diagnostics.gradients.figures({})
     assert means["stages.1.0.shortcut"] == pytest.approx(np.mean(norms), rel=1e-5)
 
 

@@ -258,24 +258,24 @@ def test_cifar10_is_asked_for_over_https_only(tmp_path: Path) -> None:
 def test_no_redirection_leads_away_from_https() -> None:
     from urllib.request import Request
 
-    from data_loader.cifar10 import _download, _HttpsOnly
+    from data_loader.archives import _download, _HttpsOnly
 
     with pytest.raises(RuntimeError, match="http://x/y is not HTTPS"):
         _HttpsOnly().redirect_request(Request("https://x/y"), None, 302, "", {}, "http://x/y")
     with pytest.raises(RuntimeError, match="ftp://x/y is not HTTPS"):
-        _download("ftp://x/y", "")
+        _download("ftp://x/y", "", Path("y"), 1)
 
 
 @pytest.mark.parametrize("data", [b"another file", bytes(2000)])
 def test_a_download_of_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """What comes over the wire is checked before it is written, its length as well."""
-    from data_loader import cifar10
+    from data_loader import archives, cifar10
     from utils.errors import DataError
 
     class Answer(io.BytesIO):
         length = len(data)
 
-    monkeypatch.setattr(cifar10, "_LARGEST", 1000)
+    monkeypatch.setattr(archives, "_LARGEST", 1000)
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: Answer(data))
     with pytest.raises(DataError, match="sends more than 1,000 bytes" if len(data) > 1000 else "12 bytes with the MD5"):
         cifar10.load_cifar10(tmp_path / "c")

@@ -212,7 +212,7 @@ def test_64_the_numbers_of_the_mistakes() -> None:
 def made_report(classes: int) -> TestReport:
     true = torch.arange(classes).repeat(4)
     predicted = torch.where(torch.arange(len(true)) % 3 == 0, (true + 1) % classes, true)
-    figures = {"loss": 1.0, "accuracy": 0.5, "top5_accuracy": 0.6}
+    figures = {"loss": 1.0, "accuracy": 0.5, "top5_accuracy": 0.6, "balanced_accuracy": 0.4}
     return TestReport("x.pth", 1, tuple(f"class {n}" for n in range(classes)), figures, predicted, true, {})
 
 
@@ -220,6 +220,7 @@ def made_report(classes: int) -> TestReport:
 def test_64_the_table_and_the_json(classes: int) -> None:
     made = made_report(classes)
     table, found = "\n".join(made.table()), json.loads(made.as_json())
+    assert {len(line) for line in made.table()[2:5]} == {2 + len("balanced_accuracy") + 2 + len("50.00%")}
     assert len(table.splitlines()) <= 65
     assert len(table) < 12_000
     assert len(found["per_class_accuracy"]) == len(found["classes"]) == classes

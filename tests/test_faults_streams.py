@@ -71,7 +71,7 @@ def stopped(ended: Ended) -> None:
 @pytest.mark.parametrize(
     ("where", "becomes"),
     [
-        ("utils.tensor_file._TensorUnpickler", "raised"),
+        ("utils.tensor_file.TensorUnpickler", "raised"),
         ("trainer.checkpoint_file.read_tensors", "raised"),
         ("trainer.checkpoint_file.read_tensors", "another error"),
         ("trainer.checkpoint_file.read_tensors", "lost"),

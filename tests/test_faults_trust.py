@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from data_loader.cifar10 import load_cifar10
-from data_loader.noise import _read_noise
+from data_loader.label_file import read_labels
 from data_loader.tiny_coco import load_tiny_coco
 from tests.conftest import ROOT, make_pixels, write_image_folder, write_pickle
 from tests.faults import limit_more_memory, no_network
@@ -373,9 +373,9 @@ def test_71_a_file_of_other_keys_says_which(tmp_path: Path) -> None:
     np.savez(tmp_path / "tinycoco.npz", data=IMAGES, fine_labels=LABELS)
     with pytest.raises(DataError, match="expected the arrays 'images' and 'labels', found 'data', 'fine_labels'"):
         load_tiny_coco(tmp_path)
-    np.savez(tmp_path / "noise.npz", noisy_label=LABELS)
-    with pytest.raises(DataError, match="expected the arrays 'index' and 'given_label', found 'noisy_label'"):
-        _read_noise(tmp_path / "noise.npz")
+    np.savez(tmp_path / "noise.npz", true_label=LABELS)
+    with pytest.raises(DataError, match="expected the arrays 'index' and 'given_label', found 'true_label'"):
+        read_labels(tmp_path / "noise.npz", None)
 
 
 def test_71_the_damaged_one_of_several_files_is_named(trusted_cifar10: Path, tmp_path: Path, monkeypatch) -> None:

@@ -196,10 +196,15 @@ def test_outputs_follow_the_dataset_or_the_config() -> None:
 
 
 def test_metrics_count_what_they_say() -> None:
+    def counted(name: str, logits: torch.Tensor, targets: torch.Tensor) -> float:
+        total, images = METRICS[name].update(logits, targets).tolist()
+        assert images == len(targets)
+        return total
+
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [0, 1, 2, 3, 4, 5], [5, 0, 0, 0, 0, 0]])
-    assert METRICS["accuracy"](logits, torch.tensor([0, 0, 0])) == 2
-    assert METRICS["top5_accuracy"](logits, torch.tensor([4, 0, 0])) == 2
-    assert METRICS["top5_accuracy"](logits[:, :3], torch.tensor([2, 2, 2])) == 3  # fewer than five classes
+    assert counted("accuracy", logits, torch.tensor([0, 0, 0])) == 2
+    assert counted("top5_accuracy", logits, torch.tensor([4, 0, 0])) == 2
+    assert counted("top5_accuracy", logits[:, :3], torch.tensor([2, 2, 2])) == 3  # fewer than five classes
 
 
 def test_losses() -> None:

@@ -113,6 +113,18 @@ def test_a_dict_is_a_config_and_a_run_resumes(tmp_path: Path) -> None:
         run(None, {"trainer.epochs": 4}, dataset=Stripes(count=44), run_dir=tmp_path / "r", resume="auto")
 
 
+def test_a_run_starts_from_the_weights_of_another_and_not_from_two_places(tmp_path: Path) -> None:
+    one = settings(tmp_path, **{"trainer.epochs": 1})
+    first = run(CONFIG, one, dataset=Stripes())
+    weights = first.folder / "checkpoint-epoch1.pth"
+    still = run(CONFIG, {**one, "optimizer.args.lr": 1e-30}, dataset=Stripes(), weights=weights)
+    assert [row["epoch"] for row in still.history] == [1]
+    for (name, here), there in zip(still.model.named_parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(here, there), name
+    with pytest.raises(ConfigError, match="give one of the two"):
+        run(CONFIG, one, dataset=Stripes(), weights=weights, resume="auto")
+
+
 def test_the_callback_ends_a_run_well_and_its_errors_lose_nothing(tmp_path: Path) -> None:
     def stop(row: dict[str, float]) -> None:
         if row["epoch"] == 2:

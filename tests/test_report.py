@@ -735,6 +735,17 @@ def test_the_scale_has_the_numbers_of_images_that_runs_say(tmp_path: Path) -> No
     assert f"about {4 * 36} steps" in said  # 4,501 images are 36 batches of 128
 
 
+def test_the_scale_says_a_size_of_images_that_is_not_the_paper_s(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5))
+    assert "pixels a side" not in text_of(read_results([tmp_path]))
+    large = {"type": "CIFAR10", "args": {"batch_size": 128, "image_size": 64, "in_memory": False}}
+    write_cell(tmp_path, "conv", 0.0, seeds(0.5), data_loader=large)
+    results = read_results([tmp_path])
+    assert "batches of 128, images of 32 or 64 pixels a side" in text_of(results)
+    assert any("differ in `data_loader.args.image_size`" in warning for warning in results.warnings)
+    assert not any("in_memory" in warning for warning in results.warnings), "no result depends on it"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": {"train": 1, "val": 1}}', '{"images": 3}', "\xff"])
 def test_a_damaged_data_json_leaves_the_run(tmp_path: Path, text: str) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5))

@@ -153,8 +153,8 @@ def test_noise_columns_tell_memorising_from_resisting() -> None:
     given, true = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 0, 0])  # two clean, two mislabelled
     logits = torch.eye(3)[torch.tensor([0, 2, 1, 0])]  # right, wrong, as given, as true
     meter = Meter(torch.device("cpu"))
-    measure_noise(meter, logits, Batch(torch.empty(0), given, true))
-    assert meter.means() == {
+    measure_noise(meter, logits, Batch(torch.empty(0), given, true, given))
+    assert meter.figures() == {
         "clean_accuracy": 0.5,
         "mislabelled_given_accuracy": 0.5,
         "mislabelled_true_accuracy": 0.5,
@@ -804,7 +804,7 @@ def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) ->
     for label, share in enumerate(report["per_class_accuracy"].values()):
         assert share == pytest.approx(matrix[label, label] / matrix[label].sum())
     assert (folder / "checkpoint-epoch3-confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert f"accuracy       {report['test_accuracy']:.2%}" in done.stdout
+    assert f"accuracy           {report['test_accuracy']:.2%}" in done.stdout
 
 
 def test_test_py_refuses_what_it_cannot_read(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ FUNCTION = "arch."  # prefix of the settings that define the model's function; t
 #: Settings that change the order of the images at the same splits; they may change only between two epochs.
 ORDER = ("seed", "data_loader.args.batch_size")
 #: Settings of a machine and its places, on which no result depends. Settings in none of these three are reported.
-NOT_REPORTED = ("name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.keep_freed_memory")
+NOT_REPORTED = (
+    "name",
+    "data_loader.args.in_memory",
+    "trainer.save_dir",
+    "trainer.device",
+    "trainer.tensorboard",
+    "trainer.keep_freed_memory",
+)
 WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
 
 #: A setting's dotted key -> (its old value, its new value).

@@ -37,7 +37,7 @@ class Diagnostics:
     def rows(self, epoch: int) -> list[DiagnosticRow]:
         """A row for each layer, from the current weights and the gradients since the last call. All processes must
         call it; only the first gets rows."""
-        gradients = self.gradients.means()
+        gradients = self.gradients.figures({})
         self.gradients = Meter(self._device, self._world)
         if not self._world.first:
             return []

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.base_data_loader import BaseDataLoader, Batch
+from models.metric import Metric
 from trainer.meter import Meter
 from utils.columns import CLEAN, GIVEN, TRUE
 from utils.progress import Bar
 from utils.world import World
 
 AMP_TYPES: dict[str | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
-Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
+Metrics = Mapping[str, Metric]
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Evaluator:
     def figures(
         self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
     ) -> dict[str, float]:
-        """Cross-entropy ("loss") and metrics over a split, against the given labels; means over its images."""
+        """Cross-entropy ("loss") and metrics over a split, against the given labels."""
         meter = Meter(self.device, self.world)
         for batch, logits in self._logits(loader, name):
             if len(batch.given):
                 measure(meter, self.metrics, logits, F.cross_entropy(logits, batch.given), batch.given)
             if after_batch is not None:
                 after_batch()
-        return meter.means()
+        return meter.figures()
 
     def predictions(
         self, loader: BaseDataLoader, name: str, after_batch: Callable[[], None] | None = None
@@ -72,7 +73,7 @@ def measure(meter: Meter, metrics: Metrics, logits: Tensor, loss: Tensor, target
     count = len(targets)
     meter.add("loss", loss * count, count)
     for name, metric in metrics.items():
-        meter.add(name, metric(logits, targets), count)
+        meter.add_state(name, metric.update(logits, targets))
 
 
 def measure_noise(meter: Meter, logits: Tensor, batch: Batch) -> None:

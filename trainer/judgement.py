@@ -70,7 +70,7 @@ class TestReport:
 
     def table(self) -> list[str]:
         names = [visible(name, CELL) for name in self.classes]
-        width = max(len(name) for name in (*names, "top5_accuracy"))
+        width = max(len(name) for name in (*names, *self.figures))
         lines = [f"{self.checkpoint}, after epoch {self.epoch}, {len(self.true):,} test images"]
         lines += [f"  {line}" for line in announcements(self.as_published)]
         lines.append(f"  {'loss':<{width}}  {self.figures['loss']:.4f}")

@@ -37,6 +37,8 @@ def dataset_facts(data: RunData) -> list[str]:
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
     lines = [f"dataset: {dataset.source}, {len(dataset):,} images, SHA-256 {data.sha256[:16]}"]
     lines += [*dataset.notes, f"splits: {sizes}", *_class_counts(data)]
+    given = data.given["train"].bincount(minlength=len(dataset.classes))[dataset.labels.unique()]
+    lines.append(f"training labels of a class, wrong ones included: {int(given.min()):,} to {int(given.max()):,}")
     for what, values in (("mean", data.stats.mean), ("std", data.stats.std)):
         lines.append(f"channel {what} of the training split: " + ", ".join(f"{value:.4f}" for value in values.tolist()))
     for name in ("train", "val"):

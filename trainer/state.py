@@ -12,6 +12,7 @@ from torch import Tensor
 from config_schema import MetricName
 from data_loader.preprocess import Preprocess
 from logger.tables import DiagnosticRow
+from models.metric import METRICS
 from parse_config import Config, validate
 from utils.columns import CLEAN, DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
 from utils.errors import CheckpointError, ConfigError
@@ -88,31 +89,32 @@ def _is_scaler(state: "RunState") -> bool:
     return counts and scaler["scale"] > 0 and scaler["growth_factor"] > 1 and 0 < scaler["backoff_factor"] < 1
 
 
-def _is_sums(sums: Any, is_name: Callable[[Any], bool]) -> bool:
-    """Whether `sums` maps process and figure to a sum and its number of samples."""
+def _is_sums(sums: Any, is_name: Callable[[Any], bool], sizes: Mapping[str, int]) -> bool:
+    """Whether `sums` maps process and figure to a state, which ends in a number of samples. A state has as many numbers
+    as `sizes` says, or two."""
     for rank, part in sums.items():
         if not _is_text(rank, 10) or not isinstance(part, dict) or not all(map(is_name, part)):
             return False
-        for pair in part.values():
-            if not isinstance(pair, list) or len(pair) != 2 or not all(type(n) is float for n in pair):
+        for name, numbers in part.items():
+            if not isinstance(numbers, list) or len(numbers) != sizes.get(name, 2):
                 return False
-            if not math.isfinite(pair[0]) or not 0 <= pair[1] < _LARGEST_COUNT:
+            if not all(type(n) is float and math.isfinite(n) for n in numbers) or not 0 <= numbers[-1] < _LARGEST_COUNT:
                 return False
     return True
 
 
 def _is_partial_sums(state: "RunState") -> bool:
     """Within an epoch there must be sums of all that the run measures: the epoch's row is made from them."""
-    sums = state["partial_sums"]
-    if not _is_sums(sums, lambda name: name in _FIGURES):
+    sums, outputs = state["partial_sums"], state["config"]["arch"]["args"]["num_classes"] or len(state["classes"])
+    if not _is_sums(sums, lambda name: name in _FIGURES, {name: each.size(outputs) for name, each in METRICS.items()}):
         return False
-    counted = {name for part in sums.values() for name, (_, count) in part.items() if count > 0}
+    counted = {name for part in sums.values() for name, numbers in part.items() if any(numbers[1:])}
     return state["batch"] == 0 or counted >= {"loss", *state["config"]["metrics"]}
 
 
 def _is_gradient_norms(state: "RunState") -> bool:
     sums = state["gradient_norms"]
-    return isinstance(sums, dict) and _is_sums(sums, lambda name: type(name) is str and bool(_PATH.fullmatch(name)))
+    return isinstance(sums, dict) and _is_sums(sums, lambda name: type(name) is str and bool(_PATH.fullmatch(name)), {})
 
 
 def _is_history(state: "RunState") -> bool:

@@ -9,14 +9,16 @@ from torch.optim import Optimizer
 from base.base_data_loader import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
+from config_schema import CrossEntropy
 from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
 from logger.tensorboard import displayable
 from logger.thumbnails import MOST, spread_over
+from models.build import outputs_of
 from models.compiled import compiled
-from models.loss import build_loss
+from models.loss import build_loss, class_weights
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
@@ -64,10 +66,16 @@ class Trainer(BaseTrainer[RunState]):
         super().__init__(config.trainer, CheckpointStore(place), place, world or World())
         self.config, self.data, self.device = config, data, device
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.loss = build_loss(config.loss)
+        outputs = outputs_of(config, len(data.dataset.classes))
+        given = data.given["train"].to(device)
+        self.loss = build_loss(config.loss, given, outputs)
+        #: Those of the loss, if several processes must weigh their shares of a batch by them.
+        self.class_weights: torch.Tensor | None = None
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
+        if self.world.size > 1 and isinstance(config.loss, CrossEntropy):
+            self.class_weights = class_weights(config.loss.args.class_weights, given, outputs)
         network = compiled(model, config.trainer.compile, device)
         self.evaluator = Evaluator(network, self.metrics, device, AMP_TYPES[config.trainer.amp], self.world)
         self.network = self.world.wrapped(network)
@@ -91,7 +99,7 @@ class Trainer(BaseTrainer[RunState]):
         self._train(epoch)
         rate = self._schedule(epoch, len(self.data.train) - 1)  # also where all batches were done before a resume
         self.world.take_buffers_of_first(self.model)
-        figures = {"lr": rate, **prefixed("train", self.meter.means())}
+        figures = {"lr": rate, **prefixed("train", self.meter.figures())}
         for name, loader in (("val", self.data.val), ("test", self.data.test)):
             figures |= prefixed(name, self.evaluator.figures(loader, name, after_batch=self.between_batches))
         self.meter = Meter(self.device, self.world)
@@ -143,6 +151,8 @@ class Trainer(BaseTrainer[RunState]):
         with self.evaluator.autocast():
             logits = self.network(batch.images)
             loss = self.loss(logits.float(), batch.given)
+            if self.class_weights is not None:  # it was divided by the weights of this process's share
+                loss = loss * self.class_weights[batch.given].mean() / self.class_weights[batch.everyone].mean()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * weight).backward()
         if self.loop.clip_grad_norm is not None or self.diagnostics is not None:

@@ -88,7 +88,7 @@ def _in_units(size: int) -> str:
 def make_place(out: Path) -> None:
     """Make the folder of `out`. Raises FileSystemError if `out` cannot be written, before the work for it begins."""
     if out.is_dir():
-        raise FileSystemError(f"{out} is a folder; give the name of a file with -o")
+        raise FileSystemError(f"{out} is a folder; give the name of a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK):
@@ -96,7 +96,7 @@ def make_place(out: Path) -> None:
     except OSError as error:
         # mkdir says "File exists" of a file where a folder should be
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
-        raise FileSystemError(f"cannot write {out}: {reason}; give another -o") from error
+        raise FileSystemError(f"cannot write {out}: {reason}; give another place") from error
 
 
 #: Bytes to write, or a function that returns them, which is called when they are due.

@@ -3,7 +3,9 @@
 import ctypes
 import os
 import platform
+import re
 import sys
+from pathlib import Path
 
 # Names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -39,3 +41,22 @@ def machine_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return sys.maxsize
+
+
+def available_memory() -> int:
+    """The bytes that this process can still take without swapping, within the limit of its container (cgroup)."""
+    free = [machine_memory()]
+    found = re.search(r"^MemAvailable: +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    free += [int(found[1]) << 10] if found else []
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        cached = re.search(r"^file (\d+)$", _text("/sys/fs/cgroup/memory.stat"), re.MULTILINE)
+        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return max(0, min(free))
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

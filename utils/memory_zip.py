@@ -1,4 +1,4 @@
-"""Zips in memory, ours or a stranger's: an .npz, a checkpoint."""
+"""Zips of ours or a stranger's, in memory or in a file: an .npz, a checkpoint."""
 
 import io
 import zipfile
@@ -17,13 +17,27 @@ class _Guarded(io.BytesIO):
     opening = True
 
     def read(self, size: Any = -1) -> bytes:
-        if self.opening and size is not None and size > LARGEST_DIRECTORY:
-            malformed(f"its list of entries has more than {LARGEST_DIRECTORY:,} bytes")
+        _check_directory(self.opening, size)
         return super().read(size)
 
 
-def open_zip(data: bytes) -> zipfile.ZipFile:
-    """A zip in memory, after a check that no two entries have equivalent names.
+class GuardedFile(io.FileIO):
+    """As `_Guarded`, of a file."""
+
+    opening = True
+
+    def read(self, size: Any = -1) -> bytes:
+        _check_directory(self.opening, size)
+        return super().read(size) or b""
+
+
+def _check_directory(opening: bool, size: Any) -> None:
+    if opening and size is not None and size > LARGEST_DIRECTORY:
+        malformed(f"its list of entries has more than {LARGEST_DIRECTORY:,} bytes")
+
+
+def open_zip(data: bytes | GuardedFile) -> zipfile.ZipFile:
+    """A zip in memory or in a file, after a check that no two entries have equivalent names.
 
     Of two entries with one name, readers choose differently. Some ignore case, and numpy takes `images` for
     `images.npy`.
@@ -32,7 +46,7 @@ def open_zip(data: bytes) -> zipfile.ZipFile:
         MalformedError: two names are equivalent, or the directory is too long.
         Exception: zipfile raises any type over a damaged zip.
     """
-    file = _Guarded(data)
+    file = data if isinstance(data, GuardedFile) else _Guarded(data)
     archive = zipfile.ZipFile(file)
     file.opening = False
     seen: dict[str, str] = {}

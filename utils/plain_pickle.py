@@ -77,6 +77,10 @@ class PlainUnpickler(pickle._Unpickler):
             return stop.value
         malformed(f"it is made of more than {self._most:,} parts")
 
+    def rest(self) -> bytes:
+        """What stands behind the value."""
+        return self._file.read()
+
     def load_frame(self) -> None:
         self.read(8)
 

@@ -66,8 +66,8 @@ def fits_its_storage(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def read_tensors(data: bytes) -> Any:
-    """The value in a zip of torch.save's, on the CPU.
+def read_tensors(data: bytes, unpickler: "type[TensorUnpickler] | None" = None) -> Any:
+    """The value in a zip of torch.save's, on the CPU. An `unpickler` of one's own may know more than tensors.
 
     Raises:
         MalformedError: its pickle is too large or too long, names a foreign global, or does not fit the other entries.
@@ -87,10 +87,12 @@ def read_tensors(data: bytes) -> Any:
             order = archive.read(folder + "byteorder").decode("ascii", "replace")
             if order != sys.byteorder:
                 malformed(f"its numbers are {order[:20]} endian, and this machine is not")
-        return _TensorUnpickler(archive, archive.read(pickles[0]), folder).load()
+        return (unpickler or TensorUnpickler)(archive, archive.read(pickles[0]), folder).load()
 
 
-class _TensorUnpickler(PlainUnpickler):
+class TensorUnpickler(PlainUnpickler):
+    """Unpickles the values of a file of torch.save, with its tensors."""
+
     dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, data: bytes, folder: str) -> None:

@@ -54,6 +54,7 @@ SETTINGS = (
     Setting("arch.args.num_classes", "a number of classes", _or_null(whole(2))),
     Setting("data_loader.args", "an object", lambda value: isinstance(value, dict)),
     Setting("data_loader.args.batch_size", "a whole number", whole(1)),
+    Setting("data_loader.args.image_size", "a whole number", whole(1)),
     Setting("data_loader.args.validation_split", "a share", number(0.0, 1.0)),
     Setting("data_loader.args.subset", "a number or share of images", _or_null(number(0.0, _MOST))),
     Setting("data_loader.args.test_subset", "a number or share of images", _or_null(number(0.0, _MOST))),

@@ -18,6 +18,7 @@ _OWN = {
     "name",
     "seed",
     "arch.args.norm",
+    "data_loader.args.in_memory",
     "label_noise.rate",
     "trainer.clip_grad_norm",
     "trainer.diagnostics",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from reporting.runs.run import Diagnostics, Run
+from reporting.statistics import paper
 from reporting.statistics.intervals import mean
 from utils import columns
 
@@ -11,7 +12,8 @@ LAST_EPOCHS = 10
 MOST_STEPS = 8  # a rate that changes more often, or after more than half of the epochs, has no steps to speak of
 CLEAN, GIVEN, TRUE = (f"train_{figure}" for figure in (columns.CLEAN, columns.GIVEN, columns.TRUE))
 PARTS = ((CLEAN, "clean images"), (GIVEN, "mislabelled, as given"), (TRUE, "mislabelled, as true"))
-_CLASSES = {"CIFAR10": 10, "TinyCOCO": 10, "TinyExDark": 12, "Digits": 10}
+_TEN = ("CIFAR10", "SVHN", "MNIST", "FashionMNIST", "STL10", "TinyCOCO", "Digits")
+_CLASSES = dict.fromkeys(_TEN, 10) | {"CIFAR100": 100, "TinyExDark": 12}
 LARGEST, SMALLEST, GRADIENT, WEIGHT = columns.DIAGNOSTIC_COLUMNS[2:]
 
 
@@ -115,7 +117,7 @@ def _percent_by_epoch(run: Run, column: str) -> list[tuple[int, float]]:
 def classes(run: Run) -> int | None:
     """The number of classes by the config, or by the dataset's type or name; None if they do not say."""
     own = run.config["arch"]["args"].get("num_classes")
-    by_name = 10 if "cifar10" in run.dataset.lower() else None
+    by_name = 10 if paper.named_cifar10(run.dataset) else None
     return own or _CLASSES.get(run.config["data_loader"]["type"]) or by_name
 
 

@@ -1,6 +1,7 @@
 """The figures of the paper (paper.json), and the datasets and arms here that they correspond to."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,12 @@ def dataset_of(run: Run) -> str | None:
     """The dataset of the paper that a run uses, in full or reduced; None if it uses another."""
     by_type = {"CIFAR10": CIFAR10, "TinyCOCO": COCO}.get(run.config["data_loader"]["type"])
     name = run.dataset.lower()
-    return by_type or (CIFAR10 if "cifar10" in name else COCO if "coco" in name else None)
+    return by_type or (CIFAR10 if named_cifar10(name) else COCO if "coco" in name else None)
+
+
+def named_cifar10(name: str) -> bool:
+    """Whether a dataset's name is that of CIFAR10, and not of CIFAR100."""
+    return re.search("cifar10(?!0)", name.lower()) is not None
 
 
 def has_its_scale(run: Run) -> bool:

@@ -11,6 +11,7 @@ from reporting.statistics.measures import GIVEN, chance, last_test, last_trainin
 from reporting.statistics.numbers import number
 from reporting.statistics.results import Results
 
+_SIDE = 32  # pixels of an image where a config says nothing else
 _ALL_IMAGES = {"CIFAR10": 50_000}  # outside of the test set, where the type alone says it
 
 CAN = (
@@ -45,6 +46,7 @@ class Scale:
     network: str
     epochs: str
     batch: str
+    side: str
     steps: int | None
     seeds: int
 
@@ -64,6 +66,7 @@ def scale(results: Results, dataset: str) -> Scale:
         network=_both([f"{a.get('type', 'network')} of width {a['args'].get('width', '?')}" for a in arch]),
         epochs=_both([str(run.planned) for run in runs]),
         batch=_both([str(a.get("batch_size", "?")) for a in args]),
+        side=_both([str(a.get("image_size", _SIDE)) for a in args]),
         steps=steps.pop() if len(steps) == 1 else None,
         seeds=len({run.seed for run in runs}),
     )
@@ -74,6 +77,7 @@ def lines(results: Results, dataset: str) -> str:
     found, runs = scale(results, dataset), results.of(dataset)
     text = f"{dataset}: {_split(runs, found)}; {found.network}, {found.epochs} epochs, "
     text += f"batches of {found.batch}"
+    text += "" if found.side == str(_SIDE) else f", images of {found.side} pixels a side"
     text += f", about {found.steps:,} steps" if found.steps else ""
     text += f"; {found.seeds} seed{'' if found.seeds == 1 else 's'}."
     if runs[0].as_published:
