@@ -45,6 +45,8 @@ _SETTINGS: dict[str, Any] = {
     "axes.labelsize": 8.0,
     "legend.fontsize": 8.0,
     "axes.grid": True,
+    "xtick.bottom": False,  # the grid shows where the numbers stand
+    "ytick.left": False,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
     "axes.linewidth": 0.6,
@@ -82,7 +84,10 @@ def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
     """A matplotlib grid of axes. Raises ValueError if it would be too large to draw or to read."""
     if rows * columns > MOST_PANELS:
         raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
-    return figure.subplots(rows, columns, squeeze=False, **options)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat:
+        axes.locator_params(nbins=4)
+    return grid
 
 
 def legend(figure: Any, *panels: Any) -> None:
