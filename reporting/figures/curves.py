@@ -125,7 +125,7 @@ def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[in
     if not epochs:
         return []
     means = [mean([values[epoch] for values in seeds]) for epoch in epochs]
-    spacing = max(1, len(epochs) // MARKS)
+    spacing = -(-len(epochs) // MARKS)
     axes.plot(
         epochs,
         means,

@@ -72,7 +72,7 @@ def _line(axes: Any, arm: str, style: Look, points: list[tuple[int, float | None
         color=style.colour,
         linestyle=style.dashes,
         marker=style.mark,
-        markevery=1 if by_layer else max(1, len(known) // MARKS),
+        markevery=1 if by_layer else -(-len(known) // MARKS),
         markersize=2.2 if by_layer else None,
         linewidth=0.4 if by_layer else 1.1,
         label=label(arm),

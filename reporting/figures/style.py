@@ -56,7 +56,7 @@ _SETTINGS: dict[str, Any] = {
 #: Inches. Two panels side by side in it are still readable on a phone.
 WIDTH = 4.3
 MOST_PANELS = 120
-MARKS = 6  # on a line
+MARKS = 6  # on a line, at the most
 
 
 def looks(results: Results) -> dict[str, Look]:
@@ -86,7 +86,7 @@ def panels(figure: Any, rows: int, columns: int, **options: Any) -> Any:
         raise ValueError(f"{rows * columns:,} panels are more than one picture holds ({MOST_PANELS})")
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in grid.flat:
-        axes.locator_params(nbins=4)
+        axes.locator_params(nbins=4, steps=[1, 2, 5, 10])
     return grid
 
 
@@ -110,25 +110,27 @@ def legend(figure: Any, *panels: Any) -> None:
 
 
 def shortened(text: str) -> str:
-    """The SVG in a third of its size: short numbers, each style once, no name or indentation that nobody needs.
+    """The SVG in a third of its size: short numbers and ids, each style once, nothing that nobody needs.
 
     What stands between the tags, which is text, does not change.
     """
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = _without_bare_groups(re.sub(r"<[^>]+>", _short_tag, text))
+    text = _without_bare_groups(re.sub(_TAG, _short_tag, text))
     count = Counter(re.findall(rf"<[^>]+{_STYLE}", text))
-    names = {style: f"s{number}" for number, style in enumerate(style for style in count if count[style] > 1)}
+    styles = {style: f"s{number}" for number, style in enumerate(style for style in count if count[style] > 1)}
+    ids = {name: f"i{number}" for number, name in enumerate(re.findall(r'<[^>]+ id="([^"]*)"', text))}
 
     def named(tag: re.Match[str]) -> str:
-        return re.sub(_STYLE, lambda found: f' class="{names[found[1]]}"' if found[1] in names else found[0], tag[0])
+        found = re.sub(r'(?<= id=")\w+|(?<=#)\w+', lambda name: ids.get(name[0], name[0]), tag[0])
+        return re.sub(_STYLE, lambda style: f' class="{styles[style[1]]}"' if style[1] in styles else style[0], found)
 
-    text = re.sub(r"<[^>]+>", named, text)
-    rules = "".join(f".{name}{{{style}}}" for style, name in names.items())
+    text = re.sub(_TAG, named, text)
+    rules = "".join(f".{name}{{{style}}}" for style, name in styles.items())
     text = text.replace("</style>", f"{rules}</style>", 1)
     return "\n".join(line.strip() for line in text.splitlines() if line.strip()) + "\n"
 
 
-_STYLE = r' style="([^"]*)"'
+_TAG, _STYLE = r"<[^>]+>", r' style="([^"]*)"'
 
 
 def _short_tag(tag: re.Match[str]) -> str:
@@ -139,8 +141,9 @@ def _short_tag(tag: re.Match[str]) -> str:
         return f"{value:.{1 if abs(value) >= 10 else 2}f}".rstrip("0").rstrip(".")
 
     text = re.sub(r"-?\d+\.\d{2,}", rounded, tag[0])
-    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(?<=[A-Za-z]) |\n| (?=-)", "", path[0]), text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(?<=[A-Za-z]) | ?\n| (?=-)", "", path[0]), text)
     text = re.sub(_STYLE, lambda style: re.sub(r"(?<=[:;]) ", "", style[0]), text)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     return re.sub(r'^<g id="[^"]*"', "<g", text)  # paths and clips are referred to by their ids, groups are not
 
 

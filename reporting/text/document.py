@@ -59,8 +59,8 @@ def _in_short(results: Results, found: list[Finding]) -> str:
     if not found:
         return text.strip()
     count = Counter(finding.verdict for finding in found)
-    text += f"Of {len(found)} tests of the paper's statements, one for each dataset, {count[HOLDS]} hold, "
-    text += f"{count[FAILS]} do not hold, and {count[OPEN]} are not decided. "
+    text += f"Of {len(found)} tests of the paper's statements, one for each dataset, "
+    text += f"{HOLDS} {count[HOLDS]}, {FAILS} {count[FAILS]}, {OPEN} {count[OPEN]}. "
     text += f"Decided are: {first_of(decided(found), 8, '; ')}. " if decided(found) else "Nothing is decided. "
     return text + f"{prose.WHAT_CONV_IS} {prose.RULES}"
 

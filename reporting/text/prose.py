@@ -106,10 +106,12 @@ STABILITY_ALT = _line("""
 """)
 STABILITY_CAPTION = f"{BAND}. Of runs of more than 50 epochs each point is the mean of a few neighbouring epochs."
 MEMORISATION = _line("""
-    What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and on
-    mislabelled ones, against the wrong label that they were given (memorised) and against the true one (resisted). By
-    chance is how often the given label would be hit if the answers that are not the true class were spread evenly
-    over the wrong classes, one in nine of them with ten classes. Above it, labels are being memorised.
+    What the claim of robustness is about is whether wrong labels are learnt. The curves show how many of the
+    mislabelled training images are answered with the wrong label that they were given (memorised). By chance is how
+    often that label would be hit if the answers that are not the true class were spread evenly over the wrong
+    classes, one in nine of them with ten classes; above it, labels are being memorised. The tables have the last
+    epoch, also on training images whose label is right and, of the mislabelled ones, against the true label
+    (resisted).
 """)
 MEMORISATION_ALT = _line("""
     Share of the wrong labels that are learnt, by epoch, a line an arm, a panel a dataset and noise level; the last
