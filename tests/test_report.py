@@ -967,7 +967,8 @@ def test_a_picture_is_shortened_without_a_change_to_its_text() -> None:
         '<svg>\n  <style>a{b: c}</style>\n  <g id="x">\n   <g id="y" clip-path="url(#p)">\n    <!-- 1.23456 -->\n'
         '    <path id="p" d="M 1.23456 -20.25\nL 3 4.5\nz\n" style="fill: none; stroke: red"/>\n   </g>\n'
         '   <path d="M 0 0\n" style="fill: none; stroke: red"/>\n   <g id="z"/>\n  </g>\n'
-        '  <text style="font: 8px" transform="rotate(-0 1 2)">a  1.23456 style="b: c" d="M 1"</text>\n</svg>\n'
+        '  <text style="font: 8px \'DejaVu Sans\'" transform="rotate(-0 1 2)">a  1.23456 style="b: c" d="M 1"</text>\n'
+        "</svg>\n"
     )
     assert shortened(long).splitlines() == [
         "<svg>",
@@ -977,7 +978,7 @@ def test_a_picture_is_shortened_without_a_change_to_its_text() -> None:
         "</g>",
         '<path d="M0 0" class="s0"/>',
         "<g/>",
-        '<text style="font:8px">a  1.23456 style="b: c" d="M 1"</text>',
+        '<text style="font:8px \'DejaVu Sans\',Verdana,sans-serif">a  1.23456 style="b: c" d="M 1"</text>',
         "</svg>",
     ]
 

@@ -131,6 +131,8 @@ def shortened(text: str) -> str:
 
 
 _TAG, _STYLE = r"<[^>]+>", r' style="([^"]*)"'
+_FONT = "'DejaVu Sans'"
+_FONTS = f"{_FONT},Verdana,sans-serif"  # the second is as wide as the first, which phones lack
 
 
 def _short_tag(tag: re.Match[str]) -> str:
@@ -142,7 +144,7 @@ def _short_tag(tag: re.Match[str]) -> str:
 
     text = re.sub(r"-?\d+\.\d{2,}", rounded, tag[0])
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(?<=[A-Za-z]) | ?\n| (?=-)", "", path[0]), text)
-    text = re.sub(_STYLE, lambda style: re.sub(r"(?<=[:;]) ", "", style[0]), text)
+    text = re.sub(_STYLE, lambda style: re.sub(r"(?<=[:;]) ", "", style[0]).replace(_FONT, _FONTS), text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     return re.sub(r'^<g id="[^"]*"', "<g", text)  # paths and clips are referred to by their ids, groups are not
 

@@ -80,7 +80,7 @@ def _warnings(results: Results, found: list[Finding]) -> list[Block]:
             f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
             f"decide nothing: {first_of(few, 6)}."
         )
-    if results.lacking:
+    if not all(finding.final for finding in found):
         notes.append(prose.NOT_FINAL)
     known: list[Block] = [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
     return [*known, *_progress(results)]
