@@ -79,7 +79,7 @@ def test_31_all_wrong_values_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("data_loader.type", "choose from CIFAR10, TinyCOCO"),
+        ("data_loader.type", "choose from CIFAR10, CIFAR100, SVHN"),
         ("arch.args.norm", "choose from bn, conv, bncn"),
         ("arch.type", "choose from resnet18"),
         ("optimizer.type", "choose from SGD, Adam, AdamW"),
