@@ -33,7 +33,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def report(args: argparse.Namespace) -> None:
     from utils.files import user_path
 
-    sources, output = [user_path(text) for text in args.runs], user_path(args.output)
+    # their order must not matter
+    sources = sorted((user_path(text) for text in args.runs), key=lambda path: (path.name, path))
+    output = user_path(args.output)
     whole = [Path(os.path.realpath(source)) for source in sources]  # which bears a loop of links
     names = [source.stem if source.is_file() else source.name for source in whole] if len(sources) > 1 else [""]
     if args.records and len(set(names)) < len(names):

@@ -54,13 +54,16 @@ def draw(
             if kind == "svg":
                 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-                FigureCanvasSVG(figure)
+                canvas: Any = FigureCanvasSVG(figure)
             else:
                 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
                 FigureCanvasAgg(figure)
             paint(figure)
-            figure.savefig(buffer, format=kind, **options)
+            if kind == "svg":
+                canvas.print_svg(buffer, **options)  # savefig would draw everything twice
+            else:
+                figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 

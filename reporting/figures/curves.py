@@ -6,12 +6,14 @@ from typing import Any
 
 from reporting.figures.style import MARKS, Look, label, legend, looks, panels, svg
 from reporting.runs.run import Run
+from reporting.runs.words import percent
 from reporting.statistics.intervals import mean
-from reporting.statistics.measures import changes, rate_steps
+from reporting.statistics.measures import chances, learnt, rate_steps
 from reporting.statistics.results import Key, Results
 
 Points = Sequence[tuple[int, float]]  # by epoch
 SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
+MOST_POINTS = 50  # of a band's edge in a long run, and of a line of averages
 CUT = 3.0  # losses above so many times the median of all that are drawn leave the panel,
 CHANCE = 3.0  # unless they are below this, somewhat above the loss of guessing among ten classes
 
@@ -36,30 +38,53 @@ def curves(results: Results, dataset: str, noise: float) -> str:
     return svg(5.6, draw)
 
 
-def stability(results: Results) -> str:
-    """The absolute change of test accuracy from epoch to epoch as SVG. Rows: datasets. Columns: noise levels."""
-    noises = sorted({key.noise for key in results.cells})
-    datasets = [dataset for dataset in results.datasets if results.noises(dataset)]
+def by_level(results: Results, levels: Sequence[tuple[str, float]], points: Callable[[Run], Points], unit: str) -> str:
+    """A panel for each dataset and noise level as SVG, with the points of all arms by epoch."""
 
     def draw(figure: Any) -> None:
-        grid = panels(figure, len(datasets), len(noises), sharex="row", sharey="row")
-        for row, dataset in enumerate(datasets):
-            for column, noise in enumerate(noises):
-                axes = grid[row, column]
-                if not draw_arms(axes, results, dataset, noise, changes, unfinished=False):
-                    axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", va="center")
-                axes.set_title(f"{dataset}\n{100 * noise:g} % noise", fontsize=7.0)
-                axes.set_ylim(bottom=0.0)
-            grid[row, 0].set_ylabel("change, points")
-        for axes in grid[-1]:
+        grid = panels(figure, -(-len(levels) // 2), 2)
+        for axes, (dataset, noise) in zip(grid.flat, levels, strict=False):
+            draw_arms(axes, results, dataset, noise, points, unfinished=False)
+            if points is learnt:
+                _draw_chance(axes, results, dataset, noise)
+            axes.set_title(f"{dataset}\n{percent(noise)} noise")
+            axes.set_ylim(bottom=0.0)
             axes.set_xlabel("epoch")
+        for axes in grid[:, 0]:
+            axes.set_ylabel(unit)
+        for axes in grid.flat[len(levels) :]:
+            axes.remove()
         legend(figure, *grid.flat)
 
-    return svg(0.6 + 1.55 * len(datasets), draw)
+    return svg(0.4 + 1.7 * -(-len(levels) // 2), draw)
+
+
+def _draw_chance(axes: Any, results: Results, dataset: str, noise: float) -> None:
+    """Draw in grey how often the arms would hit the given labels by chance, their mean."""
+    found: dict[int, list[float]] = {}
+    for arm in results.arms(dataset, noise):
+        for run in results.runs(dataset, noise, arm):
+            for epoch, value in chances(run):
+                found.setdefault(epoch, []).append(value)
+    epochs = sorted(found)
+    means = [mean(found[epoch]) for epoch in epochs]
+    axes.plot(epochs, means, color="#999999", linewidth=2.6, linestyle=(0, (1, 0.6)), label="by chance", zorder=2)
 
 
 def by_epoch(column: str, scale: float) -> Callable[[Run], Points]:
     return lambda run: [(epoch, scale * value) for epoch, value in enumerate(run.column(column), 1)]
+
+
+def averaged(points: Callable[[Run], Points]) -> Callable[[Run], Points]:
+    """Means of as many neighbouring points as it takes to have no more than MOST_POINTS, each at its last epoch."""
+
+    def few(run: Run) -> Points:
+        found = points(run)
+        width = -(-len(found) // MOST_POINTS)
+        groups = [found[first : first + width] for first in range(0, len(found), width)] if found else []
+        return [(group[-1][0], mean([value for _, value in group])) for group in groups]
+
+    return few
 
 
 def draw_arms(
@@ -100,7 +125,7 @@ def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[in
     if not epochs:
         return []
     means = [mean([values[epoch] for values in seeds]) for epoch in epochs]
-    spacing = max(1, len(epochs) // MARKS)
+    spacing = -(-len(epochs) // MARKS)
     axes.plot(
         epochs,
         means,
@@ -112,9 +137,11 @@ def _draw_arm(axes: Any, arm: str, style: Look, number: int, seeds: list[dict[in
         zorder=3 - 0.01 * number,
     )
     if len(seeds) > 1:
-        low = [min(values[epoch] for values in seeds) for epoch in epochs]
-        high = [max(values[epoch] for values in seeds) for epoch in epochs]
-        axes.fill_between(epochs, low, high, color=style.colour, alpha=0.16, linewidth=0)
+        every = -(-len(epochs) // MOST_POINTS)
+        edges = sorted({*epochs[::every], epochs[-1]})
+        low = [min(values[epoch] for values in seeds) for epoch in edges]
+        high = [max(values[epoch] for values in seeds) for epoch in edges]
+        axes.fill_between(edges, low, high, color=style.colour, alpha=0.16, linewidth=0)
     return means
 
 

@@ -1,11 +1,11 @@
-"""Draws one number for each run: robustness to label noise, and accuracy on mislabelled training images."""
+"""Draws one number for each run: robustness to label noise."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from reporting.figures.style import Look, label, legend, looks, panels, svg
 from reporting.statistics.intervals import mean
-from reporting.statistics.measures import PARTS, chance, last_test, share
+from reporting.statistics.measures import last_test
 from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop
 
@@ -31,7 +31,7 @@ def _accuracies(axes: Any, results: Results, dataset: str) -> None:
     for number, arm in enumerate(arms):
         found = [results.values(dataset, noise, arm, last_test) for noise in noises]
         points = [(x, values) for x, values in enumerate(found) if values]
-        _dots(axes, arm, looks(results)[arm], _offset(number, len(arms)), points, joined=True)
+        _dots(axes, arm, looks(results)[arm], _offset(number, len(arms)), points)
     _levels(axes, noises)
     axes.set_title(f"{dataset}\ntest accuracy, %")
 
@@ -52,52 +52,11 @@ def _drops(axes: Any, results: Results, dataset: str) -> None:
     axes.set_title(f"{dataset}\ndrop, points, and 95 % CI")
 
 
-def memorisation(results: Results) -> str:
-    """Training accuracy at the last epoch on clean and mislabelled images as SVG. Rows: datasets. Columns: noise
-    levels."""
-    levels = [(d, n) for d in results.datasets for n in results.noises(d) if _has_parts(results, d, n)]
-    datasets, noises = sorted({dataset for dataset, _ in levels}), sorted({noise for _, noise in levels})
-
-    def draw(figure: Any) -> None:
-        grid = panels(figure, len(datasets), len(noises), sharey="row")
-        for row, dataset in enumerate(datasets):
-            for axes, noise in zip(grid[row], noises, strict=True):
-                _parts(axes, results, dataset, noise)
-            grid[row, 0].set_ylabel("training accuracy, %")
-        legend(figure, *grid.flat)
-
-    return svg(0.4 + 1.9 * len(datasets), draw)
-
-
-def _parts(axes: Any, results: Results, dataset: str, noise: float) -> None:
-    arms = results.arms(dataset, noise)
-    for number, arm in enumerate(arms):
-        offset = _offset(number, len(arms))
-        found = [results.values(dataset, noise, arm, share(column)) for column, _ in PARTS]
-        points = [(x, values) for x, values in enumerate(found) if values]
-        _dots(axes, arm, looks(results)[arm], offset, points, joined=False)
-        guesses = results.values(dataset, noise, arm, chance)
-        if guesses:
-            at, half = 1 + offset, SPACING / 2
-            axes.plot([at - half, at + half], [mean(guesses)] * 2, color="#777777", linewidth=1.2, zorder=1.5)
-    axes.set_xticks(range(len(PARTS)), ["clean", "wrong,\nas given", "wrong,\nas true"])
-    axes.set_xlim(-0.5, len(PARTS) - 0.5)
-    axes.set_ylim(bottom=0.0)
-    axes.set_title(f"{dataset}\n{100 * noise:g} % noise")
-
-
-def _has_parts(results: Results, dataset: str, noise: float) -> bool:
-    arms = results.arms(dataset, noise) if noise else []
-    return any(results.by_seed(dataset, noise, arm, share(PARTS[0][0])) for arm in arms)
-
-
-def _dots(
-    axes: Any, arm: str, style: Look, offset: float, points: Sequence[tuple[int, list[float]]], joined: bool
-) -> None:
+def _dots(axes: Any, arm: str, style: Look, offset: float, points: Sequence[tuple[int, list[float]]]) -> None:
     """Draw a mark at the mean over seeds and a line from the lowest to the highest."""
-    line = {"linestyle": style.dashes if joined else "none", "linewidth": 0.7}
     at = [x + offset for x, _ in points]
     means = [mean(values) for _, values in points]
+    line = {"linestyle": style.dashes, "linewidth": 0.7}
     axes.plot(at, means, color=style.colour, marker=style.mark, markersize=4.5, label=label(arm), **line)
     for x, values in points:
         axes.plot([x + offset] * 2, [min(values), max(values)], color=style.colour, linewidth=1.2)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from reporting.figures.style import MARKS, Look, label, legend, looks, svg
+from reporting.figures.style import MARKS, Look, label, legend, looks, panels, svg
 from reporting.runs.run import Diagnostics
 from reporting.statistics.intervals import mean
 from reporting.statistics.measures import GRADIENT, LARGEST, SMALLEST, WEIGHT, over_layers
@@ -14,7 +14,7 @@ def diagnostics(results: Results, dataset: str, noise: float) -> str:
     """Four panels as SVG, means over seeds: singular values by layer and by epoch, gradient and weight norm."""
 
     def draw(figure: Any) -> None:
-        (layers, epochs), (gradients, weights) = figure.subplots(2, 2)
+        (layers, epochs), (gradients, weights) = panels(figure, 2, 2)
         for arm in results.arms(dataset, noise):
             runs, style = results.runs(dataset, noise, arm), looks(results)[arm]
             found = [run.diagnostics for run in runs if run.diagnostics]
@@ -72,7 +72,7 @@ def _line(axes: Any, arm: str, style: Look, points: list[tuple[int, float | None
         color=style.colour,
         linestyle=style.dashes,
         marker=style.mark,
-        markevery=1 if by_layer else max(1, len(known) // MARKS),
+        markevery=1 if by_layer else -(-len(known) // MARKS),
         markersize=2.2 if by_layer else None,
         linewidth=0.4 if by_layer else 1.1,
         label=label(arm),

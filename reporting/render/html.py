@@ -3,7 +3,18 @@
 import base64
 from html import escape
 
-from reporting.text.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
+from reporting.text.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+    code_spans,
+    on_the_page,
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --page: #fff; --soft: #f3f4f6; --rule: #c9ccd1; --link: #0059a8;
@@ -55,6 +66,7 @@ figcaption { max-width: 46rem; margin-top: 0.4rem; font-size: 0.92rem; }
 
 def html(document: Document) -> str:
     """The page; its title is the document's first heading."""
+    document = on_the_page(document)
     title = next(block.text for block in document if isinstance(block, Heading))
     parts = [_block(block) for block in document]
     first_section = next(

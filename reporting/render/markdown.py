@@ -1,13 +1,24 @@
 """The document as Markdown."""
 
-from reporting.text.blocks import Block, Bullets, Code, Document, Figure, Heading, Paragraph, Table, code_spans
+from reporting.text.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+    code_spans,
+    on_the_page,
+)
 
 _ESCAPED = {"<": "&lt;", ">": "&gt;", "*": r"\*"}
 
 
 def markdown(document: Document, figures: str) -> str:
     """`figures` is the folder of the figures, relative to the file."""
-    return "\n\n".join(_block(block, figures) for block in document) + "\n"
+    return "\n\n".join(_block(block, figures) for block in on_the_page(document)) + "\n"
 
 
 def _block(block: Block, figures: str) -> str:

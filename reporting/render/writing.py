@@ -27,7 +27,7 @@ from utils.stopping import Handlers
 NAME = "results"
 TEXTS = (".md", ".html", ".csv", ".tex")
 #: How the figures' names begin: what else lies in their folder is left alone.
-FIGURES = ("curves-", "robustness", "stability", "memorisation", "diagnostics-")
+FIGURES = ("forest", "curves-", "robustness", "stability", "memorisation", "diagnostics-")
 
 #: The line that tells a report's file of each kind, and among how many of its first lines it stands.
 _MARKS = {

@@ -22,3 +22,14 @@ def first_of(words: Sequence[str], count: int, between: str = ", ") -> str:
     """The first `count` of `words`, and the number of the others."""
     more = f"{between.replace(',', '')}and {len(words) - count} more" if len(words) > count else ""
     return between.join(words[:count]) + more
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Whole numbers in order, neighbours as a span: `12, 15 to 17`."""
+    groups: list[list[int]] = []
+    for value in sorted(numbers):
+        if groups and value == groups[-1][-1] + 1:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return ", ".join(str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)

@@ -88,16 +88,30 @@ def share(column: str) -> Callable[[Run], float | None]:
     return of_run
 
 
-def chance(run: Run) -> float | None:
-    """How often, in percent, a network that knows nothing of the wrong labels answers with them.
+def learnt(run: Run) -> list[tuple[int, float]]:
+    """(epoch, percent of the mislabelled training images that are answered with the wrong label they were given)."""
+    return _percent_by_epoch(run, GIVEN)
+
+
+def chances(run: Run) -> list[tuple[int, float]]:
+    """(epoch, how often, in percent, a network that knows nothing of the wrong labels would answer with them).
 
     A wrong label is one of the other classes - 1. A network that answers with the true class in a share t of the cases,
-    and with all wrong classes alike otherwise, hits it in (1 - t) / (classes - 1). None if the number of classes is not
-    known.
+    and with all wrong classes alike otherwise, hits it in (1 - t) / (classes - 1). Nothing if the number of classes is
+    not known.
     """
     known = classes(run)
-    true = run.last(TRUE)
-    return None if known is None or true is None else 100.0 * (1.0 - true) / (known - 1)
+    return [(epoch, (100.0 - true) / (known - 1)) for epoch, true in _percent_by_epoch(run, TRUE)] if known else []
+
+
+def chance(run: Run) -> float | None:
+    """The last epoch's of `chances`."""
+    return dict(chances(run)).get(run.epochs)
+
+
+def _percent_by_epoch(run: Run, column: str) -> list[tuple[int, float]]:
+    values = run.metrics.get(column, ())
+    return [(epoch, 100.0 * value) for epoch, value in enumerate(values, 1) if value is not None]
 
 
 def classes(run: Run) -> int | None:

@@ -51,6 +51,19 @@ def named_cifar10(name: str) -> bool:
     return re.search("cifar10(?!0)", name.lower()) is not None
 
 
+def has_its_scale(run: Run) -> bool:
+    """Whether a run has at least the width, the epochs and the images of the paper's."""
+    original = dataset_of(run)
+    if original is None:
+        return False
+    theirs, args = SCALES[original], run.config["data_loader"].get("args", {})
+    if run.data:
+        whole = run.data.images[0] >= 0.8 * theirs.images  # the rest is held out
+    else:
+        whole = args.get("subset") is None or args["subset"] >= theirs.images
+    return whole and run.planned >= theirs.epochs and run.config["arch"]["args"].get("width", 64) >= theirs.width
+
+
 def is_published_coco(run: Run) -> bool:
     """Whether a run uses TinyCOCO with the data as published."""
     return run.as_published and dataset_of(run) == COCO

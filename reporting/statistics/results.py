@@ -92,6 +92,16 @@ class Results:
         """The number of runs that are missing or unfinished."""
         return len(self.missing) + sum(len(cell) for cell in self.unfinished.values())
 
+    def is_final(self, dataset: str) -> bool:
+        """Whether no run of a dataset is still to come: all have finished or diverged."""
+        begun = (run for key, cell in self.unfinished.items() if key.dataset == dataset for run in cell.values())
+        return all(run.diverged for run in begun) and all(want.key.dataset != dataset for want in self.missing)
+
+    def progress(self, dataset: str, noise: float, arm: str | None = None) -> tuple[int, int]:
+        """How many runs of a dataset at one noise level (and of one arm) have finished, and how many should."""
+        asked = [w for w in self.asked if w.key[:2] == (dataset, noise) and arm in (None, w.key.arm)]
+        return sum(want.seed in self.cells.get(want.key, ()) for want in asked), len(asked)
+
     @property
     def finished(self) -> list[Run]:
         return [run for cell in self.cells.values() for run in cell.values()]

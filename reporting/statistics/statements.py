@@ -7,8 +7,10 @@ three seeds, it is not decided. Holm's correction over all intervals of the data
 statement holds for a dataset if it holds at every level that counts, and does not hold if it does not hold at one.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from reporting.runs.run import Run
 from reporting.runs.words import percent
@@ -25,45 +27,55 @@ NEAR = 5.0  # points from the authors' logged range within which a validation ac
 MOST_NOISE = 0.2  # the paper's
 FAR = 10.0  # points by which "test" is far above validation
 Decision = Callable[[Interval], str]
-Theirs = Callable[[str, float], float | None]  # (the paper's dataset, noise) -> points
-Level = tuple[float, str, Interval | None]
+POINTS, STEPS, HELD_OUT = "accuracy, points", "change an epoch, points", "TinyCOCO as published, % or points"
+
+
+class Level(NamedTuple):
+    """A noise level of a dataset, the name of the comparison, its 95 % interval, and the paper's own value if any."""
+
+    noise: float
+    name: str
+    interval: Interval | None
+    theirs: float | None = None
+
+
 Levels = Callable[[Results, str], Iterator[Level]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The result at one noise level (and arm): the difference with its 95 % interval, the verdict after Holm's
-    correction, and the difference in the paper, if it has one.
+    """The result at one noise level (and arm), and the verdict after Holm's correction.
 
     A level that does not `count` is shown but decides nothing.
     """
 
-    noise: float
-    level: str
-    interval: Interval | None
+    level: Level
     verdict: str
     counts: bool
-    theirs: float | None = None
 
     @property
     def could_decide(self) -> bool:
-        return self.counts and self.interval is not None and self.interval.enough
+        return self.counts and self.level.interval is not None and self.level.interval.enough
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement on one dataset: the result at each noise level (and arm), and their common verdict."""
+    """A statement on one dataset: the result at each noise level (and arm), and their common verdict.
+
+    It is not `final` as long as runs of the dataset are to come.
+    """
 
     statement: "Statement"
     dataset: str
     measured: tuple[Measured, ...]
+    final: bool = True
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """A line for each level: difference, interval and verdict."""
         return tuple(
-            f"{at.level}: "
-            + (with_interval(at.interval, self.statement.signed) if at.interval else self.statement.lacking)
+            f"{at.level.name}: "
+            + (with_interval(at.level.interval, self.statement.signed) if at.level.interval else self.statement.lacking)
             + f", {at.verdict if at.counts else 'shown beside'}"
             for at in self.measured
         )
@@ -80,32 +92,39 @@ class Finding:
         return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
 
     @property
+    def told(self) -> str:
+        """The verdict in words that say if it is not final."""
+        return self.verdict if self.final else f"{self.verdict} {'yet' if self.verdict == OPEN else 'so far'}"
+
+    @property
     def in_short(self) -> str:
         """The verdict, and the number of levels at which the statement holds."""
         if len(self.verdicts) == 1:
-            return self.verdict
-        return (
-            f"{self.verdict} ({self.verdicts.count(HOLDS)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(self.verdicts)})"
-        )
+            return self.told
+        return f"{self.told} ({self.verdicts.count(HOLDS)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(self.verdicts)})"
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of the paper. `levels` gives (noise, name of the comparison, interval or None) for each level of a
-    dataset, and nothing if the statement does not apply; `decide` turns an interval into a verdict."""
+    """A statement of the paper. `levels` gives the levels of a dataset, and nothing if the statement does not apply;
+    `decide` turns an interval into a verdict; `unit` says what is measured in."""
 
     text: str
     measured: str
     levels: Levels
     decide: Decision
-    theirs: Theirs | None = None
+    unit: str = POINTS
     signed: bool = True
     lacking: str = "no seed has both runs"
 
     @property
-    def of_arms(self) -> bool:
-        """Whether the statement is the paper's and compares two arms."""
-        return self.theirs is not None
+    def arms(self) -> list[str]:
+        """The arms that it compares; none if it is about each of them."""
+        return re.findall(r"`(\w+)`", self.measured)
+
+    @property
+    def in_brief(self) -> str:
+        return f"{self.text} ({' less '.join(self.arms)})" if len(self.arms) == 2 else self.text
 
     def decided(self, value: Interval) -> bool:
         return self.decide(value) != OPEN
@@ -144,12 +163,13 @@ def the_same(value: Interval) -> str:
 
 
 def difference(first: str, second: str, measure: Callable[[Run], float | None]) -> Levels:
-    """A measure at each noise level, `first` minus `second`."""
+    """A measure at each noise level, `first` minus `second`; of test accuracy also the paper's own difference."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for noise in _asked_noises(results, dataset, first, second):
             found = (results.by_seed(dataset, noise, arm, measure) for arm in (first, second))
-            yield noise, percent(noise), paired(*found)
+            theirs = _stated_difference(results, dataset, noise, first, second) if measure is last_test else None
+            yield Level(noise, percent(noise), paired(*found), theirs)
 
     return levels
 
@@ -161,7 +181,10 @@ def more_robust(first: str, second: str) -> Levels:
         noises = [noise for noise in _asked_noises(results, dataset, first, second) if noise <= MOST_NOISE]
         if noises and noises[0] == 0.0 < noises[-1]:
             most = noises[-1]
-            yield most, f"0 to {percent(most)}", drop_less_than(results, dataset, most, first, second)
+            clean, noisy = (_stated_difference(results, dataset, noise, first, second) for noise in (0.0, most))
+            theirs = None if clean is None or noisy is None else noisy - clean
+            found = drop_less_than(results, dataset, most, first, second)
+            yield Level(most, f"0 to {percent(most)}", found, theirs)
 
     return levels
 
@@ -172,46 +195,32 @@ def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
     return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
 
 
-def of_published_coco(measure: Callable[[Run], float]) -> Levels:
-    """A measure of every arm and noise level of a TinyCOCO with the data as published."""
+def _stated_difference(results: Results, dataset: str, noise: float, first: str, second: str) -> float | None:
+    """The test accuracy that the paper states, `first` minus `second`."""
+    original = paper.dataset_of(results.of(dataset)[0])
+    ours, others = (paper.stated(original, arm, noise) if original else None for arm in (first, second))
+    return None if ours is None or others is None else ours - others
+
+
+def of_published_coco(measure: Callable[[Run], float], theirs: Callable[[paper.Logged], float]) -> Levels:
+    """A measure of every arm and noise level of a TinyCOCO with the data as published, and the authors' own."""
 
     def levels(results: Results, dataset: str) -> Iterator[Level]:
         for key in results.asked_of(dataset) if all(map(paper.is_published_coco, results.of(dataset))) else ():
-            values = results.values(*key, measure)
-            yield key.noise, f"{percent(key.noise)}, {key.arm}", interval(values) if values else None
+            values, log = results.values(*key, measure), paper.logged(paper.COCO, key.arm, key.noise)
+            found = interval(values) if values else None
+            yield Level(key.noise, f"{percent(key.noise)}, {key.arm}", found, theirs(log) if log else None)
 
     return levels
 
 
-def stated_difference(first: str, second: str) -> Theirs:
-    """The test accuracy that the paper states, `first` minus `second`."""
-
-    def difference(dataset: str, noise: float) -> float | None:
-        ours, others = (paper.stated(dataset, arm, noise) for arm in (first, second))
-        return None if ours is None or others is None else ours - others
-
-    return difference
-
-
-def stated_drops(first: str, second: str) -> Theirs:
-    """By how much less `first` loses than `second` from clean labels to `noise`, as the paper states."""
-
-    def difference(dataset: str, noise: float) -> float | None:
-        at = stated_difference(first, second)
-        clean, noisy = at(dataset, 0.0), at(dataset, noise)
-        return None if clean is None or noisy is None else noisy - clean
-
-    return difference
-
-
 def _accuracy(text: str, first: str, second: str, decide: Decision = positive) -> Statement:
-    levels, theirs = difference(first, second, last_test), stated_difference(first, second)
-    return Statement(text, f"test accuracy, `{first}` less `{second}`", levels, decide, theirs)
+    return Statement(text, f"test accuracy, `{first}` less `{second}`", difference(first, second, last_test), decide)
 
 
 def _robust(first: str, second: str) -> Statement:
     text, by = "ConvNorm is more robust to label noise than BatchNorm", f"points lost, `{second}` less `{first}`"
-    return Statement(text, by, more_robust(first, second), positive, stated_drops(first, second))
+    return Statement(text, by, more_robust(first, second), positive)
 
 
 def _steady(first: str, second: str) -> Statement:
@@ -219,34 +228,37 @@ def _steady(first: str, second: str) -> Statement:
         "ConvNorm is steadier from epoch to epoch than BatchNorm",
         f"mean change an epoch, `{second}` less `{first}`",
     )
-    return Statement(text, by, difference(second, first, restlessness), positive)
+    return Statement(text, by, difference(second, first, restlessness), positive, STEPS)
 
 
+CONTROL = Statement(
+    "Control: clipping gradients as `conv` does leaves BatchNorm where it is",
+    "test accuracy, `bn_clipped` less `bn`",
+    difference("bn_clipped", "bn", last_test),
+    within_margin,
+)
 STATEMENTS = (
     *(_accuracy("BatchNorm outperforms ConvNorm", "bn", arm) for arm in ("conv", "conv_published")),
     *(_accuracy("Adding ConvNorm brings BatchNorm down", "bn", arm) for arm in ("bncn", "bncn_published")),
     *(_robust(arm, "bn") for arm in ("conv", "bncn", "conv_published")),
     _accuracy("As published, conv and bncn do the same", "conv_published", "bncn_published", the_same),
-    Statement(
-        "Clipping gradients as `conv` does leaves BatchNorm where it is (a control)",
-        "test accuracy, `bn_clipped` less `bn`",
-        difference("bn_clipped", "bn", last_test),
-        within_margin,
-    ),
+    CONTROL,
     *(_steady(arm, "bn") for arm in ("conv", "conv_published")),
     Statement(
         "TinyCOCO as published: held-out accuracy is near that of the authors' logs",
         "validation accuracy, %",
-        of_published_coco(last_validation),
+        of_published_coco(last_validation, lambda log: log.val),
         near_the_authors,
+        HELD_OUT,
         signed=False,
         lacking="no finished run",
     ),
     Statement(
         'TinyCOCO as published: "test" accuracy, mostly of training images, is far higher',
         "test less validation accuracy",
-        of_published_coco(test_above_validation),
+        of_published_coco(test_above_validation, lambda log: log.test - log.val),
         far_above,
+        HELD_OUT,
         lacking="no finished run",
     ),
 )
@@ -262,23 +274,20 @@ def examine(results: Results) -> list[Finding]:
 def _examine(results: Results, dataset: str) -> list[Finding]:
     """All statements on one dataset. Their intervals share one error of 5 %."""
     counting, run = results.fullest_levels(dataset), results.of(dataset)[0]
-    original = paper.dataset_of(run)
-    if original is None or run.sweep:
+    if paper.dataset_of(run) is None or run.sweep:
         return []
-    asked = [(statement, level) for statement in STATEMENTS for level in statement.levels(results, dataset)]
-    able = [
-        (statement, value)
-        for statement, (noise, _, value) in asked
-        if value is not None and value.enough and noise in counting
+    asked = [
+        (statement, Measured(level, OPEN, level.noise in counting))
+        for statement in STATEMENTS
+        for level in statement.levels(results, dataset)
     ]
+    able = [(of, at.level.interval) for of, at in asked if at.could_decide and at.level.interval is not None]
     allowed = iter(holm([smallest_error(value, statement.decided) for statement, value in able]))
-    measured: dict[Statement, list[Measured]] = {}
-    for statement, (noise, name, value) in asked:
-        counts = noise in counting
-        verdict = OPEN
-        if counts and value is not None and value.enough:
-            error = next(allowed)
-            verdict = OPEN if error is None else statement.decide(value.at(1.0 - error))
-        theirs = statement.theirs(original, noise) if statement.theirs else None
-        measured.setdefault(statement, []).append(Measured(noise, name, value, verdict, counts, theirs))
-    return [Finding(statement, dataset, tuple(levels)) for statement, levels in measured.items()]
+    by_statement: dict[Statement, list[Measured]] = {}
+    for statement, at in asked:
+        error = next(allowed) if at.could_decide else None
+        if error is not None and at.level.interval is not None:
+            at = replace(at, verdict=statement.decide(at.level.interval.at(1.0 - error)))
+        by_statement.setdefault(statement, []).append(at)
+    final = results.is_final(dataset)
+    return [Finding(statement, dataset, tuple(levels), final) for statement, levels in by_statement.items()]

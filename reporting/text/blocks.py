@@ -61,13 +61,14 @@ class Table:
 class Figure:
     """A picture with its name (of the file, without `.svg`), its text for readers who cannot see it, and its caption.
 
-    `draw` makes the SVG on first use.
+    `draw` makes the SVG on first use. A picture that is `apart` is a file for other pages.
     """
 
     name: str
     draw: Callable[[], str]
     alt: str
     caption: str
+    apart: bool = False
 
     @cached_property
     def svg(self) -> str:
@@ -76,6 +77,10 @@ class Figure:
 
 Block = Heading | Paragraph | Bullets | Code | Table | Figure
 Document = Sequence[Block]
+
+
+def on_the_page(document: Document) -> Document:
+    return [block for block in document if not (isinstance(block, Figure) and block.apart)]
 
 
 def code_spans(text: str) -> list[tuple[bool, str]]:

@@ -3,18 +3,19 @@
 from collections import Counter
 
 from reporting.figures.style import TITLE
-from reporting.runs.words import first_of, listed, percent, plain
+from reporting.runs.words import first_of, listed, percent, plain, spans
 from reporting.statistics import statements
 from reporting.statistics.intervals import ENOUGH_SEEDS
 from reporting.statistics.numbers import NONE, with_std
 from reporting.statistics.results import Key, Results, cell_order
-from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Statement
+from reporting.statistics.statements import CONTROL, FAILS, HOLDS, OPEN, Finding, Statement
 from reporting.text import prose, scale, summary
 from reporting.text.blocks import Block, Bullets, Code, Heading, Paragraph, Table
 from reporting.text.sections import (
     curve_section,
+    decided,
     diagnostics_section,
-    forest_figure,
+    forest_figures,
     paper_section,
     robustness_section,
     search_section,
@@ -28,8 +29,8 @@ def document(results: Results) -> list[Block]:
     return [
         Heading(1, TITLE),
         Paragraph(_in_short(results, found)),
-        *forest_figure(found),
-        *_warnings(results),
+        *forest_figures(results, found),
+        *_warnings(results, found),
         *search_section(results),
         *paper_section(results),
         *robustness_section(results),
@@ -52,21 +53,23 @@ def document(results: Results) -> list[Block]:
 
 def _in_short(results: Results, found: list[Finding]) -> str:
     """The summary: five sentences made from the results."""
-    runs, lacking = len(results.finished), results.lacking
-    text = f"{runs} finished run{'' if runs == 1 else 's'} on {listed(results.datasets)}"
-    text += f"; {lacking} {'is' if lacking == 1 else 'are'} still missing. " if lacking else ". "
+    done, asked = len(results.finished), len(results.asked)
+    runs = f"{done} of {asked} planned" if results.lacking else f"{done}"
+    text = f"{runs} run{' has' if done == 1 else 's have'} finished, on {listed(results.datasets)}. "
     if not found:
         return text.strip()
     count = Counter(finding.verdict for finding in found)
-    counted = ", ".join(f"{verdict} {count[verdict]}" for verdict in (HOLDS, FAILS, OPEN))
-    text += f"Of {len(found)} tests of the paper's statements (a statement on a dataset each): {counted}. "
-    decided = [f"{f.dataset}, {f.statement.measured}: {f.verdict}" for f in found if f.verdict != OPEN]
-    text += f"Decided are {first_of(decided, 4, '; ')}. " if decided else ""
-    return text + prose.WHAT_CONV_IS
+    text += f"Of {len(found)} tests of the paper's statements, one for each dataset, "
+    text += f"{HOLDS} {count[HOLDS]}, {FAILS} {count[FAILS]}, {OPEN} {count[OPEN]}. "
+    text += f"Decided are: {first_of(decided(found), 8, '; ')}. " if decided(found) else "Nothing is decided. "
+    return text + f"{prose.WHAT_CONV_IS} {prose.RULES}"
 
 
-def _warnings(results: Results) -> list[Block]:
+def _warnings(results: Results, found: list[Finding]) -> list[Block]:
     notes = list(results.warnings)
+    confounded = [f.dataset for f in found if f.statement == CONTROL and f.verdict == FAILS]
+    if confounded:
+        notes.insert(0, prose.CLIPPING.format(datasets=listed(confounded)))
     few = [
         f"{key.dataset} {percent(key.noise)} `{plain(key.arm)}` ({len(cell)})"
         for key, cell in results.cells.items()
@@ -77,10 +80,23 @@ def _warnings(results: Results) -> list[Block]:
             f"Fewer than three seeds in {len(few)} of {len(results.cells)} cells, whose spread says little and which "
             f"decide nothing: {first_of(few, 6)}."
         )
-    if results.lacking:
-        some = "run is" if results.lacking == 1 else "runs are"
-        notes.append(f"{results.lacking} {some} missing or unfinished, listed near the end; verdicts may yet change.")
-    return [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
+    if not all(finding.final for finding in found):
+        notes.append(prose.NOT_FINAL)
+    known: list[Block] = [Paragraph("To be known before reading on:"), Bullets(tuple(notes))] if notes else []
+    return [*known, *_progress(results)]
+
+
+def _progress(results: Results) -> list[Block]:
+    """How much of each dataset is there, while runs are to come."""
+    asked = {want.key for want in results.asked}
+    noises = sorted({key.noise for key in asked})
+    rows = []
+    for dataset in sorted({key.dataset for key in asked}) if results.lacking else ():
+        counts = [results.progress(dataset, noise) for noise in noises]
+        rows.append((dataset, *(f"{done} of {planned}" if planned else NONE for done, planned in counts)))
+    caption = "Finished runs of those planned; which are missing is listed near the end"
+    header = ("dataset", *(f"{percent(noise)} noise" for noise in noises))
+    return [Table(caption, header, tuple(rows))] if rows else []
 
 
 def _scale(results: Results) -> list[Block]:
@@ -117,7 +133,7 @@ def _numbers(results: Results, dataset: str, found: list[Finding]) -> Table:
     return Table(
         f"{dataset} ({short}): mean and 95 % confidence interval, points, seeds paired",
         ("statement", "verdict", "at each noise level"),
-        tuple((f"{f.statement.text}\n{f.statement.measured}", f.verdict, "\n".join(f.numbers)) for f in found),
+        tuple((f"{f.statement.text}\n{f.statement.measured}", f.told, "\n".join(f.numbers)) for f in found),
         text_columns=3,
         unbroken=(2,),
     )
@@ -144,8 +160,11 @@ def _missing(results: Results) -> list[Block]:
             + (f", diverged in epoch {run.diverged}" if run.diverged else "")
             for seed, run in cell.items()
         )
+    missing: dict[Key, list[int]] = {}
     for want in results.missing:
-        states.setdefault(want.key, []).append(f"seed {want.seed}: missing")
+        missing.setdefault(want.key, []).append(want.seed)
+    for key, seeds in missing.items():
+        states.setdefault(key, []).append(f"seed{'s' if len(seeds) > 1 else ''} {spans(seeds)}: missing")
     if not states:
         return [Paragraph(f"None: all {len(results.finished)} runs have finished.")]
     rows = [

@@ -11,11 +11,11 @@ def _line(text: str) -> str:
 
 def beside_the_paper() -> str:
     return _line(f"""
-        Source: {paper.source()}. Both of our forms of an arm, the correct one and the published one, stand beside the
-        paper's one. The scale differs (see Scale below), and with it what the numbers can be: compare how arms stand
-        to each other, not the values. The authors' validation and test images were not all held out from training
-        (CIFAR10's validation images, nine tenths of TinyCOCO's test images); ours are, except where the data are as
-        published.
+        Source: {paper.source()}. Test is what each code calls so; held out are images that no training has seen. Nine
+        tenths of what the paper calls TinyCOCO's test images are training images, and so they are here where the data
+        are as published; there the validation images, whose labels hold the noise, are held out. All other test images
+        are held out. Both of our forms of an arm, the correct one and the published one, stand beside the paper's one,
+        whose conv held a BatchNorm. Runs says how many of those planned have finished.
     """)
 
 
@@ -37,13 +37,26 @@ def rule() -> str:
     """)
 
 
+BAND = "Lines are means over seeds, bands reach from the least to the greatest seed"
 WHAT_CONV_IS = _line("""
     What the paper, and Liu et al., call conv holds a BatchNorm inside the layer: its correct counterpart is `bncn`, and
-    `conv` here, ConvNorm with no BatchNorm anywhere, is a harder question of our own. The rules stood before the runs.
+    `conv` here, ConvNorm with no BatchNorm anywhere, is a harder question of our own.
 """)
+RULES = "The rules (`docs/rules.md`) stood before the runs, and all intervals of a dataset share one error of 5 %."
 FOREST = _line("""
-    Each statement's difference at each noise level, mean over seeds with its 95 % interval, the paper's own beside it,
-    and the verdict of all levels together after Holm's correction. Hollow marks do not decide by themselves.
+    Each statement's difference at each noise level (of robustness: in the points lost), mean over seeds with its 95 %
+    interval, the paper's own beside it, and the verdict of all levels together after Holm's correction. Hollow marks do
+    not decide by themselves. Where all arms are meant, each has its marks. Panels have scales of their own.
+""")
+NOT_FINAL = _line("""
+    As the rules say, every finished run counts, and every planned noise level does; so a dataset with runs to come has
+    verdicts so far, which its last run may change. The error of 5 % is that of the look after that run, not of each
+    before it.
+""")
+NOT_AT_SCALE = "No run here has the paper's own width, epochs and images yet."
+CLIPPING = _line("""
+    The control differs by more than 3 points: what `conv` shows against `bn` is that of ConvNorm and of clipping
+    gradients together, on {datasets}.
 """)
 ARMS = _line("""
     `bn` is BatchNorm, `conv` ConvNorm alone, `bncn` ConvNorm then BatchNorm; `conv_published` and `bncn_published`
@@ -64,7 +77,6 @@ SUMMARY = _line("""
     the epoch with the best validation accuracy, the first on ties; the mean of the last ten is that of all epochs if
     there are fewer. The same as `results.csv` and `results.tex`.
 """)
-BAND = "Lines are means over seeds, bands reach from the least to the greatest seed"
 CURVES = _line(f"""
     {BAND}; dotted vertical lines are steps of the learning rate, thin lines unfinished runs. Training figures are
     those of the training pass itself, with augmentation. Validation and training labels hold the noise, test labels
@@ -92,19 +104,20 @@ STABILITY_ALT = _line("""
     Absolute change of test accuracy since the epoch before, by epoch, a line an arm, a panel a dataset and noise
     level; the means are in the table below.
 """)
+STABILITY_CAPTION = f"{BAND}. Of runs of more than 50 epochs each point is the mean of a few neighbouring epochs."
 MEMORISATION = _line("""
-    What the claim of robustness is about: accuracy of the last epoch on training images whose label is right, and on
-    mislabelled ones, against the wrong label that they were given (memorised) and against the true one (resisted). By
-    chance is how often the given label would be hit if the answers that are not the true class were spread evenly
-    over the wrong classes, one in nine of them with ten classes. Above it, labels are being memorised.
+    What the claim of robustness is about is whether wrong labels are learnt. The curves show how many of the
+    mislabelled training images are answered with the wrong label that they were given (memorised). By chance is how
+    often that label would be hit if the answers that are not the true class were spread evenly over the wrong
+    classes, one in nine of them with ten classes; above it, labels are being memorised. The tables have the last
+    epoch, also on training images whose label is right and, of the mislabelled ones, against the true label
+    (resisted).
 """)
 MEMORISATION_ALT = _line("""
-    Accuracy on clean, mislabelled-as-given and mislabelled-as-true training images of each arm; the numbers are in
-    the table below.
+    Share of the wrong labels that are learnt, by epoch, a line an arm, a panel a dataset and noise level; the last
+    epoch's are in the table below.
 """)
-MEMORISATION_CAPTION = (
-    "Means over seeds, bars from the least to the greatest seed. Grey dashes: the given label by chance."
-)
+MEMORISATION_CAPTION = f"Wrong labels answered as given. {BAND}. By chance: the mean of all arms."
 DIAGNOSTICS = _line("""
     Singular values are those of a layer's transfer matrices over the frequency grid; ConvNorm's own paper claims that
     it bounds the largest, which is the layer's Lipschitz constant. The table takes the largest of the largest and the

@@ -21,16 +21,17 @@ CAN = (
 )
 CANNOT = (
     "It cannot show where the arms end after 100 or 200 epochs at width 64: an arm that is ahead while all still learn "
-    "fast need not be so when all have converged. No figure here is the paper's figure reproduced or missed; only the "
-    "signs of differences, and which are large, compare."
+    "fast need not be so when all have converged. No figure of such runs is the paper's figure reproduced or missed; "
+    "only the signs of differences, and which are large, compare."
 )
 FULL_SCALE = (
-    "These runs have the paper's width and epochs; what else they do not share with it is in each run's config."
+    "these runs have the paper's width and epochs; what else they do not share with it is in each run's config."
 )
 LEARNT_BY_HEART = (
     "The paper's networks had learnt the wrong labels of CIFAR10 by heart at the end (98 % training accuracy and more "
     "under 20 % noise)."
 )
+HALF = 50.0  # percent of the wrong labels; from there on they are being learnt by heart
 NOT_BY_HEART = (
     "A drop of test accuracy before wrong labels are learnt by heart says what noise does to learning, not what "
     "memorising it does."
@@ -109,26 +110,17 @@ def _sizes(runs: list[Run]) -> tuple[int, ...] | None:
     return said.pop() if len(said) == 1 else None
 
 
-def smaller(results: Results) -> bool:
-    """Whether any dataset's runs have less than the paper's width or epochs."""
-    for run in (run for dataset in results.datasets for run in results.of(dataset)):
-        original = paper.dataset_of(run)
-        if original is None:
-            return True
-        theirs = paper.SCALES[original]
-        if run.planned < theirs.epochs or run.config["arch"]["args"].get("width", 64) < theirs.width:
-            return True
-    return False
-
-
 def can_show(results: Results) -> list[str]:
     """Sentences on what follows from the scale; none where no dataset is the paper's."""
     if not any(paper.dataset_of(run) for dataset in results.datasets for run in results.of(dataset)):
         return []
-    if not smaller(results):
-        return [FULL_SCALE]
+    full = [dataset for dataset in results.datasets if all(map(paper.has_its_scale, results.of(dataset)))]
+    whole = [f"{listed(full)}: {FULL_SCALE}"] if full else []
+    if len(full) == len(results.datasets):
+        return whole
     by_heart = _test_by_heart(results)
-    return [CAN, CANNOT, _memorised(results), *([by_heart] if by_heart else [])]
+    others = f"Of all others: {CAN[0].lower()}{CAN[1:]}" if full else CAN
+    return [*whole, others, CANNOT, _memorised(results), *([by_heart] if by_heart else [])]
 
 
 def _test_by_heart(results: Results) -> str | None:
@@ -169,7 +161,8 @@ def _memorised(results: Results) -> str:
     guesses = results.values(*key, chance)
     by_chance = f", where chance alone would hit {number(mean(guesses), 1)} %" if guesses else ""
     at = f"{key.dataset}, `{key.arm}`, {percent(key.noise)} noise{by_chance}"
-    return f"{LEARNT_BY_HEART} Here at most {number(most, 1)} % of them are answered as given ({at}). {NOT_BY_HEART}"
+    text = f"{LEARNT_BY_HEART} Here at most {number(most, 1)} % of them are answered as given ({at})."
+    return text if most > HALF else f"{text} {NOT_BY_HEART}"
 
 
 def _images(run: Run) -> str:

@@ -1,11 +1,11 @@
 """The sections with figures: curves, robustness, stability, memorisation, diagnostics, numbers of the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from reporting.figures import curves, dots, layers
 from reporting.figures.forest import forest
-from reporting.runs.words import percent
+from reporting.runs.words import listed, percent
 from reporting.statistics import paper, robustness
 from reporting.statistics.intervals import mean, paired, spread
 from reporting.statistics.measures import (
@@ -15,16 +15,18 @@ from reporting.statistics.measures import (
     SMALLEST,
     WEIGHT,
     chance,
+    changes,
     last_layers,
     last_test,
     last_validation,
+    learnt,
     restlessness,
     share,
 )
 from reporting.statistics.numbers import NONE, number, with_interval, with_std
 from reporting.statistics.results import Results, slug
 from reporting.statistics.search import search
-from reporting.statistics.statements import Finding
+from reporting.statistics.statements import OPEN, POINTS, Finding
 from reporting.text import prose
 from reporting.text.blocks import Block, Figure, Heading, Paragraph, Table
 
@@ -39,14 +41,36 @@ def tables(
     ]
 
 
-def forest_figure(found: Sequence[Finding]) -> list[Block]:
-    """The summary figure of the statements on differences between arms."""
-    shown = [finding for finding in found if finding.statement.of_arms]
-    if not shown:
+def forest_figures(results: Results, found: Sequence[Finding]) -> list[Block]:
+    """The summary of all statements, and a small one of the correct layer on correct data for other pages."""
+    if not found:
         return []
-    verdicts = "; ".join(f"{f.statement.measured} on {f.dataset}: {f.verdict}" for f in shown)
-    alt = f"Differences and verdicts: {verdicts}.".replace("`", "")
-    return [Figure("forest", partial(forest, shown), alt, prose.FOREST)]
+    of_the_layer = [
+        finding
+        for finding in found
+        if {"bn", "conv", "bncn"}.issuperset(finding.statement.arms)
+        and finding.statement.unit == POINTS
+        and not any(run.as_published for run in results.of(finding.dataset))
+    ]
+    figures: list[Block] = [Figure("forest", partial(forest, found), _forest_alt(found), prose.FOREST)]
+    if of_the_layer:
+        draw = partial(forest, of_the_layer)
+        figures.append(Figure("forest-small", draw, _forest_alt(of_the_layer), prose.FOREST, apart=True))
+    return figures
+
+
+def _forest_alt(found: Sequence[Finding]) -> str:
+    told = "; ".join(decided(found)) or "nothing"
+    return f"Differences with intervals, the paper's own, and verdicts. Decided: {told}. All else is not decided."
+
+
+def decided(found: Sequence[Finding]) -> list[str]:
+    """Each decided statement with its verdict and the datasets that it is for."""
+    datasets: dict[tuple[str, str], list[str]] = {}
+    for finding in found:
+        if finding.verdict != OPEN:
+            datasets.setdefault((finding.statement.in_brief, finding.told), []).append(finding.dataset)
+    return [f"{statement} {told} on {listed(names)}" for (statement, told), names in datasets.items()]
 
 
 def search_section(results: Results) -> list[Block]:
@@ -119,11 +143,13 @@ def stability_section(results: Results) -> list[Block]:
         half, whole = (results.values(*key, partial(restlessness, second_half=late)) for late in (True, False))
         cells = (with_std(spread(values)) if values else NONE for values in (half, whole))
         rows.append((key.dataset, key.arm, percent(key.noise), *cells, str(max(len(half), len(whole)))))
+    levels = list(dict.fromkeys((key.dataset, key.noise) for key in results.cells))
+    draw = partial(curves.by_level, results, levels, curves.averaged(changes), "change, points")
     caption = "Mean absolute change of test accuracy from epoch to epoch, points"
     return [
         Heading(2, "Stability"),
         Paragraph(prose.STABILITY),
-        Figure("stability", partial(curves.stability, results), prose.STABILITY_ALT, f"{prose.BAND}."),
+        Figure("stability", draw, prose.STABILITY_ALT, prose.STABILITY_CAPTION),
         *tables(caption, ("arm", "noise", "second half", "all epochs", "seeds"), rows),
     ]
 
@@ -142,7 +168,10 @@ def _memorisation(results: Results) -> list[Block]:
         return [Paragraph("No finished run has label noise.")]
     titles = [title for _, title in PARTS]
     titles.insert(2, "by chance")
-    draw = partial(dots.memorisation, results)
+    levels = list(
+        dict.fromkeys((key.dataset, key.noise) for key in results.cells if any(map(learnt, results.runs(*key))))
+    )
+    draw = partial(curves.by_level, results, levels, learnt, "wrong labels learnt, %")
     return [
         Paragraph(prose.MEMORISATION),
         Figure("memorisation", draw, prose.MEMORISATION_ALT, prose.MEMORISATION_CAPTION),
@@ -178,23 +207,36 @@ def diagnostics_section(results: Results) -> list[Block]:
 
 
 def paper_section(results: Results) -> list[Block]:
-    rows = []
-    for key, cell in results.cells.items():
-        original = paper.dataset_of(next(iter(cell.values())))
+    """The paper's tables beside ours, first of the runs at its own scale, then of the smaller ones."""
+    rows = [row for dataset in results.datasets for row in _beside_the_paper(results, dataset)]
+    full = [dataset for dataset in results.datasets if all(map(paper.has_its_scale, results.of(dataset)))]
+    if not rows:
+        return []
+    blocks: list[Block] = [Heading(2, "The paper's own numbers beside ours"), Paragraph(prose.beside_the_paper())]
+    for title, at_scale in (("At the paper's own scale", True), ("At a smaller scale", False)):
+        found = [row for row in rows if (row[0] in full) == at_scale]
+        caption = "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)"
+        header = ("arm", "noise", 'paper, "test"', 'logs, "test"', "logs, held out", 'ours, "test"', "ours, held out")
+        if found or at_scale:
+            blocks += [Heading(3, title), *tables(caption, (*header, "runs"), found)]
+        if not found and at_scale:
+            blocks.append(Paragraph(prose.NOT_AT_SCALE))
+    return blocks
+
+
+def _beside_the_paper(results: Results, dataset: str) -> Iterator[tuple[str, ...]]:
+    """A row for each cell that has a counterpart in the paper, planned ones included."""
+    run = results.of(dataset)[0]
+    original = paper.dataset_of(run)
+    for key in results.asked_of(dataset):
         theirs = paper.logged(original, key.arm, key.noise) if original else None
         if original is None or theirs is None:
             continue
         stated = paper.stated(original, key.arm, key.noise)
         text = NONE if stated is None else f"{'about ' if key.arm != 'bn' else ''}{stated:g}"
-        ours = [with_std(spread(results.values(*key, measure))) for measure in (last_test, last_validation)]
-        logs = (number(theirs.test, 1), number(theirs.val, 1))
-        rows.append((key.dataset, key.arm, percent(key.noise), text, *logs, *ours))
-    if not rows:
-        return []
-    caption = "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)"
-    header = ("arm", "noise", "paper, test", "logs, test", "logs, val", "ours, test", "ours, val")
-    return [
-        Heading(2, "The paper's own numbers beside ours"),
-        Paragraph(prose.beside_the_paper()),
-        *tables(caption, header, rows),
-    ]
+        held_out = last_validation if paper.is_published_coco(run) else last_test
+        found = (results.values(*key, measure) for measure in (last_test, held_out))
+        ours = (with_std(spread(values)) if values else NONE for values in found)
+        logs = (number(theirs.test, 1), number(theirs.val if original == paper.COCO else theirs.test, 1))
+        done, asked = results.progress(*key)
+        yield (dataset, key.arm, percent(key.noise), text, *logs, *ours, f"{done} of {asked}")
