@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config_schema import NULL_IS_UNSET, Config, UnknownChoice, name_of, types_of
+from config_schema import LIBRARIES, NULL_IS_UNSET, Config, UnknownChoice, name_of, types_of
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.keys import value_at
@@ -30,7 +30,7 @@ def config_error(source: str, problems: Iterable[str], count: int) -> ConfigErro
 
 def describe(problem: Any, values: dict[str, Any]) -> str:
     """One pydantic problem of `values` as `path: what is wrong, the choices, did you mean`."""
-    keys, block, name = _place(problem["loc"])
+    keys, block, name = _place(problem["loc"], values)
     path, given = ".".join(keys) or "config", problem["input"]
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
@@ -46,8 +46,10 @@ def describe(problem: Any, values: dict[str, Any]) -> str:
         path += ".type" if isinstance(value_at(values, keys), dict) else ""
     if kind in ("literal_error", "union_tag_invalid"):
         choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+        choices += [f"{library}/NAME" for library in LIBRARIES if path == "arch.type"]
         listed = f"{did_you_mean(str(given), choices)}; choose from {', '.join(choices)}"
-        return f"{path}: unknown choice {given!r}{listed}{_json_form(kind, given, NoneType in kinds_at(keys))}"
+        of = f" for {name}" if "/" in name else ""
+        return f"{path}: unknown choice {given!r}{of}{listed}{_json_form(kind, given, NoneType in kinds_at(keys))}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{path}: must be an object {{...}}, got {shortened(given)}"
     if kind == "value_error":
@@ -97,10 +99,10 @@ def _replaced(block: Any, keys: Sequence[str], value: Any) -> Any:
     return block | {keys[0]: _replaced(block.get(keys[0]), keys[1:], value)} if isinstance(block, dict) else block
 
 
-def _place(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel], str]:
+def _place(loc: Sequence[str | int], values: dict[str, Any]) -> tuple[list[str], type[BaseModel], str]:
     """The keys to a problem, the block that the last of them is in, and the type that a block on the way is of, if any.
 
-    Where there is a block for each type, pydantic's `loc` has the type among the keys.
+    Where there is a block for each type, pydantic's `loc` has `name_of` the block among the keys.
     """
     keys: list[str] = []
     name = ""
@@ -108,8 +110,8 @@ def _place(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel], str]:
     below = types_of(Config)
     for part in loc:
         if len(below) > 1:
-            name = str(part)
-            below = [choice for choice in below if name_of(choice) == name]
+            below = [choice for choice in below if name_of(choice) == part]
+            name = str(value_at(values, [*keys, "type"]) or part)
             continue
         block = below[0] if below else block
         keys.append(str(part))

@@ -4,27 +4,30 @@ A block whose settings depend on its `type` has a class for each type. What a co
 nowhere else, so that `model_dump` is every setting that a run has.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from utils.columns import columns_of
-from utils.keys import flat
+from utils.keys import flat, value_at
 from utils.text import control_character
 
 # The names that a config may use. A test holds each list against the registry that it names.
-ArchName = Literal["resnet18", "resnet34", "resnet50"]  # models.resnet.MODELS
+ArchName = Literal["resnet18", "resnet34", "resnet50", "vgg16", "simple_cnn"]  # models.build.MODELS
 NormName = Literal[
     "bn", "conv", "bncn", "conv_published", "bncn_published", "gn", "ln", "in", "none"
 ]  # models.norms.NORMS
@@ -81,12 +84,12 @@ class _Block(BaseModel):
 
 def types_of(annotation: Any) -> list[type[BaseModel]]:
     """The blocks that a field may hold: one, or one for each type of it; none for any other field."""
-    choices = get_args(annotation) or (annotation,)
-    return [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+    choices = [get_args(each)[0] if get_origin(each) is Annotated else each for each in get_args(annotation)]
+    return [each for each in choices or [annotation] if isinstance(each, type) and issubclass(each, BaseModel)]
 
 
 def name_of(block: type[BaseModel]) -> str:
-    """The `type` of a block of which there is one for each type."""
+    """The `type` of a block of which there is one for each type; of one for many types, the type that stands for it."""
     return str(block.model_fields["type"].default)
 
 
@@ -131,6 +134,55 @@ class Arch(_Block):
 
 
 LEAST_SIDE, MOST_SIDE = 8, 256  # pixels of an image's side
+LIBRARIES = ("torchvision", "timm")
+SMALL_IMAGE = 64  # pixels of a side up to which a stem is adapted by default
+
+
+def _of_a_library(text: str) -> str:
+    library, _, name = text.partition("/")
+    if library not in LIBRARIES or not re.fullmatch("[A-Za-z0-9_]+", name):
+        forms = [f"{each}/NAME" for each in LIBRARIES]
+        raise UnknownChoice(f"must be {' or '.join(forms)}, got {text!r}", [f"{each}/{name}" for each in LIBRARIES])
+    return text
+
+
+class LibraryArgs(_Block):
+    norm: Literal["bn", "conv", "bncn"] = Field(
+        "bn",
+        description="Arm: bn = the network as it is, conv = ConvNorm in its convolutions and no BatchNorm behind them, "
+        "bncn = ConvNorm in its convolutions.",
+    )
+    num_classes: Positive | None = Field(None, description="Outputs of the network; null takes the dataset's classes.")
+    stem: Literal["small", "own"] | None = Field(
+        None,
+        description="small: the first convolution has stride 1 and a kernel of 3x3 at most, and a max-pooling behind "
+        "it goes; own: as the library has it. null is small for data_loader.args.image_size up to 64, else own.",
+    )
+
+
+class LibraryArch(_Block):
+    type: Annotated[str, AfterValidator(_of_a_library)] = Field(
+        "torchvision/resnet18",
+        description="A network of torchvision's or timm's for classification, untrained.",
+        json_schema_extra={"pattern": f"^({'|'.join(LIBRARIES)})/[A-Za-z0-9_]+$"},
+    )
+    args: LibraryArgs = Field(default_factory=LibraryArgs, description="How the network is built.")
+
+
+def _kind_of_network(arch: Any) -> str:
+    kind = arch.get("type") if isinstance(arch, dict) else getattr(arch, "type", None)
+    return "torchvision/resnet18" if isinstance(kind, str) and "/" in kind else "resnet18"
+
+
+Network = Annotated[
+    Annotated[Arch, Tag("resnet18")] | Annotated[LibraryArch, Tag("torchvision/resnet18")],
+    Discriminator(_kind_of_network),
+]
+
+
+def network_args(kind: Any) -> type[_Block]:
+    """The class of the arguments of a network of that type."""
+    return LibraryArgs if _kind_of_network({"type": kind}) == name_of(LibraryArch) else ArchArgs
 
 
 class Augment(_Block):
@@ -586,7 +638,7 @@ class Config(_Block):
         description="clean: disjoint splits of rightly read images. as_published: the defects of the published "
         "experiments' data, each of which is also a switch of its own; see docs/as_published.md.",
     )
-    arch: Arch = Field(default_factory=Arch, description="The network.")
+    arch: Network = Field(default_factory=Arch, description="The network.")
     data_loader: DataLoader = Field(default_factory=DataLoader, description="The data.")
     label_noise: LabelNoise = Field(default_factory=SymmetricNoise, description="Wrong labels, put in on purpose.")
     optimizer: Optimizer = Field(default_factory=SGD, description="How weights are updated.")
@@ -599,6 +651,18 @@ class Config(_Block):
     weights: InitialWeights | None = Field(
         None, description="The trained weights that a new run starts from; null draws them by the seed."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stem_by_size(cls, values: Any) -> Any:
+        arch = values.get("arch") if isinstance(values, dict) else None
+        if _kind_of_network(arch) != name_of(LibraryArch) or not isinstance(arch, dict):
+            return values
+        args, size = arch.get("args", {}), value_at(values, "data_loader.args.image_size")
+        if not isinstance(args, dict) or args.get("stem") is not None:
+            return values
+        stem = "own" if type(size) is int and size > SMALL_IMAGE else "small"
+        return values | {"arch": arch | {"args": args | {"stem": stem}}}
 
     @field_validator("metrics")
     @classmethod
@@ -623,7 +687,8 @@ def json_schema() -> dict[str, Any]:
     for block in (schema, *schema["$defs"].values()):
         block.pop("required", None)
     for field in schema["properties"].values():
-        if field.pop("discriminator", None):
+        field.pop("discriminator", None)
+        if "oneOf" in field:
             field["anyOf"] = field.pop("oneOf")
     losses = [name_of(block) for block in types_of(Config.model_fields["loss"].annotation)]
     schema["properties"]["loss"]["anyOf"].append({"enum": losses})

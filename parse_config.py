@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
-from config_schema import PICTURES, Loss, OneCycleLR, Optimizer, Scheduler, as_block, json_schema
+from config_schema import PICTURES, Loss, Network, OneCycleLR, Optimizer, Scheduler, as_block, json_schema, network_args
 from config_schema import Config as Config
 from utils import strict_json
 from utils.errors import ConfigError
@@ -34,8 +34,8 @@ LARGEST_CONFIG = 1 << 18  # bytes of a config and all the files that it inherits
 MOST_FILES = 100  # that a config inherits from, each counted as often as it is named
 LARGEST_OVERRIDES = 1 << 16  # characters of all overrides
 DEEPEST = 20  # objects within one another; a config has four
-#: Blocks whose args go with their type.
-RETYPED = ("optimizer", "lr_scheduler", "loss")
+#: Blocks whose args go with their type; of a network's, those that the new type takes stay.
+RETYPED = ("optimizer", "lr_scheduler", "loss", "arch")
 
 
 #: The bytes of a file, at most so many; raises OSError.
@@ -217,8 +217,12 @@ def merge(
     retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
     if retyped and len(path) == 1 and path[0] in RETYPED:
         args = merged.pop("args", None)
-        if dropped is not None and isinstance(args, dict):
-            dropped.append((path[0], base["type"], args))
+        if isinstance(args, dict):
+            if path[0] == "arch":
+                taken = network_args(layer["type"]).model_fields
+                merged["args"] = {key: value for key, value in args.items() if key in taken}
+            if dropped is not None:
+                dropped.append((path[0], base["type"], args))
     for key, value in layer.items():
         below = merged.get(key)
         if not path and key == "loss" and {type(below), type(value)} == {str, dict}:
@@ -234,7 +238,7 @@ def merge(
 def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
     """A line for each type that took the place of another, if arguments that it takes as well fell back to defaults."""
     for where, earlier, args in dropped:
-        block: Optimizer | Scheduler | Loss = getattr(config, where)
+        block: Network | Optimizer | Scheduler | Loss = getattr(config, where)
         given = block.args.model_fields_set
         now = {key: value for key, value in block.args.model_dump().items() if key not in given}
         lost = [key for key, value in now.items() if args.get(key) not in (None, value)]

@@ -50,7 +50,7 @@ def test(args: argparse.Namespace) -> None:
     access = Access.of_checkpoint(names_data(overrides))
     data = build_data(config, device, access=access)
     check_fit(config, data, state, str(path))
-    model = build_model(config, len(data.dataset.classes)).to(device)
+    model = build_model(config, len(data.dataset.classes), data.image_size).to(device)
     load_model(model, state["model"], str(path))
     check_function(changes(config_of(state, str(path)), config), len(data.dataset.classes), str(path))
     access.accept()

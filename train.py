@@ -114,7 +114,7 @@ def _train(
     from data_loader.build import build_data
     from data_loader.python_dataset import as_image_dataset
     from logger.log import set_up_logging
-    from models.build import build_model
+    from models.build import build_model, check_network
     from trainer.optim import build_optimizer
     from trainer.preflight import show
     from trainer.restore import check_fit
@@ -130,6 +130,7 @@ def _train(
     request = Request(args.config, args.resume, args.run_dir, args.overrides, args.allow_inexact)
     start = world.on_first(lambda: find_start(request, None if args.check else lock))
     config = start.config
+    check_network(config)
     if config.trainer.keep_freed_memory:
         keep_freed_memory()
     device = choose_device(args.device or config.trainer.device, world.local_rank)
@@ -139,7 +140,7 @@ def _train(
     data = world.first_then_others(lambda: build_data(config, device, world, access, given))
     if start.state is not None:
         check_fit(config, data, start.state, start.source)
-    model = build_model(config, len(data.dataset.classes)).to(device)
+    model = build_model(config, len(data.dataset.classes), data.image_size).to(device)
     optimizer, schedule = build_optimizer(config, model)
     trainer = Trainer(config, model, optimizer, schedule, data, device, Path(), world)
     if args.check:

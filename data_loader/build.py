@@ -42,6 +42,11 @@ class RunData:
         """Whether any training label is wrong."""
         return not torch.equal(self.given["train"], self.dataset.labels[self.splits.train])
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return (self.dataset.images.shape[2], self.dataset.images.shape[3])
+
     def all_given(self) -> Tensor:
         """The given labels of train, val and test, one after the other: int64."""
         return torch.cat([self.given[name] for name in self.splits.named()])

@@ -37,7 +37,7 @@ def trained(weights: Weights, device: torch.device) -> Trained:
 def network(weights: Weights) -> BaseModel:
     """The network of `weights` on the CPU, in evaluation mode. Raises CheckpointError if they do not fit."""
     weights.check()
-    model = build_model(weights.config, len(weights.classes))
+    model = build_model(weights.config, len(weights.classes), weights.image_size)
     load_model(model, weights.model, weights.source)
     return model.eval()
 

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+#: A number of channels -> module from (N, C, H, W) to the same
+Activation = Callable[[int], nn.Module]
+
 
 class SReLU(nn.Module):
     """Shifted ReLU max(x, b) with a learned threshold b per channel, starting at -1: (N, C, H, W) -> the same.
@@ -27,4 +30,4 @@ def relu(channels: int) -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
-ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {"relu": relu, "srelu": SReLU}
+ACTIVATIONS: dict[str, Activation] = {"relu": relu, "srelu": SReLU}

@@ -5,16 +5,13 @@ codebases, which the paper re-examined here also uses. The network receives `nor
 and does not know their names.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from models.activations import ACTIVATIONS
-from models.norms import NORMS, NormedConv
-
-Activation = Callable[[int], nn.Module]
+from models.activations import Activation
+from models.norms import NormedConv
+from models.parts import parts
 
 
 class BasicBlock(nn.Module):
@@ -122,11 +119,4 @@ def _resnet(
     width: int,
     activation: str,
 ) -> ResNet:
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; choose from {', '.join(ACTIVATIONS)}")
-    return ResNet(block, depths, NORMS[norm], ACTIVATIONS[activation], num_classes, width)
-
-
-MODELS: dict[str, Callable[..., BaseModel]] = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
+    return ResNet(block, depths, *parts(norm, activation), num_classes, width)

@@ -117,7 +117,7 @@ def texts(block: Any = Config, path: tuple[str, ...] = ()) -> list[tuple[str, ..
 
 def test_50_the_texts_of_a_config() -> None:
     assert {".".join(path) for path in texts()} == {
-        *("name", "data_loader.args.data_dir", "label_noise.path", "label_noise.key"),
+        *("name", "arch.type", "data_loader.args.data_dir", "label_noise.path", "label_noise.key"),
         *("trainer.save_dir", "trainer.device", "trainer.monitor", "weights.path", "weights.sha256"),
     }
 
@@ -126,6 +126,8 @@ def test_50_the_texts_of_a_config() -> None:
 def test_50_a_control_character_in_a_text(path: tuple[str, ...]) -> None:
     for char in CONTROL:
         values: Any = f"max val_loss{char}touch x" if path[-1] == "monitor" else f"a{char}touch x"
+        if path[0] == "arch":
+            values = f"timm/{values}"
         for key in reversed(path):
             values = {key: values}
         if path[0] == "label_noise":

@@ -25,7 +25,7 @@ for width in widths:
 """
 NETWORK = """
 import torch
-from models.resnet import MODELS
+from models.build import MODELS
 
 torch.set_num_threads(1)
 for width in range(1, 17):

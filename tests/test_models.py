@@ -9,12 +9,12 @@ from torch.profiler import ProfilerActivity, profile
 
 import config_schema
 from models.activations import ACTIVATIONS, SReLU
-from models.build import build_model
+from models.build import MODELS, build_model
 from models.loss import build_loss
 from models.metric import METRICS
 from models.norms import NORMS
 from models.preconv import PreConv2d
-from models.resnet import MODELS, resnet18, resnet34, resnet50
+from models.resnet import resnet18, resnet34, resnet50
 from parse_config import validate
 from tests.fake_backward import backward
 from tests.test_preconv_methods import one_block

@@ -5,6 +5,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.errors import ConfigError
+from utils.optional import needed
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def share_statistics(model: nn.Module, wanted: bool, device: torch.device, processes: int) -> list[str]:
@@ -22,5 +25,9 @@ def share_statistics(model: nn.Module, wanted: bool, device: torch.device, proce
         return [f"{said}; trainer.sync_batch_norm=true takes them over the whole batch (CUDA)"] if has_any else []
     if device.type != "cuda":
         raise ConfigError(f"trainer.sync_batch_norm: torch's SyncBatchNorm needs CUDA, and this run is on {device}")
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(isinstance(module, _BatchNorm) and type(module) not in _PLAIN for module in model.modules()):
+        # timm's BatchNorm has an activation in it, which torch's own conversion would drop
+        needed("timm.layers", "trainer.sync_batch_norm in a network of timm's").convert_sync_batchnorm(model)
+    else:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return []

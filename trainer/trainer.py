@@ -73,6 +73,7 @@ class Trainer(BaseTrainer[RunState]):
         self.class_weights: torch.Tensor | None = None
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
+        self.remarks += [*model.remarks]
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
         if self.world.size > 1 and isinstance(config.loss, CrossEntropy):
             self.class_weights = class_weights(config.loss.args.class_weights, given, outputs)
@@ -82,9 +83,8 @@ class Trainer(BaseTrainer[RunState]):
         # Only float16 underflows; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.trainer.amp == "fp16")
         self.meter = Meter(device, self.world)
-        size = data.dataset.images.shape[2:]
         wanted = config.trainer.diagnostics
-        self.diagnostics = Diagnostics(model, (size[0], size[1]), device, self.world) if wanted else None
+        self.diagnostics = Diagnostics(model, data.image_size, device, self.world) if wanted else None
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 

@@ -33,7 +33,6 @@ from utils.reading import errors_as
 SUFFIX = ".safetensors"
 _LARGEST_HEADER = 16 << 20  # bytes; a ResNet50 takes 40 kB
 _OUTPUTS = "arch.args.num_classes"
-_HEAD = "head."  # what the names of a model's last layer begin with
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,9 @@ def start_from(weights: Weights, model: BaseModel, config: Config, data: RunData
     weights.check()
     lines = [f"started from the weights of {source} (SHA-256 {weights.sha256[:12]}...)"]
     new: set[str] = set()
-    if classes != weights.classes or _outputs(model.state_dict()) != _outputs(weights.model):
-        new |= {key for key in model.state_dict() if key.startswith(_HEAD)}
+    head = {key for key in model.state_dict() if any(key.startswith(f"{path}.") for path in model.head_paths)}
+    if classes != weights.classes or any(model.state_dict()[key].shape != weights.model[key].shape for key in head):
+        new |= head
         lines.append(f"the head is new: the weights are for {_shown(weights.classes)}, the data have {_shown(classes)}")
     size = (data.dataset.images.shape[2], data.dataset.images.shape[3])
     estimates = _estimates(model)
@@ -195,10 +195,6 @@ def start_from(weights: Weights, model: BaseModel, config: Config, data: RunData
         lines.append(f"ConvNorm's running estimates start anew: images were {there} and are {here}")
     load_model(model, _merged(model, weights.model, new), source)
     return lines
-
-
-def _outputs(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.shape for key, value in state.items() if key.startswith(_HEAD)}
 
 
 def _estimates(model: BaseModel) -> set[str]:

@@ -15,6 +15,7 @@ from utils.keys import short_names, value_at
 from utils.monitor import Monitor
 
 AS_PUBLISHED = "as_published"
+THE_PAPERS = "resnet18"  # network
 SYMMETRIC, FROM_FILE = "symmetric", "file"
 ARMS: tuple[str, ...] = get_args(NormName)
 Column = tuple[float | None, ...]  # None where the cell is empty or not finite
@@ -92,10 +93,10 @@ class Run:
     @cached_property
     def dataset(self) -> str:
         """The label of the run's dataset: the config's name without `_<arm>_<N>noise`, or the dataset's type if the
-        name has another form. A note in brackets tells other data or another kind of noise apart."""
+        name has another form. A note in brackets tells another network, other data or another kind of noise apart."""
         match = self._name_parts
         label = plain(match[1] if match else self.config["data_loader"]["type"])
-        notes = []
+        notes = [] if self.network == THE_PAPERS else [plain(self.network)]
         if self.partly_as_published:
             notes.append("partly as published")
         elif self.as_published and "published" not in label.lower():
@@ -104,6 +105,10 @@ class Run:
             notes.append("labels of a file" if self.noise_type == FROM_FILE else f"{plain(self.noise_type)} noise")
         label = f"{label} ({', '.join(notes)})" if notes else label
         return in_search(label) if self.sweep else label
+
+    @property
+    def network(self) -> str:
+        return str(self.config["arch"].get("type", THE_PAPERS))
 
     @property
     def as_published(self) -> bool:

@@ -59,11 +59,10 @@ def scale(results: Results, dataset: str) -> Scale:
     runs = results.of(dataset)
     sizes = _sizes(runs)
     args = [run.config["data_loader"].get("args", {}) for run in runs]
-    arch = [run.config["arch"] for run in runs]
     steps = {_steps(run, sizes) for run in runs}
     return Scale(
         images=f"{sizes[0]:,} training images" if sizes else _both([_images(run) for run in runs]),
-        network=_both([f"{a.get('type', 'network')} of width {a['args'].get('width', '?')}" for a in arch]),
+        network=_both(list(map(_network, runs))),
         epochs=_both([str(run.planned) for run in runs]),
         batch=_both([str(a.get("batch_size", "?")) for a in args]),
         side=_both([str(a.get("image_size", _SIDE)) for a in args]),
@@ -94,6 +93,11 @@ def lines(results: Results, dataset: str) -> str:
             f"{theirs.steps:,} steps."
         )
     return text
+
+
+def _network(run: Run) -> str:
+    width = run.config["arch"]["args"].get("width", "?")
+    return run.network if "/" in run.network else f"{run.network} of width {width}"
 
 
 def _split(runs: list[Run], found: Scale) -> str:
