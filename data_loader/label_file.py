@@ -68,7 +68,7 @@ def _wanted(names: Sequence[str], key: str | None, source: str) -> tuple[str, ..
     if key is not None:
         if key not in names:
             guess = did_you_mean(key, names)
-            raise ConfigError(f"label_noise.key: {source} has nothing under {key!r}{guess}; it has {shown(names)}")
+            raise ConfigError(f"label_noise.key: {source} has nothing under {key!r}, only {shown(names)}{guess}")
         return (key,)
     if "given_label" in names:
         return ("given_label",)

@@ -140,8 +140,8 @@ def named_pairs(dataset: ImageDataset, names: Mapping[str, str] | None) -> dict[
     for name in (*names, *names.values()):
         if name not in classes:
             raise ConfigError(
-                f"label_noise.map: {dataset.source} has no class {visible(name, CELL)!r}{did_you_mean(name, classes)}; "
-                f"it has {shown(classes, 20)}"
+                f"label_noise.map: {dataset.source} has no class {visible(name, CELL)!r}, only {shown(classes, 20)}"
+                f"{did_you_mean(name, classes)}"
             )
     return dict(sorted((classes.index(true), classes.index(wrong)) for true, wrong in names.items()))
 

@@ -70,7 +70,7 @@ def test_the_map_of_cifar10_is_its_default() -> None:
 
 @pytest.mark.parametrize("pair", [{"cta": "dog"}, {"dog": "cta"}])
 def test_a_map_of_unknown_classes(pair: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"label_noise.map: made up has no class 'cta'; did you mean 'cat'\?; it has"):
+    with pytest.raises(ConfigError, match=r"label_noise.map: made up has no class 'cta', only .*; did you mean 'cat'\?$"):
         noisy(dataset(), split(dataset()), type="asymmetric", rate=0.4, map=pair)
 
 
@@ -218,7 +218,7 @@ def test_a_key_names_one_of_several(tmp_path: Path, form: str, key: str) -> None
         ConfigError, match=r"label_noise.key: .* has several labels; name one of 'worse_label', 'aggre_"
     ):
         given_by(path)
-    with pytest.raises(ConfigError, match=r"has nothing under 'agre_label'; did you mean 'aggre_label'\?; it has"):
+    with pytest.raises(ConfigError, match=r"has nothing under 'agre_label', only .*; did you mean 'aggre_label'\?$"):
         given_by(path, key="agre_label")
     other = people()
     other.labels[7] = 0
