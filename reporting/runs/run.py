@@ -108,7 +108,7 @@ class Run:
 
     @property
     def network(self) -> str:
-        return str(self.config["arch"].get("type", THE_PAPERS))
+        return plain(str(self.config["arch"].get("type", THE_PAPERS)))
 
     @property
     def as_published(self) -> bool:
