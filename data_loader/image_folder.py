@@ -1,6 +1,7 @@
 """Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, scaled to one size."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -158,8 +159,11 @@ def _dataset(
     own = {split: torch.tensor(at) if at else None for split, at in places.items()}
     notes = (*notes, *_notes(found, decoded, own["val"]))
     labels = {name: label for label, name in enumerate(names)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # a map; no code writes to images
+        images = torch.from_numpy(pixels)
     return ImageDataset(
-        images=torch.from_numpy(pixels),
+        images=images,
         labels=torch.tensor([labels[picture.label] for picture in kept]),
         classes=tuple(names.values()),
         source=f"images in {source}",

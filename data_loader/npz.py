@@ -85,8 +85,8 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 
 
 def map_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.memmap:
-    """The array in an entry of the archive at `path`, which is not compressed, as a map of the file. Changes to it stay
-    in memory. Raises any Exception if it is malformed."""
+    """The array in an entry of the archive at `path`, which is not compressed, as a map of the file, which cannot be
+    written to: a private map would count as the process's own memory. Raises any Exception if it is malformed."""
     shape, fortran, dtype, length = _check_header(*_entry(archive, entry))
     if entry.compress_type != zipfile.ZIP_STORED:
         malformed("its array is compressed")
@@ -94,7 +94,7 @@ def map_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> n
         file.seek(entry.header_offset + 26)  # of the entry's own header, which ends in two texts
         texts = struct.unpack("<HH", file.read(4))
         start = file.tell() + sum(texts) + length
-    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 #: What opens a file of one array, its name, and its size in bytes.

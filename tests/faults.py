@@ -83,6 +83,17 @@ def _limit_more_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _limit_more_data(size: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    limit = pages * resource.getpagesize() + size
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def limit_more_data(size: int) -> Callable[[], None]:
+    """Allow `size` bytes of its own memory, which no mapped file is, beyond what the process has."""
+    return partial(_limit_more_data, size)
+
+
 def limit_more_memory(size: int) -> Callable[[], None]:
     """Allow `size` bytes beyond what the process has."""
     return partial(_limit_more_memory, size)

@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import shutil
 import signal
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ from data_loader.datasets import DATASETS
 from data_loader.image_folder import load_image_folder
 from data_loader.memory import Room
 from data_loader.pictures import crop_to
-from tests.conftest import write_image_folder
+from tests.conftest import program, write_image_folder
+from tests.faults import limit_more_data
 from tests.runs import call, coco, rows, run, same_tree
 from trainer.checkpoint import read
 from trainer.trainer import Trainer
@@ -370,6 +372,24 @@ def test_a_run_of_mapped_images_goes_on_in_memory_bit_for_bit(tmp_path: Path, mo
         here, there = (read(place / "checkpoint-epoch2.pth")[name] for place in (part, tmp_path / "straight"))
         assert same_tree(here, there) == []
     assert "changed since" not in (part / "train.log").read_text(), "no result depends on it"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit a process's memory so")
+def test_a_folder_larger_than_the_process_s_memory_is_trained_on(tmp_path: Path) -> None:
+    """700 pictures of 256x256: 138 MB as decoded, 321 in memory, and 200 more than the process has at its start."""
+    folder = tmp_path / "images"
+    for number in range(700):
+        path = folder / "train" / f"{number % 5}" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number % 256, 50 * (number % 5), 0)).save(path)
+    size = ("data_loader.type=ImageFolder", "data_loader.args.image_size=256", "data_loader.args.batch_size=4")
+    small = ("data_loader.args.subset=100", "data_loader.args.test_subset=20", "arch.args.width=1", "trainer.epochs=1")
+    for in_memory, code in (("null", 0), ("true", 3)):
+        options = (*size, *small, f"data_loader.args.in_memory={in_memory}")
+        argv = coco(folder, tmp_path / in_memory, *options, arm="bn", noise=0)
+        ended = program("train.py", *map(str, argv), prepare=[limit_more_data(200_000_000)])
+        assert (ended.returncode, "not enough memory" in ended.stderr) == (code, code == 3), ended.stderr
 
 
 def test_memory_decides_where_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:

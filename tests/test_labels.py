@@ -70,7 +70,9 @@ def test_the_map_of_cifar10_is_its_default() -> None:
 
 @pytest.mark.parametrize("pair", [{"cta": "dog"}, {"dog": "cta"}])
 def test_a_map_of_unknown_classes(pair: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"label_noise.map: made up has no class 'cta', only .*; did you mean 'cat'\?$"):
+    with pytest.raises(
+        ConfigError, match=r"label_noise.map: made up has no class 'cta', only .*; did you mean 'cat'\?$"
+    ):
         noisy(dataset(), split(dataset()), type="asymmetric", rate=0.4, map=pair)
 
 

@@ -17,9 +17,11 @@ def keep_freed_memory() -> bool:
 
     glibc returns large freed blocks to the kernel at once, so every step has page faults for all its large activations.
     Keeping the blocks costs more memory at the peak (docs/performance.md has both figures). It affects the whole
-    process, and works only on Linux with glibc.
+    process, and works only on Linux with glibc. A process whose memory is limited (`ulimit`) keeps glibc's defaults.
     """
-    return _allocate_by(((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)))
+    return not _under_own_limits() and _allocate_by(
+        ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
+    )
 
 
 def give_back_freed_memory() -> None:
@@ -44,15 +46,41 @@ def machine_memory() -> int:
 
 
 def available_memory() -> int:
-    """The bytes that this process can still take without swapping, within the limit of its container (cgroup)."""
-    free = [machine_memory()]
+    """The bytes that this process can still take without swapping, within the limits of its container (cgroup) and its
+    own (`ulimit -v`, `ulimit -d`)."""
+    free = [machine_memory(), *_under_own_limits()]
     found = re.search(r"^MemAvailable: +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
     free += [int(found[1]) << 10] if found else []
-    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        cached = re.search(r"^file (\d+)$", _text("/sys/fs/cgroup/memory.stat"), re.MULTILINE)
-        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    for group in _cgroups():
+        limit, used = (_text(f"{group}/memory.{name}").strip() for name in ("max", "current"))
+        if limit.isdigit() and used.isdigit():
+            cached = re.search(r"^file (\d+)$", _text(f"{group}/memory.stat"), re.MULTILINE)
+            free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
     return max(0, min(free))
+
+
+def _cgroups() -> list[Path]:
+    """The folder of this process's group and those of the groups around it; each may have a limit."""
+    root = Path("/sys/fs/cgroup")
+    found = re.search(r"^0::/(.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
+    own = root / found[1] if found else root
+    return [root, *(folder for folder in (own, *own.parents) if root in folder.parents)]
+
+
+def _under_own_limits() -> list[int]:
+    """What is left of each limit on the process's memory."""
+    pages = _text("/proc/self/statm").split()
+    if not pages:
+        return []
+    import resource  # not on Windows
+
+    limits = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}
+    soft = {kind: resource.getrlimit(kind)[0] for kind in limits}
+    return [
+        soft[kind] - int(used) * resource.getpagesize()
+        for kind, used in limits.items()
+        if soft[kind] != resource.RLIM_INFINITY
+    ]
 
 
 def _text(path: str) -> str:
