@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 COCO_CLASSES = 10
@@ -144,6 +145,16 @@ def fresh_program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, name, *args]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
+
+
+def check_that_it_trains(model: nn.Module, outputs: int) -> None:
+    """Logits of a batch of 32x32 images, a finite gradient for every parameter, and logits in evaluation."""
+    x = torch.randn(3, 3, 32, 32)
+    logits = model(x)
+    assert logits.shape == (3, outputs)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert model.eval()(x).shape == (3, outputs)
 
 
 def same_tree(a: object, b: object, path: str = "") -> list[str]:

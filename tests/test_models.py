@@ -16,6 +16,7 @@ from models.norms import NORMS
 from models.preconv import PreConv2d
 from models.resnet import resnet18, resnet34, resnet50
 from parse_config import validate
+from tests.conftest import check_that_it_trains
 from tests.fake_backward import backward
 from tests.test_preconv_methods import one_block
 from utils.errors import ConfigError
@@ -38,12 +39,7 @@ def test_config_names_are_the_registries() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_arm_trains_and_evaluates(norm: str, activation: str) -> None:
     model = resnet18(norm, num_classes=7, width=4, activation=activation)
-    x = torch.randn(3, 3, 32, 32)
-    logits = model(x)
-    assert logits.shape == (3, 7)
-    logits.square().sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    assert model.eval()(x).shape == (3, 7)
+    check_that_it_trains(model, outputs=7)
 
 
 @pytest.mark.parametrize("build", [resnet34, resnet50])

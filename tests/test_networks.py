@@ -24,7 +24,7 @@ from parse_config import json_schema, load_config, validate
 from predict import load
 from reporting.runs.run import Run
 from reporting.statistics import paper
-from tests.conftest import ROOT
+from tests.conftest import ROOT, check_that_it_trains
 from tests.fake_backward import backward
 from tests.made_runs import config as made_config
 from tests.runs import call, coco, one_line, run, same_run
@@ -59,12 +59,7 @@ def kinds(model: nn.Module) -> tuple[int, int]:
 @pytest.mark.parametrize("build", [vgg16, simple_cnn])
 def test_every_arm_of_our_networks_trains_and_evaluates(build: Any, norm: str) -> None:
     model = build(norm, num_classes=7, width=4, activation="srelu")
-    x = torch.randn(3, 3, 32, 32)
-    logits = model(x)
-    assert logits.shape == (3, 7)
-    logits.square().sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    assert model.eval()(x).shape == (3, 7)
+    check_that_it_trains(model, outputs=7)
     per_layer = {"bn": (0, 1), "conv": (1, 0), "bncn": (1, 1)}
     if norm in per_layer:
         convolutions = {vgg16: 13, simple_cnn: 4}[build]
