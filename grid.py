@@ -104,7 +104,7 @@ def _shower() -> "Show":
 
 
 def _without_progress(line: str) -> str:
-    return re.sub(r", (epoch \d+ of \d+|about \d+ min left)$", "", line)
+    return re.sub(r", (epoch \d+ of \d+|about \d+ (?:min|h) left)$", "", line)
 
 
 def screen_lines(lines: Sequence[str], columns: int) -> int:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from grids.plan import Cell, Grid
@@ -23,11 +24,11 @@ WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
 @dataclass(frozen=True)
 class Standing:
-    """`epochs` done out of `of`, the seconds that they took, and whether the run has finished."""
+    """`epochs` done out of `of`, the median seconds of one, and whether the run has finished."""
 
     epochs: int
     of: int
-    seconds: float
+    pace: float
     finished: bool
 
 
@@ -39,13 +40,13 @@ def standing(cell: Cell) -> Standing:
         text = read_file(cell.folder / METRICS_NAME, LARGEST_TABLE).decode("utf-8-sig")
         names, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
         place = {name: index for index, name in enumerate(names)}
-        seconds = sum(float(row[place["seconds"]]) for row in rows)
+        pace = median([float(row[place["seconds"]]) for row in rows] or [0.0])
         monitor = Monitor(trainer.monitor, trainer.early_stop)
         if trainer.early_stop:
             monitor.add_all(float(row[place[monitor.column or ""]]) for row in rows)
     except (OSError, ValueError, LookupError, csv.Error):
         return Standing(0, of, 0.0, False)
-    return Standing(len(rows), of, seconds, len(rows) >= of or monitor.has_had_enough)
+    return Standing(len(rows), of, pace, len(rows) >= of or monitor.has_had_enough)
 
 
 def misfit(cell: Cell) -> str | None:
@@ -131,23 +132,25 @@ class Progress:
         return f"epoch {where.epochs} of {where.of}"
 
     def _time_left(self) -> str:
-        """An estimate from the mean seconds per epoch of each arm and dataset; empty if one of them has not begun."""
+        """An estimate from the median pace of each arm and dataset; empty if one of them has not begun.
+
+        A few epochs that shared the machine with other work do not move a median.
+        """
         standings = {cell: self._standing(cell) for cell, state in self.states.items() if state != FAILED}
-        took: dict[tuple[str, str], list[float]] = {}
+        paces: dict[tuple[str, str], list[float]] = {(cell.dataset, cell.arm): [] for cell in standings}
         for cell, where in standings.items():
-            sums = took.setdefault((cell.dataset, cell.arm), [0.0, 0.0])
-            sums[0] += where.seconds
-            sums[1] += where.epochs
-        left = 0.0
+            paces[cell.dataset, cell.arm] += [where.pace] if where.epochs else []
+        seconds = 0.0
         for cell, where in standings.items():
             if self.states[cell] == FINISHED:
                 continue
-            seconds, epochs = took[cell.dataset, cell.arm]
-            if not epochs:
+            if not paces[cell.dataset, cell.arm]:
                 return ""
-            left += seconds / epochs * (where.of - where.epochs)
-        parallel = max(1, sum(state == RUNNING for state in self.states.values()))
-        return f", about {left / parallel / 60:.0f} min left" if left else ""
+            seconds += median(paces[cell.dataset, cell.arm]) * (where.of - where.epochs)
+        minutes = seconds / 60 / max(1, sum(state == RUNNING for state in self.states.values()))
+        if minutes >= 120:
+            return f", about {minutes / 60:.0f} h left"
+        return f", about {minutes:.0f} min left" if minutes else ""
 
 
 def _share(states: list[str]) -> str:

@@ -534,6 +534,16 @@ def test_a_table_reads_the_files_of_running_cells_only(
     assert ended.folder not in read
 
 
+@pytest.mark.parametrize(("seeds", "left"), [(4, "about 46 min left"), (1000, "about 513 h left")])
+def test_the_time_left_is_that_of_usual_epochs(tmp_path: Path, coco_dir: Path, seeds: int, left: str) -> None:
+    grid = load_grid(write_grid(tmp_path, coco_dir, arms=["bn"], seeds=list(range(seeds))))
+    for cell, seconds in zip(grid.cells, ([900, 950], [900, 90_000], [900]), strict=False):
+        cell.folder.mkdir(parents=True)
+        lines = [f"{epoch},{value}" for epoch, value in enumerate(seconds, 1)]
+        (cell.folder / "metrics.csv").write_text("\n".join(["epoch,seconds", *lines, ""]))
+    assert Progress(grid).table()[-1].endswith(left), "a median epoch takes 925 s"
+
+
 def test_a_table_of_many_cells_names_the_first_of_each_state(tmp_path: Path, coco_dir: Path) -> None:
     grid = load_grid(write_grid(tmp_path, coco_dir, arms=["bn"], seeds=list(range(3333)), noise=[0, 10, 20]))
     progress = Progress(grid)
