@@ -32,6 +32,7 @@ GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 _BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
 LARGEST_GRID = 1 << 18  # bytes
 MOST_CELLS = 10_000
+LONGEST_NOTE = 1000  # characters
 LONGEST_WORD = 60  # characters that a sweep adds to the name of a folder
 
 
@@ -58,6 +59,10 @@ class GridFile(BaseModel):
         description="KEY: [VALUE, ...], settings to search: a run for each combination, over all other changes.",
     )
     save_dir: PathText = Field("saved", description="Where the grid's folder is made.")
+    notes: list[Annotated[str, Field(max_length=LONGEST_NOTE)]] = Field(
+        default_factory=list,
+        description="Sentences that the report tells first, such as where the data come from.",
+    )
 
     def arms_for(self, dataset: str) -> list[str]:
         return self.arms_of.get(dataset, self.arms)
@@ -92,9 +97,10 @@ class Grid:
     name: str
     folder: Path
     cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
 
     def record(self) -> bytes:
-        """The bytes of grid.json: the planned runs, for reports. Paths are relative to the grid's folder."""
+        """The bytes of grid.json, for reports: planned runs and notes. Paths are relative to the grid's folder."""
         cells = [
             {
                 "dataset": cell.dataset,
@@ -106,7 +112,8 @@ class Grid:
             }
             for cell in self.cells
         ]
-        return (json.dumps({"name": self.name, "cells": cells}, indent=1) + "\n").encode()
+        notes = {"notes": self.notes} if self.notes else {}
+        return (json.dumps({"name": self.name, **notes, "cells": cells}, indent=1) + "\n").encode()
 
 
 def load_grid(path: Path) -> Grid:
@@ -145,7 +152,7 @@ def load_grid(path: Path) -> Grid:
     if count > MOST_CELLS:
         raise ConfigError(f"{path}: {count:,} runs, which are more than {MOST_CELLS:,}; make several grids of it")
     folder = user_path(file.save_dir) / file.name
-    return Grid(file.name, folder, tuple(_cells(file, path, folder)))
+    return Grid(file.name, folder, tuple(_cells(file, path, folder)), tuple(file.notes))
 
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:

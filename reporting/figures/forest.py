@@ -12,7 +12,7 @@ from reporting.statistics.statements import FAILS, HOLDS, OPEN, Finding, Level, 
 INCHES = 0.19  # a row's height
 LINE, ABOVE, GAP = 0.85, 1.1, 0.3  # in rows: a line of a statement, the last one above the datasets, between statements
 LONGEST = 60  # characters in a line
-ROOM = 0.65  # for the datasets on the left and the verdicts on the right, in widths of what is between them
+LEFT, RIGHT = 0.65, 0.8  # room for the datasets and for the verdicts, in widths of what is between them
 #: Of a noise level, in the order of the levels: the mark of its difference. The paper's own is a cross.
 MARKS = ("o", "s", "^", "D", "v")
 VERDICTS = {HOLDS: ("#007A59", "✔"), FAILS: ("#B84A00", "✘"), OPEN: ("#666666", "?")}
@@ -100,7 +100,7 @@ def _frame(axes: Any) -> None:
     axes.spines[["left", "top", "right"]].set_visible(False)
     axes.margins(x=0.02)
     low, high = axes.get_xlim()
-    axes.set_xlim(low - ROOM * (high - low), high + ROOM * (high - low))
+    axes.set_xlim(low - LEFT * (high - low), high + RIGHT * (high - low))
     axes.locator_params(axis="x", nbins=12)
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
 

@@ -43,7 +43,8 @@ _LARGEST = 1 << 28
 def read_results(folders: list[Path]) -> Results:
     """Raises DataError; see `find_runs` and `read_grid`."""
     runs, warnings = find_runs(folders)
-    return sort_into_cells(runs, warnings, read_grid(folders))
+    plan = read_grid(folders)
+    return sort_into_cells(runs, warnings, plan.places, plan.notes)
 
 
 def report_files(results: Results, warn: Callable[[str], object] = lambda text: None) -> dict[str, str]:

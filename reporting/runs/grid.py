@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reporting.runs.run import Key, Place, Wanted, in_search, setting
 from reporting.runs.settings import number, text, whole
@@ -15,6 +15,7 @@ from utils.files import read_file
 from utils.run_files import GRID_NAME
 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
+LONGEST_NOTE = 1000  # characters
 _CELL: dict[str, Callable[[Any], bool]] = {
     "dataset": text,
     "arm": text,
@@ -24,26 +25,38 @@ _CELL: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def read_grid(folders: list[Path]) -> list[Place] | None:
-    """The planned runs of every grid.json in and below the folders; None if there is no grid.json.
+class Plan(NamedTuple):
+    """The planned runs of all grids, None if there is no grid, and what the grids' authors tell their readers."""
+
+    places: list[Place] | None
+    notes: tuple[str, ...]
+
+
+def read_grid(folders: list[Path]) -> Plan:
+    """What every grid.json in and below the folders plans and tells.
 
     Raises:
         DataError: a grid.json is damaged.
     """
     wanted: list[Place] | None = None
+    notes: list[str] = []
     for root, path in ((n, path) for n, folder in enumerate(folders) for path in _grids(folder)):
         below = path.parent.relative_to(folders[root])
         try:
-            cells = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))["cells"]
+            grid = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))
             found = [
                 Place(_wanted(cell), (root, (below / str(cell["folder"])).as_posix()), cell.get("sweep", {}))
-                for cell in cells
+                for cell in grid["cells"]
             ]
+            told = grid.get("notes", [])
+            if not (isinstance(told, list) and all(isinstance(note, str) for note in told)):
+                raise ValueError("notes is no list of sentences")
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
             raise DataError(f"{path}: not what grid.py writes ({why}); mend it or take it away") from error
         wanted = (wanted or []) + found
-    return wanted
+        notes += [plain(note[:LONGEST_NOTE]) for note in told]
+    return Plan(wanted, tuple(dict.fromkeys(notes)))
 
 
 def _grids(folder: Path) -> list[Path]:

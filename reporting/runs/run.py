@@ -181,6 +181,12 @@ class Run:
     def finished(self) -> bool:
         return self.epochs >= self.planned or self._stopped_early
 
+    def is_copy_of(self, other: "Run") -> bool:
+        """Whether this is the same run, or how it was some epochs before, as records made of its folder are."""
+        if self.config != other.config or self.metrics.keys() != other.metrics.keys():
+            return False
+        return all(values == other.metrics[name][: len(values)] for name, values in self.metrics.items())
+
     def column(self, name: str) -> list[float]:
         """A column that every run has, without gaps."""
         values = self.metrics[name]

@@ -13,14 +13,15 @@ from reporting.runs.run import Key, Run
 from reporting.runs.words import LONGEST, first_of, percent, plain
 from utils.keys import flat, value_at
 
-#: Settings that an arm, a cell or a machine has of its own; runs that differ in others are not quite comparable.
+#: A setting that an arm has of its own.
+_OF_AN_ARM = "trainer.clip_grad_norm"
+#: Settings that a cell or a machine has of its own; runs that differ in others are not quite comparable.
 _OWN = {
     "name",
     "seed",
     "arch.args.norm",
     "data_loader.args.in_memory",
     "label_noise.rate",
-    "trainer.clip_grad_norm",
     "trainer.diagnostics",
     "trainer.keep_freed_memory",
     "trainer.save_dir",
@@ -46,11 +47,15 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
         differing = 0
         for name in sorted({name for _, values in settings for name in values if not name.startswith(swept)} - _OWN):
             arms: dict[str, set[str]] = {}
+            by_arm: dict[str, set[str]] = {}
             for key, values in settings:
                 value = json.dumps(values.get(name))
                 arms.setdefault(value, set()).add(f"`{plain(key.arm)}` at {percent(key.noise)}")
-            differing += len(arms) > 1
-            if len(arms) > 1 and differing <= MOST_SETTINGS:
+                by_arm.setdefault(key.arm, set()).add(value)
+            if len(arms) == 1 or (name == _OF_AN_ARM and all(len(values) == 1 for values in by_arm.values())):
+                continue
+            differing += 1
+            if differing <= MOST_SETTINGS:
                 said = "; ".join(
                     f"{_short(value)} in {first_of(sorted(cells), 3)}" for value, cells in sorted(arms.items())
                 )

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -17,12 +17,14 @@ MOST_HOLES = 10_000
 
 @dataclass(frozen=True)
 class Results:
-    """Finished and unfinished runs by cell and seed, missing runs, and warnings of one sentence each."""
+    """Finished and unfinished runs by cell and seed, missing runs, warnings of one sentence each, and the notes of the
+    grids' authors."""
 
     cells: Mapping[Key, Mapping[int, Run]]
     unfinished: Mapping[Key, Mapping[int, Run]]
     missing: tuple[Wanted, ...]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def datasets(self) -> list[str]:
@@ -44,8 +46,14 @@ class Results:
 
     def fullest_levels(self, dataset: str) -> set[float]:
         """The noise levels of a dataset with the most seeds planned, by any arm."""
-        seeds = Counter(noise for noise, _ in {(key.noise, seed) for key, seed in self.asked if key.dataset == dataset})
-        return {noise for noise, count in seeds.items() if count == max(seeds.values())}
+        return {noise for noise, count in self._seeds(dataset).items() if count == self.most_seeds(dataset)}
+
+    def most_seeds(self, dataset: str) -> int:
+        """The number of seeds planned for those levels."""
+        return max(self._seeds(dataset).values())
+
+    def _seeds(self, dataset: str) -> Counter[float]:
+        return Counter(noise for noise, _ in {(key.noise, seed) for key, seed in self.asked if key.dataset == dataset})
 
     @property
     def drawn(self) -> list[Key]:
@@ -125,7 +133,9 @@ def arm_order(arm: str) -> tuple[int, str]:
     return (ARMS.index(arm) if arm in ARMS else len(ARMS), arm)
 
 
-def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None) -> Results:
+def sort_into_cells(
+    runs: list[Run], warnings: list[str], wanted: Iterable[Place] | None, notes: tuple[str, ...] = ()
+) -> Results:
     """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid as missing."""
     warnings, places = list(warnings), list(wanted or ())
     sweeps = {place.folder: place.sweep for place in places if place.sweep}
@@ -138,6 +148,7 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
     for key in sorted(by_cell, key=cell_order):
         for seed, found in sorted(by_cell[key].items()):
             chosen = max(found, key=_newest_complete)
+            found = [run for run in found if run is chosen or not run.is_copy_of(chosen)]
             if len(found) > 1:
                 which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
                 warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
@@ -154,9 +165,8 @@ def sort_into_cells(runs: list[Run], warnings: list[str], wanted: Iterable[Place
         warnings.append(f"{count} became NaN or infinite; means are of the others alone: {'; '.join(lost)}.")
     have = {Wanted(key, seed) for group in (cells, unfinished) for key, cell in group.items() for seed in cell}
     missing = _holes(have, warnings) if wanted is None else _absent(places, runs, have)
-    return Results(
-        cells, unfinished, tuple(sorted(missing, key=lambda w: (cell_order(w.key), w.seed))), tuple(warnings)
-    )
+    missing = sorted(missing, key=lambda w: (cell_order(w.key), w.seed))
+    return Results(cells, unfinished, tuple(missing), tuple(warnings), notes)
 
 
 def describe(key: Key) -> str:
@@ -167,10 +177,10 @@ def cell_order(key: Key) -> tuple[str, float, tuple[int, str]]:
     return key.dataset, key.noise, arm_order(key.arm)
 
 
-def _newest_complete(run: Run) -> tuple[bool, str, str]:
-    """The sort key by which the newest run is last: finished, then the time in the folder's name, then the path."""
+def _newest_complete(run: Run) -> tuple[bool, str, int, str]:
+    """The sort key by which the newest run is last: finished, the time in the folder's name, its epochs, the path."""
     stamp = re.search(r"\d{8}_\d{6}(-\d+)?$", run.folder)
-    return run.finished, stamp[0] if stamp else "", run.folder
+    return run.finished, stamp[0] if stamp else "", run.epochs, run.folder
 
 
 def _holes(have: set[Wanted], warnings: list[str]) -> list[Wanted]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from reporting.runs.run import Run
-from reporting.runs.words import percent
+from reporting.runs.run import Key, Run
+from reporting.runs.words import listed, percent
 from reporting.statistics import paper
-from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error
+from reporting.statistics.intervals import ENOUGH_SEEDS, Interval, holm, interval, paired, smallest_error
 from reporting.statistics.measures import last_test, last_validation, restlessness, test_above_validation
 from reporting.statistics.numbers import with_interval
 from reporting.statistics.results import Results
@@ -62,13 +62,14 @@ class Measured:
 class Finding:
     """A statement on one dataset: the result at each noise level (and arm), and their common verdict.
 
-    It is not `final` as long as runs of the dataset are to come.
+    It is not `final` as long as runs of the dataset are to come. `seeds` is how many were asked for.
     """
 
     statement: "Statement"
     dataset: str
     measured: tuple[Measured, ...]
     final: bool = True
+    seeds: int = ENOUGH_SEEDS
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -92,14 +93,21 @@ class Finding:
         return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
 
     @property
+    def decidable(self) -> bool:
+        """Whether enough seeds were asked for to decide anything."""
+        return self.seeds >= ENOUGH_SEEDS
+
+    @property
     def told(self) -> str:
-        """The verdict in words that say if it is not final."""
+        """The verdict in words that say if it is not final, or the reason why there can be none."""
+        if not self.decidable:
+            return f"{self.seeds} seed{'' if self.seeds == 1 else 's'} only"
         return self.verdict if self.final else f"{self.verdict} {'yet' if self.verdict == OPEN else 'so far'}"
 
     @property
     def in_short(self) -> str:
         """The verdict, and the number of levels at which the statement holds."""
-        if len(self.verdicts) == 1:
+        if len(self.verdicts) == 1 or not self.decidable:
             return self.told
         return f"{self.told} ({self.verdicts.count(HOLDS)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(self.verdicts)})"
 
@@ -157,11 +165,6 @@ def near_the_authors(value: Interval) -> str:
     return _within(low - NEAR, high + NEAR)(value)
 
 
-def the_same(value: Interval) -> str:
-    """Holds if the interval contains 0 and lies within SAME_MARGIN of it; does not hold if 0 is outside."""
-    return FAILS if value.above(0.0) or value.below(0.0) else within_margin(value)
-
-
 def difference(first: str, second: str, measure: Callable[[Run], float | None]) -> Levels:
     """A measure at each noise level, `first` minus `second`; of test accuracy also the paper's own difference."""
 
@@ -169,7 +172,8 @@ def difference(first: str, second: str, measure: Callable[[Run], float | None]) 
         for noise in _asked_noises(results, dataset, first, second):
             found = (results.by_seed(dataset, noise, arm, measure) for arm in (first, second))
             theirs = _stated_difference(results, dataset, noise, first, second) if measure is last_test else None
-            yield Level(noise, percent(noise), paired(*found), theirs)
+            name = percent(noise) + _lost(results, dataset, (noise,), first, second)
+            yield Level(noise, name, paired(*found), theirs)
 
     return levels
 
@@ -184,15 +188,24 @@ def more_robust(first: str, second: str) -> Levels:
             clean, noisy = (_stated_difference(results, dataset, noise, first, second) for noise in (0.0, most))
             theirs = None if clean is None or noisy is None else noisy - clean
             found = drop_less_than(results, dataset, most, first, second)
-            yield Level(most, f"0 to {percent(most)}", found, theirs)
+            name = f"0 to {percent(most)}" + _lost(results, dataset, (0.0, most), first, second)
+            yield Level(most, name, found, theirs)
 
     return levels
 
 
 def _asked_noises(results: Results, dataset: str, *arms: str) -> list[float]:
-    """All noise levels of a dataset that has the arms. Levels without finished runs count as not decided."""
-    asked = results.asked_of(dataset)
-    return sorted({key.noise for key in asked}) if {key.arm for key in asked}.issuperset(arms) else []
+    """The noise levels of a dataset that have or plan runs of all the arms."""
+    asked = [{key.noise for key in results.asked_of(dataset) if key.arm == arm} for arm in arms]
+    return sorted(set.intersection(*asked))
+
+
+def _lost(results: Results, dataset: str, noises: tuple[float, ...], *arms: str) -> str:
+    """How many runs of each arm diverged, which the interval cannot show."""
+    runs = {arm: [r for n in noises for r in results.unfinished.get(Key(dataset, n, arm), {}).values()] for arm in arms}
+    counts = {arm: sum(run.diverged is not None for run in found) for arm, found in runs.items()}
+    words = [f"{count} of `{arm}`" for arm, count in counts.items() if count]
+    return f" ({listed(words)} diverged)" if words else ""
 
 
 def _stated_difference(results: Results, dataset: str, noise: float, first: str, second: str) -> float | None:
@@ -241,7 +254,7 @@ STATEMENTS = (
     *(_accuracy("BatchNorm outperforms ConvNorm", "bn", arm) for arm in ("conv", "conv_published")),
     *(_accuracy("Adding ConvNorm brings BatchNorm down", "bn", arm) for arm in ("bncn", "bncn_published")),
     *(_robust(arm, "bn") for arm in ("conv", "bncn", "conv_published")),
-    _accuracy("As published, conv and bncn do the same", "conv_published", "bncn_published", the_same),
+    _accuracy("As published, conv and bncn do the same", "conv_published", "bncn_published", within_margin),
     CONTROL,
     *(_steady(arm, "bn") for arm in ("conv", "conv_published")),
     Statement(
@@ -289,5 +302,5 @@ def _examine(results: Results, dataset: str) -> list[Finding]:
         if error is not None and at.level.interval is not None:
             at = replace(at, verdict=statement.decide(at.level.interval.at(1.0 - error)))
         by_statement.setdefault(statement, []).append(at)
-    final = results.is_final(dataset)
-    return [Finding(statement, dataset, tuple(levels), final) for statement, levels in by_statement.items()]
+    final, seeds = results.is_final(dataset), results.most_seeds(dataset)
+    return [Finding(statement, dataset, tuple(levels), final, seeds) for statement, levels in by_statement.items()]

@@ -31,9 +31,11 @@ def document(results: Results) -> list[Block]:
         Paragraph(_in_short(results, found)),
         *forest_figures(results, found),
         *_warnings(results, found),
+        Heading(2, "Scale"),
+        *_scale(results),
         *search_section(results),
         *paper_section(results),
-        *robustness_section(results),
+        *robustness_section(results, found),
         Heading(2, "The paper's statements"),
         *_statements(results, found),
         *curve_section(results),
@@ -41,8 +43,6 @@ def document(results: Results) -> list[Block]:
         *diagnostics_section(results),
         Heading(2, "Summary"),
         *_summary(results),
-        Heading(2, "Scale"),
-        *_scale(results),
         Heading(2, "Missing and unfinished runs"),
         *_missing(results),
         Heading(2, "How to make this page again"),
@@ -58,15 +58,18 @@ def _in_short(results: Results, found: list[Finding]) -> str:
     text = f"{runs} run{' has' if done == 1 else 's have'} finished, on {listed(results.datasets)}. "
     if not found:
         return text.strip()
-    count = Counter(finding.verdict for finding in found)
-    text += f"Of {len(found)} tests of the paper's statements, one for each dataset, "
-    text += f"{HOLDS} {count[HOLDS]}, {FAILS} {count[FAILS]}, {OPEN} {count[OPEN]}. "
-    text += f"Decided are: {first_of(decided(found), 8, '; ')}. " if decided(found) else "Nothing is decided. "
+    tests = [finding for finding in found if finding.statement != CONTROL and finding.decidable]
+    count = Counter(finding.verdict for finding in tests)
+    verdicts = ((HOLDS, "holds", "hold"), (FAILS, "does not", "do not"), (OPEN, "is not decided", "are not decided"))
+    counted = [f"{count[verdict]} {one if count[verdict] == 1 else more}" for verdict, one, more in verdicts]
+    text += "Each statement of the paper is tested on each dataset with at least three seeds: "
+    text += f"of {len(tests)} tests {listed(counted)}. "
+    text += f"Decided are: {first_of(decided(tests), 4, '; ')}. " if decided(tests) else ""
     return text + f"{prose.WHAT_CONV_IS} {prose.RULES}"
 
 
 def _warnings(results: Results, found: list[Finding]) -> list[Block]:
-    notes = list(results.warnings)
+    notes = [*results.notes, *results.warnings]
     confounded = [f.dataset for f in found if f.statement == CONTROL and f.verdict == FAILS]
     if confounded:
         notes.insert(0, prose.CLIPPING.format(datasets=listed(confounded)))

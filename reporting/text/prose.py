@@ -22,15 +22,15 @@ def beside_the_paper() -> str:
 def rule() -> str:
     low, high = paper.logged_validation(paper.COCO)
     return _line(f"""
-        The rules are mechanical, stood before the runs, and are in `docs/rules.md`. At each noise level the difference
+        The rules are mechanical, and are those of `docs/rules.md`. At each noise level the difference
         of the last epoch's test accuracy, paired over seeds, gets a confidence interval (Student's t, n - 1 degrees of
         freedom, n seeds, at least 3). It decides if it excludes 0: the statement holds there, or does not. How wide it
         has to be is Holm's correction: all intervals of a dataset share an error of 5 %. The levels that count are
         those for which the most seeds were asked for; others are shown beside. A statement holds for a dataset if it
         holds at every level that counts, those included whose runs are missing, and does not hold if it fails at one;
         all else is not decided. Robustness compares the drops from 0 to 20 % noise, steadiness the mean absolute change
-        of test accuracy from epoch to epoch in the second half of the epochs. Two arms do the same if the interval has
-        0 in it and lies within {SAME_MARGIN:g} points of 0, and do not if it excludes 0. A validation accuracy is near
+        of test accuracy from epoch to epoch in the second half of the epochs. Two arms do the same if the interval
+        lies within {SAME_MARGIN:g} points of 0, and do not if it lies wholly beyond. A validation accuracy is near
         the authors' ({number(low, 1)} to {number(high, 1)} % at the end of their logs) if its interval over seeds
         lies within {NEAR:g} points of that range, and "test" is far higher if it is by more than {FAR:g} points. The
         intervals in the tables are those of 95 %, before the correction.
@@ -42,7 +42,7 @@ WHAT_CONV_IS = _line("""
     What the paper, and Liu et al., call conv holds a BatchNorm inside the layer: its correct counterpart is `bncn`, and
     `conv` here, ConvNorm with no BatchNorm anywhere, is a harder question of our own.
 """)
-RULES = "The rules (`docs/rules.md`) stood before the runs, and all intervals of a dataset share one error of 5 %."
+RULES = "The rules are those of `docs/rules.md`, and all intervals of a dataset share one error of 5 %."
 FOREST = _line("""
     Each statement's difference at each noise level (of robustness: in the points lost), mean over seeds with its 95 %
     interval, the paper's own beside it, and the verdict of all levels together after Holm's correction. Hollow marks do

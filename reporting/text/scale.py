@@ -33,8 +33,8 @@ LEARNT_BY_HEART = (
 )
 HALF = 50.0  # percent of the wrong labels; from there on they are being learnt by heart
 NOT_BY_HEART = (
-    "A drop of test accuracy before wrong labels are learnt by heart says what noise does to learning, not what "
-    "memorising it does."
+    "Where it is less than half of them ({datasets}), the drop of test accuracy says what noise does to learning, not "
+    "what memorising it does."
 )
 
 
@@ -124,7 +124,7 @@ def can_show(results: Results) -> list[str]:
         return whole
     by_heart = _test_by_heart(results)
     others = f"Of all others: {CAN[0].lower()}{CAN[1:]}" if full else CAN
-    return [*whole, others, CANNOT, _memorised(results), *([by_heart] if by_heart else [])]
+    return [*whole, others, CANNOT, *_memorised(results), *([by_heart] if by_heart else [])]
 
 
 def _test_by_heart(results: Results) -> str | None:
@@ -153,20 +153,24 @@ def _test_by_heart(results: Results) -> str | None:
     )
 
 
-def _memorised(results: Results) -> str:
-    """Whether the runs memorise enough to decide robustness to label noise."""
-    noisy = [key for key in results.cells if key.noise]
-    enough = [key for key in noisy if len(results.cells[key]) >= ENOUGH_SEEDS]
-    memorised = {key: results.values(*key, share(GIVEN)) for key in enough or noisy}
-    known = [(mean(values), key) for key, values in memorised.items() if values]
-    if not known:
-        return f"{LEARNT_BY_HEART} How far these runs got is not known: they have no figures on mislabelled images."
-    most, key = max(known, key=lambda found: found[0])
-    guesses = results.values(*key, chance)
-    by_chance = f", where chance alone would hit {number(mean(guesses), 1)} %" if guesses else ""
-    at = f"{key.dataset}, `{key.arm}`, {percent(key.noise)} noise{by_chance}"
-    text = f"{LEARNT_BY_HEART} Here at most {number(most, 1)} % of them are answered as given ({at})."
-    return text if most > HALF else f"{text} {NOT_BY_HEART}"
+def _memorised(results: Results) -> list[str]:
+    """How far the runs of each dataset learnt wrong labels by heart, and what that says of their robustness."""
+    told, less = [], []
+    for dataset in results.datasets:
+        noisy = [key for key in results.cells if key.dataset == dataset and key.noise]
+        known = [(mean(values), key) for key in noisy if (values := results.values(*key, share(GIVEN)))]
+        if not known:
+            continue
+        most, key = max(known, key=lambda found: found[0])
+        count, guesses = len(results.cells[key]), results.values(*key, chance)
+        by_chance = f"; chance alone: {number(mean(guesses), 1)} %" if guesses else ""
+        seeds = f", {count} seed{'' if count == 1 else 's'}" if count < ENOUGH_SEEDS else ""
+        told.append(f"{number(most, 1)} % on {dataset} (`{key.arm}`, {percent(key.noise)} noise{seeds}{by_chance})")
+        less += [dataset] if most <= HALF else []
+    if not told:
+        return [f"{LEARNT_BY_HEART} How far these runs got is not known: they have no figures on mislabelled images."]
+    text = f"{LEARNT_BY_HEART} Here the arm that learnt the most of them answers as given: {listed(told)}."
+    return [f"{text} {NOT_BY_HEART.format(datasets=listed(less))}" if less else text]
 
 
 def _images(run: Run) -> str:
@@ -207,10 +211,14 @@ def _clips(runs: list[Run]) -> str:
     by_arm: dict[str, set[Any]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, set()).add(run.config["trainer"].get("clip_grad_norm"))
-    clipped = [(arm, norm) for arm, norms in sorted(by_arm.items()) for norm in sorted(norms - {None})]
+    clipped = [
+        f"{'some runs of ' if None in norms else ''}`{arm}` (to norm {norm:g})"
+        for arm, norms in sorted(by_arm.items())
+        for norm in sorted(norms - {None})
+    ]
     if not clipped or all(None not in norms for norms in by_arm.values()):
         return ""
-    return f"Gradients are clipped in {listed([f'`{arm}` (to norm {norm:g})' for arm, norm in clipped])} only."
+    return f"Gradients are clipped in {listed(clipped)} only."
 
 
 def _both(values: list[str]) -> str:

@@ -109,17 +109,18 @@ def curve_section(results: Results) -> list[Block]:
     return blocks
 
 
-def robustness_section(results: Results) -> list[Block]:
+def robustness_section(results: Results, found: Sequence[Finding]) -> list[Block]:
+    judged = {finding.dataset for finding in found}  # of which the statements have the differences
     blocks: list[Block] = [Heading(2, "Robustness to label noise"), *_memorisation(results)]
     drops, against = [], []
     for dataset, noise, arm in results.cells:
-        found = robustness.drop(results, dataset, noise, arm) if noise else None
-        if found is not None:
+        lost = robustness.drop(results, dataset, noise, arm) if noise else None
+        if lost is not None:
             less = robustness.drop_less_than(results, dataset, noise, arm, "bn") if arm != "bn" else None
             kept = number(robustness.kept(results, dataset, noise, arm), 1)
-            drops.append((dataset, arm, percent(noise), with_interval(found), kept, with_interval(less)))
+            drops.append((dataset, arm, percent(noise), with_interval(lost), kept, with_interval(less)))
         both = (results.by_seed(dataset, noise, name, last_test) for name in (arm, "bn"))
-        if arm != "bn" and (difference := paired(*both)):
+        if arm != "bn" and dataset not in judged and (difference := paired(*both)):
             against.append((dataset, arm, percent(noise), with_interval(difference)))
     if drops:
         draw = partial(dots.robustness, results)
@@ -215,13 +216,23 @@ def paper_section(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading(2, "The paper's own numbers beside ours"), Paragraph(prose.beside_the_paper())]
     for title, at_scale in (("At the paper's own scale", True), ("At a smaller scale", False)):
         found = [row for row in rows if (row[0] in full) == at_scale]
-        caption = "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)"
-        header = ("arm", "noise", 'paper, "test"', 'logs, "test"', "logs, held out", 'ours, "test"', "ours, held out")
         if found or at_scale:
-            blocks += [Heading(3, title), *tables(caption, (*header, "runs"), found)]
+            blocks.append(Heading(3, title))
+        for dataset in dict.fromkeys(row[0] for row in found):
+            blocks += _beside_table([row for row in found if row[0] == dataset])
         if not found and at_scale:
             blocks.append(Paragraph(prose.NOT_AT_SCALE))
     return blocks
+
+
+def _beside_table(rows: Sequence[tuple[str, ...]]) -> list[Block]:
+    """A dataset's rows of `_beside_the_paper`. Where all "test" images are held out, it has one column of both."""
+    caption = "Accuracy, %: the paper's text, its authors' logs (last epoch), and ours (last epoch)"
+    header = ("arm", "noise", 'paper, "test"', 'logs, "test"', "logs, held out", 'ours, "test"', "ours, held out")
+    columns = list(zip(("dataset", *header, "runs"), *rows, strict=True))
+    kept = [one for one, after in zip(columns, [*columns[1:], ()], strict=True) if one[1:] != after[1:]]
+    names, *cells = zip(*kept, strict=True)
+    return tables(caption, names[1:], cells)
 
 
 def _beside_the_paper(results: Results, dataset: str) -> Iterator[tuple[str, ...]]:
