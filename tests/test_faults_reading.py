@@ -343,6 +343,8 @@ def test_19_another_number_of_threads(folder: Path) -> None:
     ended = launch(folder.parent, "-r", folder / NEWEST, prepare=[partial(torch.set_num_threads, 2)])
     one_line(ended, 0, "WARNING: resume not bit-exact: threads was 1, is 2\n")
     assert final_state(folder, 4)["environment"]["threads"] == 2
+    environments = json.loads((folder / "data.json").read_text())["environments"]
+    assert [here["threads"] for here in environments] == [1, 2]
 
 
 @pytest.mark.parametrize(("key", "value"), [("torch", "2.5.1"), ("device", "NVIDIA H100"), ("world_size", 2)])

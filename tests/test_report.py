@@ -408,6 +408,22 @@ def test_settings_that_differ_are_said(tmp_path: Path) -> None:
     assert "4 in `bn` at 0 %, `conv` at 0 %" in warning
 
 
+def test_machines_that_differ_are_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bn", 0.0, seeds(0.5, 0.6, 0.7))
+    assert read_results([tmp_path]).warnings == ()
+    images = dict.fromkeys(("train", "val", "test"), 9)
+    here = {"torch": "2.14.1", "device": "cpu", "threads": 1, "world_size": 1, "code": "abc"}
+    there = {**here, "device": "a GPU"}
+    for seed, environments in ((12, [here]), (13, [{**here, "threads": 2}]), (14, [here, there])):
+        record = json.dumps({"images": images, "environments": environments})
+        (tmp_path / "cifar10_bn_0noise" / f"seed{seed}" / "data.json").write_text(record)
+    (warning,) = read_results([tmp_path]).warnings
+    assert warning.endswith(
+        "version of the code: cpu, torch 2.14.1, code abc (2); "
+        "cpu, torch 2.14.1, code abc, then a GPU, torch 2.14.1, code abc (1)."
+    )
+
+
 def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -> None:
     write_cell(tmp_path, "bn", 0.0, seeds(0.5))
     write_cell(tmp_path, "bncn", 0.0, seeds(0.5), protocol="clean", news=None)

@@ -28,6 +28,7 @@ from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree,
 from tests.runs import SMALL, coco, contents, curves, final_state, rows, run, scalars
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
+from trainer.environment import code_version
 from trainer.meter import Meter
 from trainer.optim import build_optimizer
 from trainer.trainer import Trainer
@@ -72,6 +73,35 @@ def test_data_json_says_what_the_run_saw(finished: Path) -> None:
     assert said["classes"] == labels["classes"].tolist()
     assert said["sha256"] == read(finished / "checkpoint-epoch3.pth")["dataset_sha256"]
     assert said["as_published"] == {}
+    (here,) = said["environments"]
+    assert here.pop("code") == code_version()
+    assert here == read(finished / "checkpoint-epoch3.pth")["environment"]
+
+
+def test_the_code_s_version_is_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none where only a folder further up is a checkout."""
+    place = tmp_path / "copy"
+    place.mkdir()
+    monkeypatch.setattr("trainer.environment._ROOT", place)
+
+    def git(*arguments: str, at: Path) -> str:
+        names = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        return subprocess.run(["git", *names, *arguments], cwd=at, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q", at=tmp_path)
+    assert code_version() is None
+    git("init", "-q", at=place)
+    assert code_version() is None, "no commit yet"
+    (place / "file").write_text("1")
+    git("add", "file", at=place)
+    git("commit", "-q", "-m", "first", at=place)
+    git("tag", "v1", at=place)
+    commit = git("rev-parse", "--short=12", "HEAD", at=place).strip()
+    assert code_version() == commit
+    (place / "file").write_text("2")
+    assert code_version() == f"{commit}-dirty"
+    (place / ".git" / "HEAD").write_text("?")
+    assert code_version() is None, "a damaged one"
 
 
 def test_metrics_csv_has_its_columns_in_order(finished: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from trainer.identity import (
     strangers,
     tables,
 )
+from utils import strict_json
 from utils.errors import CheckpointError, FileSystemError
 from utils.files import user_path
 from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIVERGED_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
 
+LARGEST_RECORD = 1 << 20  # bytes of a data.json
+MOST_ENVIRONMENTS = 100  # that are kept of a run which is resumed again and again on other machines
 CLOCK_TOLERANCE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
 
 
@@ -110,16 +114,35 @@ def _make_new(config: Config) -> Path:
     raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
 
 
-def write_run_files(folder: Folder, config: Config, data: RunData) -> None:
+def write_run_files(
+    folder: Folder, config: Config, data: RunData, here: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
     """Write run.json, config.json, the given labels (noise.npz), the realised noise (noise_transition.csv) and facts
-    about the data (data.json). Remove an earlier process's diverged.json. Raises FileSystemError."""
+    about data and machine (data.json). Remove an earlier process's diverged.json.
+
+    `here` is the environment of this process; `before` is that of the checkpoint from which the run goes on.
+
+    Raises FileSystemError.
+    """
     set_strangers_aside(folder)
     keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
-    folder.write(DATA_NAME, (json.dumps(data_record(config, data), indent=2) + "\n").encode())
+    record = {**data_record(config, data), "environments": _environments(folder, here, before)}
+    folder.write(DATA_NAME, (json.dumps(record, indent=2) + "\n").encode())
     folder.remove(DIVERGED_NAME)
+
+
+def _environments(folder: Folder, here: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Any]:
+    """The environments of all processes of a run, in order; of neighbours that are equal, one."""
+    found: list[Any] = []
+    if before is not None:
+        with contextlib.suppress(ValueError, RecursionError, FileSystemError):
+            record = strict_json.loads((folder.read(DATA_NAME, LARGEST_RECORD) or b"").decode())
+            found = list(record["environments"]) if isinstance(record.get("environments"), list) else []
+        found = found or [before]
+    return found[-MOST_ENVIRONMENTS:] + [here] * (found[-1:] != [here])
 
 
 def data_record(config: Config, data: RunData) -> dict[str, Any]:

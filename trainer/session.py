@@ -9,6 +9,7 @@ from data_loader.access import Access
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
 from trainer.best import best_epoch, make_best
+from trainer.environment import code_version, environment
 from trainer.identity import set_tables_aside
 from trainer.resume import Start
 from trainer.run_folder import write_run_files
@@ -49,7 +50,8 @@ def begin(trainer: Trainer, start: Start) -> None:
             # A killed run has rows beyond its last checkpoint, and makes them again as they were.
             tolerance = 0 if start.chosen else trainer.store.keep * trainer.loop.save_period
             set_tables_aside(trainer.folder, trainer.epoch, tolerance)
-        write_run_files(trainer.folder, config, trainer.data)
+        here = {**environment(trainer.device, trainer.world.size), "code": code_version()}
+        write_run_files(trainer.folder, config, trainer.data, here, start.state and start.state["environment"])
         set_up_logging(trainer.folder)
     log = get_logger()
     log.info("run folder: %s", trainer.folder)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from reporting.runs.run import FROM_FILE, Column, Data, Diagnostics, Run
 from reporting.runs.settings import misfit, whole
-from reporting.runs.words import plain
+from reporting.runs.words import LONGEST, plain
 from utils import strict_json
 from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, LAST_COLUMN, SPLITS
 from utils.errors import DataError
@@ -159,7 +159,18 @@ def read_data(path: Path) -> Data:
     wrong = value_at(record, ("wrong_labels", "train"))
     if wrong is not None and not whole(0, sizes[0])(wrong):
         raise DamagedRun("wrong_labels has more or less than there can be")
-    return Data(sizes, wrong)
+    return Data(sizes, wrong, tuple(dict.fromkeys(map(_place, _list_of(record, "environments")))))
+
+
+def _list_of(record: Any, key: str) -> list[Any]:
+    found = value_at(record, (key,))
+    return found if isinstance(found, list) else []
+
+
+def _place(environment: Any) -> str:
+    """Device, torch and code in words; threads are left out, as they differ too often and change little."""
+    device, torch, code = (plain(str(value_at(environment, (key,))))[:LONGEST] for key in ("device", "torch", "code"))
+    return f"{device}, torch {torch}, code {code}"
 
 
 def read_divergence(path: Path) -> int:

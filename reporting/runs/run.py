@@ -67,10 +67,12 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Data:
-    """From data.json: the numbers of images in train, val and test, and the number of wrong labels in train."""
+    """From data.json: the numbers of images in train, val and test, the number of wrong labels in train, and where it
+    was trained, by device, torch and code; nothing in older files."""
 
     images: tuple[int, ...]
     wrong: int | None
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""Finds settings in which the runs of one dataset differ, although they are compared."""
+"""Finds settings and machines in which the runs of one dataset differ, although they are compared."""
 
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,22 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
         if differing > MOST_SETTINGS:
             warnings.append(f"Runs of {dataset} differ in {differing - MOST_SETTINGS} more settings.")
     return warnings
+
+
+def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
+    """A sentence for each dataset whose runs were not all trained on one kind of machine by one version of the code."""
+    by_dataset: dict[str, Counter[str]] = {}
+    for group in groups:
+        for key, cell in group.items():
+            for run in cell.values():
+                places = run.data.places if run.data else ()
+                by_dataset.setdefault(key.dataset, Counter())[", then ".join(places) or "not recorded"] += 1
+    return [
+        f"Runs of {dataset} were not all trained on one machine by one version of the code: "
+        f"{first_of([f'{place} ({count})' for place, count in sorted(places.items())], MOST_SETTINGS, '; ')}."
+        for dataset, places in sorted(by_dataset.items())
+        if len(places) > 1
+    ]
 
 
 def _short(text: str) -> str:
