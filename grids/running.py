@@ -197,7 +197,7 @@ def refuse_other_files(grid: Grid, folder: Folder) -> None:
         found = strict_json.loads(data.decode("utf-8-sig")) if data else None
     except ValueError:
         found = None
-    if data and (not isinstance(found, dict) or found.keys() != {"name", "cells"}):
+    if data and (not isinstance(found, dict) or found.keys() - {"notes"} != {"name", "cells"}):
         path = folder.path / GRID_NAME
         raise FileSystemError(f"{path} is not the record of a grid; move it away, or give the grid another name")
     for cell in grid.cells:

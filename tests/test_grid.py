@@ -56,6 +56,7 @@ def write_grid(tmp_path: Path, coco_dir: Path, **changes: object) -> Path:
         "seeds": [1, 2],
         "save_dir": str(tmp_path / "saved"),
         "settings": settings(coco_dir),
+        "notes": ["These runs are small."],
     }
     path = tmp_path / "grid.json"
     path.write_text(json.dumps({**values, **changes}))
