@@ -66,10 +66,13 @@ def describe(problem: Any, values: dict[str, Any]) -> str:
 def _key_meant(keys: Sequence[str], known: Sequence[str]) -> str:
     """The end of a message on an unknown key: a similar key beside it or among the arguments, and the known keys."""
     *above, key = keys
-    listed = f"; keys here: {', '.join(known)}"
+    listed = f"; keys here: {', '.join(known) or 'none'}"
     args = ".".join([*above, "args"])
     if _fields_at([*above, "args", key]):
         return f"; did you mean {f'{args}.{key}'!r}?{listed}"
+    elsewhere = [path for path in Config(name="x").settings() if path.rpartition(".")[2] == key]
+    if len(elsewhere) == 1:
+        return f"; did you mean {elsewhere[0]!r}?{listed}"
     guess = did_you_mean(key, known)
     return guess + listed + (f"; arguments go to {args}" if "args" in known and not guess else "")
 

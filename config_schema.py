@@ -140,9 +140,13 @@ SMALL_IMAGE = 64  # pixels of a side up to which a stem is adapted by default
 
 def _of_a_library(text: str) -> str:
     library, _, name = text.partition("/")
-    if library not in LIBRARIES or not re.fullmatch("[A-Za-z0-9_]+", name):
-        forms = [f"{each}/NAME" for each in LIBRARIES]
-        raise UnknownChoice(f"must be {' or '.join(forms)}, got {text!r}", [f"{each}/{name}" for each in LIBRARIES])
+    forms = " or ".join(f"{each}/NAME" for each in LIBRARIES)
+    if library not in LIBRARIES:
+        raise UnknownChoice(f"must be {forms}, got {text!r}", [f"{each}/{name}" for each in LIBRARIES])
+    if not re.fullmatch("[A-Za-z0-9_]+", name):
+        plain = name.partition(".")[0]
+        tag = f"; networks are untrained, so without a tag: {library}/{plain}" if "." in name and plain else ""
+        raise ValueError(f"must be {forms} with letters, digits and _ in NAME, got {text!r}{tag}")
     return text
 
 
@@ -183,6 +187,12 @@ Network = Annotated[
 def network_args(kind: Any) -> type[_Block]:
     """The class of the arguments of a network of that type."""
     return LibraryArgs if _kind_of_network({"type": kind}) == name_of(LibraryArch) else ArchArgs
+
+
+def noise_settings(kind: Any) -> set[str] | None:
+    """The settings of a label noise of that type; None if there is none of it."""
+    found = [each for each in types_of(Config.model_fields["label_noise"].annotation) if name_of(each) == kind]
+    return set(found[0].model_fields) if found else None
 
 
 class Augment(_Block):
@@ -294,6 +304,14 @@ class AsymmetricNoise(_Block):
     map: Annotated[dict[PathText, PathText], Field(min_length=1)] | None = Field(
         None, description='The wrong class of each class that has one, {"cat": "dog"}; null is CIFAR10\'s look-alikes.'
     )
+
+    @field_validator("map")
+    @classmethod
+    def _another(cls, pairs: dict[str, str] | None) -> dict[str, str] | None:
+        for name, wrong in (pairs or {}).items():
+            if name == wrong:
+                raise ValueError(f"gives {name!r} as the wrong class of itself")
+        return pairs
 
 
 class NoiseFile(_Block):
@@ -609,7 +627,9 @@ class TrainerConfig(_Block):
         if monitor in choices:
             return monitor
         message = f"must be 'off', or 'max' or 'min' and one of {', '.join(columns)}, got {monitor!r}"
-        raise UnknownChoice(message, choices)
+        # The other way round is never what was meant, and would keep the worst epoch.
+        meant = (f"{'min' if column.endswith(('_loss', '_ece')) else 'max'} {column}" for column in columns)
+        raise UnknownChoice(message, ["off", *meant])
 
 
 class InitialWeights(_Block):

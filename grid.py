@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import OneLineParser, leave, run_program
+from utils.cli import OneLineParser, leave, run_program, whole_number
 from utils.errors import ConfigError
 from utils.output import say, to_terminal
 from utils.text import one_line
@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Run what is missing of a grid of configs, and go on with what was interrupted.")
     parser.add_argument("grid", type=Path, metavar="GRID.json", help="such as configs/grids/cpu.json")
     jobs = "runs at a time; 1 by default here, where they share the cores, and no limit but Slurm's there"
-    parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
+    parser.add_argument("--jobs", type=whole_number(1), metavar="N", help=jobs)
     parser.add_argument("-d", "--device", help="for every run, or a list dealt out to the jobs: cuda:0,cuda:1")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="run here, or as Slurm jobs")
     slurm = "what each Slurm job asks for, such as partition=gpu gpus_per_node=1 time=240 (minutes)"
@@ -40,8 +40,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     from grids.plan import load_grid
 
-    if args.jobs is not None and args.jobs < 1:
-        raise ConfigError(f"--jobs must be at least 1, got {args.jobs}")
     devices = one_line(args.device, "-d").split(",") if args.device else [None]
     if args.slurm and args.executor != "slurm":
         raise ConfigError("--slurm is for --executor slurm")

@@ -5,7 +5,8 @@
 A file may inherit: `"_base_"` names one file or a list of them, relative to the file. They are merged key by key in
 order, the file's own keys last, and the KEY=VALUE overrides after that. Where a later layer changes the `type` of
 `optimizer`, `lr_scheduler` or `loss`, the arguments given for the earlier type are dropped with it; `Config.remarks`
-says so.
+says so. Of `arch` and `label_noise` those stay that the new type takes. `label_noise.map` is one value: a later one
+takes the place of an earlier one.
 
 An override's VALUE is JSON, but a setting that takes text (and no list) takes it as it stands: name=2024 is the text.
 There, quotes (label_noise.path='"null"') tell text from null, which is no text where a setting may be null.
@@ -22,7 +23,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_messages import config_error, describe, kinds_at, shortened
-from config_schema import PICTURES, Loss, Network, OneCycleLR, Optimizer, Scheduler, as_block, json_schema, network_args
+from config_schema import (
+    PICTURES,
+    SGD,
+    Loss,
+    Network,
+    OneCycleLR,
+    Optimizer,
+    Scheduler,
+    as_block,
+    json_schema,
+    network_args,
+    noise_settings,
+)
 from config_schema import Config as Config
 from utils import strict_json
 from utils.errors import ConfigError
@@ -36,6 +49,7 @@ LARGEST_OVERRIDES = 1 << 16  # characters of all overrides
 DEEPEST = 20  # objects within one another; a config has four
 #: Blocks whose args go with their type; of a network's, those that the new type takes stay.
 RETYPED = ("optimizer", "lr_scheduler", "loss", "arch")
+WHOLE = ("label_noise", "map")  # a setting whose value is an object; between layers it is not merged key by key
 
 
 #: The bytes of a file, at most so many; raises OSError.
@@ -89,7 +103,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         keys = path.split(".")
         if not equals or not all(keys):
             raise ConfigError(f"override {shortened(override)} is not KEY=VALUE, such as optimizer.args.lr=0.05")
-        layer = merge(layer, nested(path, _value(keys, text)))
+        layer = merge(layer, nested(path, _value(keys, text)), as_layers=False)
     return layer
 
 
@@ -204,9 +218,17 @@ class _Files:
 
 
 def merge(
-    base: dict[str, Any], layer: dict[str, Any], dropped: list[Dropped] | None = None, path: tuple[str, ...] = ()
+    base: dict[str, Any],
+    layer: dict[str, Any],
+    dropped: list[Dropped] | None = None,
+    path: tuple[str, ...] = (),
+    *,
+    as_layers: bool = True,
 ) -> dict[str, Any]:
     """`layer` over `base`, object by object; neither is changed. What a change of type drops is added to `dropped`.
+
+    Unless `as_layers`, both are parts of one layer, such as two overrides: then a map grows key by key, and a type of
+    label noise that does not take another part's settings is left for `validate` to refuse.
 
     Raises:
         ConfigError: objects lie too deep within one another.
@@ -214,22 +236,24 @@ def merge(
     if len(path) > DEEPEST:
         raise ConfigError(f"objects lie more than {DEEPEST} deep within one another, at {shortened('.'.join(path))}")
     merged = dict(base)
+    if as_layers and path == WHOLE[:1] and "type" in layer and (taken := noise_settings(layer["type"])) is not None:
+        merged = {key: value for key, value in merged.items() if key in taken}
     retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
     if retyped and len(path) == 1 and path[0] in RETYPED:
         args = merged.pop("args", None)
         if isinstance(args, dict):
             if path[0] == "arch":
-                taken = network_args(layer["type"]).model_fields
-                merged["args"] = {key: value for key, value in args.items() if key in taken}
+                fields = network_args(layer["type"]).model_fields
+                merged["args"] = {key: value for key, value in args.items() if key in fields}
             if dropped is not None:
                 dropped.append((path[0], base["type"], args))
     for key, value in layer.items():
         below = merged.get(key)
         if not path and key == "loss" and {type(below), type(value)} == {str, dict}:
             below, value = as_block(below), as_block(value)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not (as_layers and (*path, key) == WHOLE):
             below = below if isinstance(below, dict) else {}
-            merged[key] = merge(below, value, dropped, (*path, key))
+            merged[key] = merge(below, value, dropped, (*path, key), as_layers=as_layers)
         else:
             merged[key] = value
     return merged
@@ -251,11 +275,22 @@ def _not_inherited(config: Config, dropped: Iterable[Dropped]) -> Iterator[str]:
 
 
 def _without_effect(config: Config) -> Iterator[str]:
-    """A line for a rate that the schedule does not take."""
-    schedule, rate = config.lr_scheduler, config.optimizer.args.lr
+    """A line for a rate or a momentum that the schedule does not take, and for ConvNorm alone at full gradients."""
+    schedule, optimizer = config.lr_scheduler, config.optimizer
+    rate = optimizer.args.lr
     if isinstance(schedule, OneCycleLR) and rate != schedule.args.max_lr:
         instead = f"lr_scheduler.args.max_lr, {schedule.args.max_lr:g}"
         yield f"optimizer.args.lr {rate:g} has no effect: OneCycleLR takes {instead}"
+    if isinstance(schedule, OneCycleLR) and schedule.args.cycle_momentum and isinstance(optimizer, SGD):
+        momentum, args = optimizer.args.momentum, schedule.args
+        if not args.base_momentum <= momentum <= args.max_momentum:
+            instead = f"from {args.max_momentum:g} to {args.base_momentum:g} (lr_scheduler.args.cycle_momentum)"
+            yield f"optimizer.args.momentum {momentum:g} has no effect: OneCycleLR takes it {instead}"
+    if config.arch.args.norm == "conv" and config.trainer.clip_grad_norm is None:
+        yield (
+            "arch.args.norm is conv, without any BatchNorm, and gradients are not clipped: it may not learn at all; "
+            "the shipped configs have trainer.clip_grad_norm=1"
+        )
 
 
 def _cross_check(config: Config) -> Iterable[str]:

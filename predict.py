@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import OneLineParser, leave, run_program
+from utils.cli import OneLineParser, leave, run_program, whole_number
 
 if TYPE_CHECKING:
     from inference.loading import Trained
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description="Classify pictures by a trained network.")
     parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="run folder, checkpoint or .safetensors")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
-    parser.add_argument("--top", type=_positive, default=1, metavar="K", help="show the K most probable classes")
+    parser.add_argument("--top", type=whole_number(1), default=1, metavar="K", help="show the K most probable classes")
     parser.add_argument(
         "-o", "--output", metavar="FILE.csv", help="write a table there, instead of lines to the terminal"
     )
@@ -50,13 +50,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if "" in args.pictures:  # a shell's unset variable; as a path it would be the working directory
         parser.error("PICTURES: one of them is empty")
     return args
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 def predict(args: argparse.Namespace) -> None:

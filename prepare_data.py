@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from config_schema import LEAST_SIDE, MOST_SIDE
-from utils.cli import OneLineParser, leave, run_program
+from utils.cli import OneLineParser, leave, run_program, whole_number
 from utils.files import user_path
 from utils.limits import memory_for_data
 from utils.output import say
@@ -66,7 +66,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--images", type=user_path, required=True, metavar="SOURCE", help="folder or .zip, such as train2017"
     )
     size_help = "least pixels of a box's short side (default: that of --image-size)"
-    coco.add_argument("--min-size", type=positive, metavar="N", help=size_help)
+    coco.add_argument("--min-size", type=whole_number(1), metavar="N", help=size_help)
 
     exdark = command(
         "exdark", "ExDark's class folders Bicycle, Boat, ..., Table: whole images, labels 0 to 11.", layout="NCHW"
@@ -83,10 +83,10 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
     add = parser.add_argument
     add("-o", "--output", type=user_path, required=True, metavar="OUT", help="file to write, .pkl or .npz")
     number = f"default: {per_class or 'all there are'}"
-    add("--per-class", type=positive, default=per_class, metavar="N", help=f"images of each class ({number})")
+    add("--per-class", type=whole_number(1), default=per_class, metavar="N", help=f"images of each class ({number})")
     sides = f"height and width of the images, {LEAST_SIDE} to {MOST_SIDE} (default: 32)"
-    add("--image-size", type=side, default=32, metavar="N", help=sides)
-    add("--seed", type=seed, default=0, help="of the draw (default: 0)")
+    add("--image-size", type=whole_number(LEAST_SIDE, MOST_SIDE), default=32, metavar="N", help=sides)
+    add("--seed", type=whole_number(0), default=0, help="of the draw (default: 0)")
     formats = "uint8, or floats in [0, 1] (default: float32)"
     add("--format", choices=("float32", "float64", "uint8"), default="float32", help=formats)
     layouts = f"order of the axes (default: {layout})"
@@ -99,27 +99,6 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
 def add_square(parser: argparse.ArgumentParser) -> None:
     text = "crop the long side at the centre, as ImageFolder does, or pad the short one with black (default: crop)"
     parser.add_argument("--square", choices=("crop", "pad"), default="crop", help=text)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def side(text: str) -> int:
-    value = int(text)
-    if not LEAST_SIDE <= value <= MOST_SIDE:
-        raise argparse.ArgumentTypeError(f"{text} is not from {LEAST_SIDE} to {MOST_SIDE}")
-    return value
-
-
-def seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**63 - 1")
-    return value
 
 
 def names(text: str) -> list[str]:

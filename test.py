@@ -10,7 +10,9 @@ from utils.cli import OneLineParser, leave, run_program
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description="Evaluate a checkpoint on the test images it was not trained on.")
-    parser.add_argument("-r", "--resume", required=True, metavar="FILE", help="checkpoint, such as model_best.pth")
+    parser.add_argument(
+        "-r", "--resume", required=True, metavar="FILE", help="checkpoint, or a run folder for its best"
+    )
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; without it the best there is")
     parser.add_argument("--allow-inexact", action="store_true", help="read one that could not be resumed exactly")
     parser.add_argument("--data-dir", metavar="DIR", help="where its data are, or may be fetched to and cached")
@@ -32,12 +34,13 @@ def test(args: argparse.Namespace) -> None:
     from trainer.resume import names_data, saved_config
     from trainer.run_folder import folder_of
     from trainer.state import config_of
+    from trainer.weights import file_of
     from utils.device import choose_device
     from utils.files import user_path
     from utils.memory import keep_freed_memory
     from utils.output import say
 
-    path = user_path(args.resume)
+    path = file_of(user_path(args.resume))
     folder_of(path)  # raises if there is no such file
     overrides = list(args.overrides)
     if args.data_dir is not None:

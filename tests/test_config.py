@@ -163,6 +163,13 @@ def test_all_problems_are_reported_at_once_in_one_line() -> None:
         ({"name": "x", "data_loader": {"args": {"subset": 10.5}}}, "data_loader.args.subset: must be"),
         ({"name": "x", "trainer": {"monitor": "max val_acc"}}, "trainer.monitor: must be 'off'"),
         ({"name": "x", "trainer": {"monitor": "max val_acuracy"}}, "; did you mean 'max val_accuracy'?"),
+        ({"name": "x", "trainer": {"monitor": "val_accuracy"}}, "; did you mean 'max val_accuracy'?"),
+        ({"name": "x", "trainer": {"monitor": "val_loss"}}, "; did you mean 'min val_loss'?"),
+        ({"name": "x", "trainer": {"monitor": "max val_ece"}, "metrics": ["accuracy"]}, "'ece' is not among metrics"),
+        ({"name": "x", "epochs": 3}, "unknown key 'epochs'; did you mean 'trainer.epochs'?"),
+        ({"name": "x", "trainer": {"lr": 3}}, "unknown key 'trainer.lr'; did you mean 'optimizer.args.lr'?"),
+        ({"name": "x", "loss": {"type": "mae", "args": {"x": 1}}}, "unknown key 'loss.args.x'; keys here: none"),
+        ({"name": "x", "label_noise": {"type": "asymmetric", "map": {"a": "a"}}}, "gives 'a' as the wrong class of it"),
         ({"name": "x", "trainer": {"monitor": "max test_top5_accuracy"}, "metrics": ["accuracy"]}, "trainer.monitor"),
         ({"name": "x", "trainer": {"monitor": "off", "early_stop": 3}}, "trainer.early_stop: needs"),
         ({"name": "x", "metrics": []}, "metrics: "),
@@ -557,6 +564,33 @@ CHOOSE = {
 )
 def test_a_problem_is_told_in_the_words_of_its_type(values: dict, message: str) -> None:
     assert problems({"name": "x", **values}) == f"test.json: 1 problem: {message}"
+
+
+def test_another_label_noise_keeps_the_settings_that_it_takes(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"name": "x", "label_noise": {"type": "file", "path": "a.npz", "rate": 0.3}})
+    config = load_config(path, ["label_noise.type=pair_flip", "label_noise.on_validation=false"])
+    assert config.model_dump()["label_noise"] == {"type": "pair_flip", "rate": 0.3, "on_validation": False}
+    with pytest.raises(ConfigError, match=r"label_noise\.map: pair_flip does not take it"):
+        load_config(path, ["label_noise.map.cat=dog", "label_noise.type=pair_flip"])
+
+
+def test_a_map_of_labels_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    noise = {"type": "asymmetric", "map": {"cat": "dog"}}
+    path = write(tmp_path / "c.json", {"name": "x", "label_noise": noise})
+    for overrides, pairs in (
+        (['label_noise.map={"dog": "car"}'], {"dog": "car"}),
+        (["label_noise.map.dog=car", "label_noise.map.car=cat"], {"dog": "car", "car": "cat"}),
+        (["label_noise.map=null"], None),
+        ([], {"cat": "dog"}),
+    ):
+        assert load_config(path, overrides).model_dump()["label_noise"]["map"] == pairs
+
+
+def test_conv_without_clipping_is_told() -> None:
+    path = ROOT / "configs" / "demo.json"
+    (remark,) = load_config(path, ["arch.args.norm=conv"]).remarks
+    assert remark.startswith("arch.args.norm is conv, without any BatchNorm, and gradients are not clipped")
+    assert load_config(path, ["arch.args.norm=conv", "trainer.clip_grad_norm=1"]).remarks == ()
 
 
 def test_an_override_finds_its_setting_whatever_the_type(tmp_path: Path) -> None:

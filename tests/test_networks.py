@@ -182,6 +182,7 @@ def test_what_a_library_cannot_give_is_refused_in_one_line() -> None:
         ({"type": "os/path"}, "arch.type: must be torchvision/NAME or timm/NAME"),
         ({"type": "timm/hf-hub:someone/evil"}, "arch.type: must be torchvision/NAME or timm/NAME"),
         ({"type": "timm/../x"}, "arch.type: must be torchvision/NAME or timm/NAME"),
+        ({"type": "timm/resnet18.a1_in1k"}, "networks are untrained, so without a tag: timm/resnet18"),
         ({"type": SQUEEZE, "args": {"norm": "gn"}}, f"arch.args.norm: unknown choice 'gn' for {SQUEEZE}; "),
         ({"type": SQUEEZE, "args": {"norm": "gn"}}, "choose from bn, conv, bncn"),
         (

@@ -280,7 +280,15 @@ def test_a_zip_that_claims_too_much_is_not_unfolded(tmp_path: Path) -> None:
 def test_the_command_line_and_the_place_are_checked(images: Path, tmp_path: Path) -> None:
     assert "ends in .npz, .pkl, .pickle" in refused(2, "folder", images, "-o", tmp_path / "x.txt")
     assert "--help" in refused(2, "folder", images)
-    assert "0 is not 1 or more" in refused(2, "demo", "-o", tmp_path / "x.npz", "--per-class", 0)
+    for option, value, wanted in (
+        ("--per-class", "0", "of 1 or more"),
+        ("--per-class", "x", "of 1 or more"),
+        ("--image-size", "a", "from 8 to 256"),
+        ("--seed", -1, "of 0 or more"),
+        ("--seed", 2**63, "of 0 or more"),
+    ):
+        said = refused(2, "demo", "-o", tmp_path / "x.npz", f"{option}={value}")
+        assert f"argument {option}: must be a whole number {wanted}, got '{value}'" in said
     assert "each once" in refused(2, "folder", images, "-o", tmp_path / "x.npz", "--classes", "a,,b")
     assert "there is no" in refused(3, "folder", tmp_path / "nowhere", "-o", tmp_path / "x.npz")
     (tmp_path / "text.zip").write_text("no zip")

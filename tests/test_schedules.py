@@ -129,8 +129,14 @@ def test_rates_by_epoch_are_bit_for_bit_what_they_were_as_functions_of_the_epoch
 
 def test_a_rate_that_one_cycle_does_not_take_is_told() -> None:
     cycle = ["lr_scheduler.type=OneCycleLR", "lr_scheduler.args.max_lr=0.5"]
-    (remark,) = load_config(ROOT / "configs" / "coco_bn_0noise.json", cycle).remarks
+    path = ROOT / "configs" / "coco_bn_0noise.json"
+    (remark,) = load_config(path, cycle).remarks
     assert remark == "optimizer.args.lr 0.025 has no effect: OneCycleLR takes lr_scheduler.args.max_lr, 0.5"
+    _, remark = load_config(path, [*cycle, "optimizer.args.momentum=0.5"]).remarks
+    taken = "OneCycleLR takes it from 0.95 to 0.85 (lr_scheduler.args.cycle_momentum)"
+    assert remark == f"optimizer.args.momentum 0.5 has no effect: {taken}"
+    fixed = [*cycle, "optimizer.args.momentum=0.5", "lr_scheduler.args.cycle_momentum=false"]
+    assert len(load_config(path, fixed).remarks) == 1
 
 
 @pytest.mark.parametrize(

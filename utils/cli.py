@@ -29,6 +29,22 @@ class OneLineParser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def whole_number(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
+    """The `type` of an argument that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            wanted = f"from {low} to {high}" if high < 2**63 - 1 else f"of {low} or more"
+            raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, got {text!r}")
+        return value
+
+    return read
+
+
 def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
     """Run `main` and return the process's exit code. An error becomes one line, with a traceback under --debug.
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from utils.errors import ConfigError, DataError, ProcessError, UserError
 
 _MEMORY = re.compile("out of memory|not enough memory|an(?:'|no)t allocate memory|ALLOC_FAILED|bad_alloc")
+_ONE_VALUE = re.compile("Expected more than 1 (?:value per channel|spatial element) when training")
 _TOO_LARGE = re.compile("overflow|negative dimension|out of range|too large", re.IGNORECASE)
 
 
@@ -42,6 +43,11 @@ def as_user_error(error: BaseException) -> UserError | None:
         )
     if isinstance(error, RuntimeError) and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return ConfigError(f"torch cannot compile this network here ({_short(error)}); set trainer.compile=false")
+    if isinstance(error, ValueError) and _ONE_VALUE.match(text):
+        return ConfigError(
+            "arch.args.norm: a norm has a single value to normalise over; raise data_loader.args.image_size, or "
+            "data_loader.args.batch_size where a batch has one image, or take another norm"
+        )
     if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
         return ProcessError(f"the GPU failed ({_short(error)}); the newest checkpoint is whole: go on with -r auto")
     if isinstance(error, RuntimeError) and "deterministic" in text:
