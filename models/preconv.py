@@ -15,8 +15,8 @@ With groups, j runs over the inputs of o's group. With a dilation d, the kernel 
 neighbouring taps, so k is k' = d (k - 1) + 1 in steps 1 to 4; the affine part stays k x k, without a dilation.
 
 This file has the layer's parameters and chooses the method that computes the steps above. An image passes through
-`PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `_finish`. preconv_running.py has
-the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests. "matmul"
+`PreConv2d.forward`: `split`, `_filter` (which calls a method's `filtered_conv`) and `AffinePart`. preconv_running.py
+has the running estimate. Method "fft" (preconv_fft.py) is the direct form and the reference of the tests. "matmul"
 (preconv_matmul.py) has neither a convolution nor an FFT, and is the fastest for large batches; "filter"
 (preconv_filter.py), a convolution and then products, is the fastest for small ones. preconv_export.py is for saved
 programs. These files import only each other and torch, so that they can be installed or copied alone.
@@ -25,7 +25,6 @@ programs. These files import only each other and torch, so that they can be inst
 import math
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +35,6 @@ from . import preconv_cost, preconv_export, preconv_fft, preconv_filter, preconv
 from .preconv_constants import Geometry
 from .preconv_kept import KeptFilter, KeptSpectra, under_a_transform
 from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
-
-Filter = Callable[[Tensor], Tensor]
 
 
 class Method(NamedTuple):
@@ -85,6 +82,27 @@ AUTO = {name: method._replace(preconditioner=preconv_operators.preconditioner) f
 EXPORT = Method("fft", preconv_export.preconditioner, preconv_export.filtered_conv)
 ANY_CONVOLUTION = ("fft", "filter")  # the methods that leave groups and dilation to torch's convolution
 LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
+
+
+class AffinePart(NamedTuple):
+    """The affine part of a forward pass: from y (N, C_out, H', W') to the layer's output, of that shape.
+
+    It holds the parameters of that pass, since those of the layer may be others in the backward pass
+    (torch.func.functional_call): weight (C_out, 1, k, k) and bias (C_out,), or none if there is no affine part, or if
+    it is in the kernels already. The output has `dtype`, and is contiguous if it is to be `dense`.
+    """
+
+    parameters: tuple[Tensor, ...]
+    dtype: torch.dtype
+    dense: bool
+
+    def __call__(self, y: Tensor) -> Tensor:
+        if self.parameters:
+            weight, bias = (parameter.to(y.dtype) for parameter in self.parameters)
+            with without_autocast(y):
+                y = F.conv2d(y, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+        # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
+        return (y.contiguous() if self.dense else y).to(self.dtype)
 
 
 class PreConv2d(RunningPreconditioner):
@@ -209,7 +227,7 @@ class PreConv2d(RunningPreconditioner):
         y, finish = self.split(x)
         return finish(y)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Filter]:
+    def split(self, x: Tensor) -> tuple[Tensor, "AffinePart"]:
         """The result y of steps 1 to 4, and the affine part as a function from y to the output, cheap to repeat."""
         self._check_input(x)
         method = self._pick_method(x)
@@ -223,7 +241,11 @@ class PreConv2d(RunningPreconditioner):
         )
         with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
-        return y, partial(self._finish, dtype=y.dtype if autocast else self.weight.dtype, dense=x.is_contiguous())
+        parameters: tuple[Tensor, ...] = ()
+        if self.affine is not None and self.kernel_size > 1:
+            assert self.affine.bias is not None
+            parameters = self.affine.weight, self.affine.bias
+        return y, AffinePart(parameters, y.dtype if autocast else self.weight.dtype, x.is_contiguous())
 
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         grid = (x.shape[2] + self._reach, x.shape[3] + self._reach)
@@ -239,15 +261,6 @@ class PreConv2d(RunningPreconditioner):
             return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
         return method.filtered_conv(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
-
-    def _finish(self, y: Tensor, *, dtype: torch.dtype, dense: bool) -> Tensor:
-        k = self.kernel_size
-        scale, bias = self._affine_like(y)
-        if scale is not None and k > 1:
-            with without_autocast(y):
-                y = F.conv2d(y, scale, bias, padding=k // 2, groups=self.out_channels)
-        # The output has the input's memory format, as Conv2d's has; the products are fastest on channels_last.
-        return (y.contiguous() if dense else y).to(dtype)
 
     def _affine_like(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if self.affine is None:
@@ -335,8 +348,8 @@ class PreConv2d(RunningPreconditioner):
             self.running_preconditioner = before.to(after.device)  # V spans orders of magnitude, the weights do not
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": None}  # a copy makes its own
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "_kept": None}  # a copy makes its own
 
     def estimate_shape(self, grid: tuple[int, int]) -> tuple[int, int]:
         """(P1, P2 // 2 + 1), the half spectrum of rfft2."""

@@ -9,7 +9,7 @@ from .preconv_kept import under_a_transform
 
 
 class ConvNormBatchNorm(Normed):
-    """A PreConv2d, then a BatchNorm2d: (N, C_in, H, W) -> (N, C_out, H', W').
+    """A PreConv2d, then a BatchNorm2d or another norm: (N, C_in, H, W) -> (N, C_out, H', W').
 
     For the backward pass the affine part keeps its input, and BatchNorm keeps its input, the affine part's output. Here
     the backward pass recomputes the output from the input instead: one depthwise convolution more, a third less memory.
@@ -18,30 +18,34 @@ class ConvNormBatchNorm(Normed):
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self
         assert isinstance(conv, PreConv2d)
-        y, finish = conv.split(x)
-        z = finish(y)
+        y, affine = conv.split(x)
+        z = affine(y)
         if (
-            conv.kernel_size == 1
-            or conv.affine is None
+            not affine.parameters
             or not torch.is_grad_enabled()
             or torch.compiler.is_compiling()  # the compiler decides itself what to recompute
             or under_a_transform()  # torch.func refuses hooks on saved tensors
         ):
             return norm(z)
-        source, affine = y.detach(), list(conv.affine.parameters())
-        versions = [parameter._version for parameter in affine]
+        source, made = y.detach(), _identity(z)
+        versions = [parameter._version for parameter in affine.parameters]
 
         def pack(saved: Tensor) -> Tensor | None:
-            return None if saved.dim() == z_dim else saved  # BatchNorm's input is the only image that it saves
+            return None if _identity(saved) == made else saved  # a norm may save other images than its input
 
         def unpack(packed: Tensor | None) -> Tensor:
             if packed is not None:
                 return packed
-            if versions != [parameter._version for parameter in affine]:
+            if versions != [parameter._version for parameter in affine.parameters]:
                 raise RuntimeError("the affine part of a ConvNorm was changed between the forward and backward pass")
             with torch.no_grad():
-                return finish(source)
+                return affine(source)
 
-        z_dim = z.dim()
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             return norm(z)
+
+
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    """What tells one tensor in memory, unchanged, from all others that are there."""
+    place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    return *place, tensor._version

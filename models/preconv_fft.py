@@ -18,13 +18,16 @@ def preconditioner(weight: Tensor, grid: tuple[int, int], dilation: int = 1) -> 
     Returns a real tensor without a gradient: (C_out, P1, P2 // 2 + 1), the half spectrum that rfft2 keeps, or
     (C_out, 1, 1) for k = 1, where V does not depend on the frequency.
     """
-    with torch.no_grad():
-        if weight.shape[-1] == 1:
-            power = weight.square().sum(1)  # (C_out, 1, 1)
-        else:
-            spectrum = torch.fft.rfft2(dilated(weight, dilation), s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
-            power = (spectrum.real.square() + spectrum.imag.square()).sum(1)
-        return inverse_root(power, power.dtype)
+    return inverse_root(power(weight, grid, dilation), weight.dtype)
+
+
+@torch.no_grad()
+def power(weight: Tensor, grid: tuple[int, int], dilation: int = 1) -> Tensor:
+    """sum_j |A_oj(f)|^2 (C_out, P1, P2 // 2 + 1), or (C_out, 1, 1) for k = 1."""
+    if weight.shape[-1] == 1:
+        return weight.square().sum(1)
+    spectrum = torch.fft.rfft2(dilated(weight, dilation), s=grid)  # (C_out, C_in, P1, P2 // 2 + 1)
+    return (spectrum.real.square() + spectrum.imag.square()).sum(1)
 
 
 def inverse_root(power: Tensor, dtype: torch.dtype) -> Tensor:

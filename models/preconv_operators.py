@@ -16,6 +16,7 @@ from . import preconv_fft, preconv_filter, preconv_matmul
 from .preconv_constants import Geometry
 from .preconv_kept import KeptFilter
 
+LARGEST_GRAM = 11  # a kernel's side; the constants of V by Gram matrices grow with its sixth power, to 26 MB here
 OPERATORS = (__package__ or "convnorm").replace(".", "_")  # a copy in another package registers operators of its own
 
 
@@ -23,6 +24,8 @@ def preconditioner(weight: Tensor, grid: tuple[int, int], dilation: int = 1) -> 
     """V as in `preconv_fft.preconditioner`, which computes it for float64 kernels and for devices without float64."""
     if weight.shape[-1] == 1 or weight.dtype == torch.float64 or weight.device.type == "mps":
         return preconv_fft.preconditioner(weight, grid, dilation)
+    if weight.shape[-1] > LARGEST_GRAM:
+        return preconv_fft.inverse_root(preconv_fft.power(weight.double(), grid, dilation), weight.dtype)
     return preconditioner_operator(weight.detach(), *grid, dilation)
 
 

@@ -121,12 +121,16 @@ class RunningPreconditioner(nn.Module, ABC):
             other._grid = self._grid
         self._copies = []
 
-    def __getstate__(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
+        """The attributes of a copy."""
         return {**self.__dict__, "_copies": []}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._state()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RunningPreconditioner":
         copied = memo[id(self)] = self.__class__.__new__(self.__class__)
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        copied.__dict__.update(copy.deepcopy(self._state(), memo))  # parametrizations forbid only __getstate__
         if not self._counted:
             self._copies.append(weakref.ref(copied))
         return copied

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +15,7 @@ from models.loss import build_loss
 from models.metric import METRICS
 from models.norms import NORMS
 from models.preconv import PreConv2d
+from models.preconv_batchnorm import ConvNormBatchNorm
 from models.resnet import resnet18, resnet34, resnet50
 from parse_config import validate
 from tests.conftest import check_that_it_trains
@@ -21,6 +23,22 @@ from tests.fake_backward import backward
 from tests.test_preconv_methods import one_block
 from utils.errors import ConfigError
 
+
+def doubled() -> nn.Module:
+    """A BatchNorm with a hook that keeps an image of its own for the backward pass."""
+    norm = nn.BatchNorm2d(4)
+    norm.register_forward_hook(lambda module, inputs, output: output.relu() * output)
+    return norm
+
+
+NORMS_BEHIND: dict[str, Callable[[], nn.Module]] = {
+    "BatchNorm": lambda: nn.BatchNorm2d(4),
+    "BatchNorm, ReLU": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()),
+    "ReLU in place, BatchNorm": lambda: nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(4)),
+    "BatchNorm with a hook": doubled,
+    "InstanceNorm": lambda: nn.InstanceNorm2d(4, affine=True),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+}
 CONV_NORM_ARMS = ("conv", "bncn")
 
 
@@ -59,6 +77,32 @@ def held_bytes(run) -> tuple[int, torch.Tensor]:
         result = run()
     events = recorded.profiler.kineto_results.events()
     return sum(event.nbytes() for event in events if event.name() == "[memory]"), result
+
+
+@pytest.mark.parametrize("kind", NORMS_BEHIND)
+def test_any_norm_may_stand_behind_conv_norm(kind: str) -> None:
+    """Only the norm's own input is recomputed, whatever else the norm keeps for the backward pass."""
+    found = []
+    for pair in (ConvNormBatchNorm, nn.Sequential):
+        torch.manual_seed(1)
+        layer = pair(PreConv2d(3, 4, 3, padding=1), NORMS_BEHIND[kind]())
+        x = torch.randn(4, 3, 8, 8).requires_grad_()
+        y = layer(x)
+        (y**2).sum().backward()
+        found.append([y, x.grad, *(parameter.grad for parameter in layer.parameters())])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_large_kernels_take_no_more_memory_than_by_fft(groups: int) -> None:
+    torch.manual_seed(0)
+    by_fft = PreConv2d(8, 8, 21, padding=10, groups=groups, method="fft")
+    layer = PreConv2d(8, 8, 21, padding=10, groups=groups)
+    layer.load_state_dict(by_fft.state_dict())
+    x = torch.randn(2, 8, 16, 16)
+    held, outputs = zip(*(held_bytes(lambda each=each: each(x)) for each in (layer, by_fft)), strict=True)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    assert held[0] < 2 * held[1] + (1 << 20)
 
 
 @pytest.mark.parametrize("amp", [False, True])

@@ -295,6 +295,17 @@ def test_an_empty_batch_and_numpy_s_integers() -> None:
     assert layer(torch.zeros(0, 3, 8, 8)).shape == (0, 4, 4, 4)
 
 
+def test_a_parametrized_layer_can_be_copied() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(PreConv2d(2, 3, 3, padding=1))
+    x = torch.randn(2, 2, 6, 6)
+    layer(x)
+    copied = copy.deepcopy(layer)
+    assert torch.equal(copied.eval()(x), layer.eval()(x))
+    with torch.no_grad():
+        copied.parametrizations.weight.original1.add_(1.0)
+    assert not torch.equal(copied.weight, layer.weight)
+
+
 def test_channels_last_inputs_give_the_same() -> None:
     layer = PreConv2d(3, 4, 3, padding=1, stride=2)
     x = torch.randn(2, 3, 8, 8)

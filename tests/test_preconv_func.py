@@ -52,6 +52,19 @@ def test_gradients_per_sample_of_a_layer_with_batchnorm() -> None:
         torch.testing.assert_close(each[name].sum(0), gradient)
 
 
+def test_other_parameters_are_those_of_the_backward_pass_as_well() -> None:
+    """functional_call puts the layer's own parameters back before the backward pass."""
+    conv, x = evaluated()
+    norm = torch.nn.BatchNorm2d(3).double()
+    found = []
+    for layer in (ConvNormBatchNorm(conv, norm), torch.nn.Sequential(conv, norm)):
+        torch.manual_seed(1)
+        others = {name: torch.randn_like(p).requires_grad_() for name, p in layer.train().named_parameters()}
+        loss = functional_call(layer, others, (x,)).sin().sum()
+        found.append(torch.autograd.grad(loss, list(others.values())))
+    torch.testing.assert_close(found[0], found[1])
+
+
 TRANSFORMS: dict[str, Callable[[Callable], Callable]] = {
     "the Jacobian of the kernels": lambda run: jacrev(run, 0),
     "the Jacobian of the images": lambda run: jacrev(run, 1),
