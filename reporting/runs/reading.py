@@ -169,7 +169,8 @@ def _list_of(record: Any, key: str) -> list[Any]:
 
 def _place(environment: Any) -> str:
     """Device, torch and code in words; threads are left out, as they differ too often and change little."""
-    device, torch, code = (plain(str(value_at(environment, (key,))))[:LONGEST] for key in ("device", "torch", "code"))
+    values = (value_at(environment, (key,)) for key in ("device", "torch", "code"))
+    device, torch, code = ("not recorded" if value is None else plain(str(value))[:LONGEST] for value in values)
     return f"{device}, torch {torch}, code {code}"
 
 
