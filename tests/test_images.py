@@ -248,6 +248,30 @@ def test_tiny_imagenet_is_read_from_its_own_folders(tmp_path: Path) -> None:
         DATASETS["TinyImageNet"](folder, Access())
 
 
+@pytest.mark.parametrize("inside", ["images", ""])
+def test_tiny_imagenet_with_val_sorted_by_class(tmp_path: Path, inside: str) -> None:
+    """As the usual preparation scripts leave it."""
+    folder = put_tiny_imagenet(tmp_path / "tiny-imagenet-200", {"n1": "fish", "n2": "crane"})
+    expected = DATASETS["TinyImageNet"](folder, Access(), image_size=64)
+    val = folder / "val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (val / wnid / inside).mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / inside / name)
+    (val / "val_annotations.txt").unlink()
+    shutil.copy(folder / "train" / "n1" / "images" / "n1_0.JPEG", val)
+    dataset = DATASETS["TinyImageNet"](folder, Access(), image_size=64)
+    assert dataset.sha256() == expected.sha256()
+    assert dataset.notes == (
+        "left out: 1 without a label (such as test/images/test_0.JPEG), "
+        "2 of no format that is read (such as train/n1/n1_boxes.txt), "
+        "1 in a folder that is not read (such as val/n1_0.JPEG)",
+    )
+    shutil.rmtree(val)
+    with pytest.raises(DataError, match=r"no labelled images in val/, .*; expected wnids.txt, .*val/<wnid>/images/\*"):
+        DATASETS["TinyImageNet"](folder, Access())
+
+
 # --- the size of images --------------------------------------------------------------------------------------------
 
 
