@@ -142,7 +142,7 @@ def open_files(source: Path, splits: bool = False, needed: Parts = everything) -
     """The files of a folder or .zip; see `Files`. Raises DataError if there is no `source`."""
     if not source.exists():
         raise DataError(f"there is no {source}; name a folder or .zip")
-    return Files(source, splits, needed)
+    return Files(source, splits, needed, "name one as SOURCE")
 
 
 def describe(source: Path) -> dict[str, Any]:

@@ -260,6 +260,26 @@ def test_57_a_class_lost_whole_is_an_error(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
+def test_several_datasets_under_one_folder_are_not_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    source = tmp_path / "par"
+    fill(
+        source, *(f"{name}/train/{label}/{row}.png" for name in ("pets", "flowers") for label in "ab" for row in "012")
+    )
+    (source / ".trash/train/a").mkdir(parents=True)
+    one = "make a zip of one" if form == "zip" else "name one with data_loader.args.data_dir"
+    place = zipped(source, tmp_path / "x.zip") if form == "zip" else source
+    assert refused(place) == f"{place}: several datasets: flowers, pets; {one}"
+    code, said = prepared(capsys, "folder", place, "-o", tmp_path / "x.npz")
+    assert (code, "several datasets: flowers, pets; " in said) == (3, True)
+    assert ("name one as SOURCE" in said) == (form == "folder")
+    two_classes(source)
+    dataset = load_image_folder(zipped(source, tmp_path / "y.zip") if form == "zip" else source)
+    assert (len(dataset), dataset.classes) == (6, ("a", "b")), "those of the upper train/"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
 def test_57_prepare_data_takes_them_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     source = messy(tmp_path / "images")
     if form == "zip":
