@@ -136,7 +136,9 @@ def dataset(data: bytes, suffix: str) -> str:
 def pickle_seeds() -> list[bytes]:
     images, labels = make_pixels(4, 4)
     kinds = (images, images / 255.0, np.asfortranarray(images.astype(">f4")))
-    return [pickle.dumps({"images": kind, "labels": labels}, protocol) for kind in kinds for protocol in (2, 4, 5)]
+    values: list[dict[str, object]] = [{"images": kind, "labels": labels} for kind in kinds]
+    values.append({"images": images, "labels": labels, "classes": ["a", "b", "c", "d"]})
+    return [pickle.dumps(each, protocol) for each in values for protocol in (2, 4, 5)]
 
 
 def npz_seeds() -> list[bytes]:
@@ -144,7 +146,7 @@ def npz_seeds() -> list[bytes]:
     seeds = []
     for save in (np.savez, np.savez_compressed):
         buffer = io.BytesIO()
-        save(buffer, images=images, labels=labels)
+        save(buffer, images=images, labels=labels, classes=np.array(["a", "b", "c", "d"]))
         seeds.append(buffer.getvalue())
     return seeds
 
