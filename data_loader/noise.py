@@ -86,7 +86,7 @@ def _noisy(request: NoiseRequest, noise: LabelNoise, include_true_class: bool) -
         case AsymmetricNoise():
             return flips(request, noise.rate, named_pairs(request.dataset, noise.map))
         case PairFlipNoise():
-            return flips(request, noise.rate, next_classes(request.dataset))
+            return flips(request, noise.rate, next_classes(request.dataset) if noise.rate else {})
         case InstanceNoise():
             return instance(request, noise.rate)
         case NoiseFile():
@@ -99,6 +99,8 @@ def symmetric(request: NoiseRequest, rate: float, include_true_class: bool) -> T
     With `include_true_class` it draws from all classes, so that about rate * (1 - 1 / classes) of the labels change.
     """
     labels = request.true_labels.clone()
+    if rate == 0.0:
+        return labels
     present = request.dataset.labels.unique()  # some files name classes without images
     count = round(rate * len(labels))
     chosen = torch.randperm(len(labels), generator=request.generator)[:count]

@@ -272,6 +272,24 @@ def test_tiny_imagenet_with_val_sorted_by_class(tmp_path: Path, inside: str) -> 
         DATASETS["TinyImageNet"](folder, Access())
 
 
+def test_one_class_alone_cannot_be_learnt(tmp_path: Path) -> None:
+    """The usual reason: a folder too many above the class folders."""
+    folder = write_image_folder(tmp_path / "photos")
+    (folder / "train").rename(folder / "images")
+    (folder / "train").mkdir()
+    (folder / "images").rename(folder / "train" / "images")
+    shutil.rmtree(folder / "test")
+    ended = call("train.py", *coco(folder, tmp_path / "run", "data_loader.type=ImageFolder", noise=0), "--check")
+    assert ended.code == 3
+    assert ended.err == (
+        f"error: images in {folder}: they are all of class 'images', and one class cannot be learnt; is "
+        "data_loader.args.data_dir the folder around train/<class>/*?\n"
+    )
+    np.savez(tmp_path / "x.npz", images=pixels_of(20, 32, 32, 3), labels=np.full(20, 3))
+    with pytest.raises(DataError, match="all of class 'bus', and one class cannot be learnt; add images of others"):
+        built("TinyCOCO", tmp_path / "x.npz")
+
+
 # --- the size of images --------------------------------------------------------------------------------------------
 
 

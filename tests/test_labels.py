@@ -76,11 +76,12 @@ def test_a_map_of_unknown_classes(pair: dict[str, str]) -> None:
         noisy(dataset(), split(dataset()), type="asymmetric", rate=0.4, map=pair)
 
 
-@pytest.mark.parametrize("kind", ["pair_flip", "instance"])
+@pytest.mark.parametrize("kind", ["symmetric", "pair_flip", "instance"])
 def test_one_class_has_no_other_label(kind: str) -> None:
     data = dataset(100, 1)
     with pytest.raises(ConfigError, match="a dataset of one class"):
         noisy(data, split(data), type=kind, rate=0.2)
+    assert torch.equal(noisy(data, split(data), type=kind, rate=0.0), data.labels), "no noise needs no other label"
 
 
 def algorithm_2(data: ImageDataset, part: torch.Tensor, name: str, seed: int, rate: float) -> list[int]:
