@@ -287,12 +287,24 @@ def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Lab
     return _collect(files, source, files.base, files.base + 2, wanted)
 
 
-def by_class(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
-    """As `by_split`, for <class>/ without splits; there may be one folder around all of it."""
+def by_class(files: Files, source: Path, wanted: Wanted = any_class, advice: str = "") -> list[Labelled]:
+    """As `by_split`, for <class>/ without splits; there may be one folder around all of it, or two.
+
+    Two are taken for such only if the inner one has several folders with pictures, and no picture beside them. `advice`
+    ends the message about class folders without a picture.
+    """
     pictures = [PurePosixPath(name).parts for name in files.names if is_picture(name)]
-    around = {parts[0] for parts in pictures if len(parts) > 1}
-    wrapped = len(around) == 1 and any(len(parts) > 2 for parts in pictures)
-    return _collect(files, source, None, 2 if wrapped else 1, wanted, ", or name the others with --classes")
+
+    def folders(at: int) -> set[str]:
+        return {parts[at] for parts in pictures if len(parts) > at + 1}
+
+    lengths = {len(parts) for parts in pictures}
+    depth = 1
+    if len(folders(0)) == 1 and folders(1):
+        depth = 2
+        if len(folders(1)) == 1 and len(folders(2)) > 1 and 3 not in lengths and 4 in lengths:
+            depth = 3
+    return _collect(files, source, None, depth, wanted, advice)
 
 
 def _collect(
