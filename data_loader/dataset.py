@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import DataError
+from utils.text import visible
 
 _SHOWN = 20  # names of classes in a message
 
@@ -19,7 +20,8 @@ class ImageDataset:
     `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
     its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
     images are to be kept in memory; if not, they are a map of a file. None leaves it open. `digest_classes` take the
-    place of `classes` in the digest, so that a file that comes to name its classes stays the same data.
+    place of `classes` in the digest, so that a file that comes to name its classes stays the same data. `names` are
+    those of the images' files in their source, if each has one.
 
     Raises:
         DataError: there are no images, or a label is out of range.
@@ -34,6 +36,7 @@ class ImageDataset:
     notes: tuple[str, ...] = ()
     in_memory: bool | None = None
     digest_classes: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -41,6 +44,7 @@ class ImageDataset:
         assert images.shape[1:2] == (3,), images.shape
         assert labels.dtype == torch.int64, labels.dtype
         assert labels.shape == images.shape[:1], (labels.shape, images.shape)
+        assert self.names is None or len(self.names) == len(labels)
         if len(labels) == 0:
             raise DataError(f"{self.source}: it holds no images")
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
@@ -54,6 +58,10 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def name_of(self, position: int) -> str:
+        """What a message calls an image: its file, cut short, or its position."""
+        return str(position) if self.names is None else visible(self.names[position], 80)
 
     def sha256(self) -> str:
         """Hex digest of the contents: class names, shape, labels, test and validation positions, pixels."""

@@ -208,6 +208,7 @@ def _dataset(
         own_test=own["test"],
         own_val=own["val"],
         notes=notes,
+        names=tuple(picture.name for picture in kept),
     )
 
 

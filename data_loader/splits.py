@@ -110,7 +110,7 @@ def _subset_size(key: str, asked: float, available: int, where: str) -> int:
 
 
 def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
-    """Raise DataError, with the positions, if two splits hold the same image, pixel for pixel.
+    """Raise DataError, with their names or positions, if two splits hold the same image, pixel for pixel.
 
     A model would be tested on its training images. Copies within one split are allowed.
     """
@@ -121,7 +121,7 @@ def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
         for position in positions.tolist():
             first = seen.setdefault(hashlib.blake2b(pixels[position], digest_size=16).digest(), (name, position))
             if first[0] != name:
-                shared.append(f"{first[1]} ({first[0]}) and {position} ({name})")
+                shared.append(f"{dataset.name_of(first[1])} ({first[0]}) and {dataset.name_of(position)} ({name})")
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise DataError(

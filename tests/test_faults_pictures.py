@@ -364,12 +364,25 @@ def test_57_a_validation_set_of_its_own_is_the_validation_split() -> None:
     assert both.sha256() != ImageDataset(images, labels, ("a", "b"), "x", test).sha256()
 
 
+def test_names_are_those_of_the_pictures_that_are_kept(tmp_path: Path) -> None:
+    folder = two_classes(tmp_path / "images")
+    (folder / "train/a/1.png").write_bytes(b"broken")
+    dataset = load_image_folder(folder, skip_broken=True)
+    assert dataset.names == ("train/a/0.png", "train/a/2.png", "train/b/0.png", "train/b/1.png", "train/b/2.png")
+    assert [dataset.name_of(row) for row in (1, 2)] == ["train/a/2.png", "train/b/0.png"]
+
+
 def test_57_what_is_in_val_and_in_train_is_a_leak(tmp_path: Path) -> None:
     folder = two_classes(tmp_path / "images")
     shutil.copytree(folder / "train", folder / "val")
     shutil.copytree(folder / "train", folder / "test")
-    ended = launch(tmp_path, *coco(folder, tmp_path / "run", "data_loader.type=ImageFolder"))
-    one_line(ended, 3, "share images: 0 (train) and 6 (val)")
+    for source in (folder, zipped(folder, tmp_path / "x.zip")):
+        for in_memory in ("true", "false"):
+            more = ("data_loader.type=ImageFolder", f"data_loader.args.in_memory={in_memory}")
+            ended = launch(tmp_path, *coco(source, tmp_path / "run", *more))
+            one_line(
+                ended, 3, "share images: train/a/0.png (train) and val/a/0.png (val), train/a/1.png (train) and val"
+            )
 
 
 # --- 58: more than 8 bits --------------------------------------------------------------------------------------------
