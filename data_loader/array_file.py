@@ -1,4 +1,7 @@
-"""Reads TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, without its own test set."""
+"""Reads TinyCOCO and TinyExDark: one file of `{"images", "labels"}`, a pickle or an .npz, without its own test set.
+
+The file may name its `classes` as well; they then take the place of the format's.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ import numpy as np
 import torch
 
 from config_schema import LEAST_SIDE, MOST_SIDE
+from data_loader.class_names import problem_of
 from data_loader.dataset import ImageDataset
 from data_loader.npz import load_npz, read_bytes
 from data_loader.pictures import SIZE
@@ -55,7 +59,14 @@ def load_array_file(path: Path, form: ArrayFormat, reading: Reading | None = Non
     values = _values(data, file)
     images = (reading or _pixels)(_array(values["images"], "images", file, len(data)), form, file)
     labels = _labels(_array(values["labels"], "labels", file, len(data)), len(images), file)
-    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), form.classes, f"{form.name} in {file}")
+    classes = _classes(values["classes"], labels, file) if "classes" in values else form.classes
+    return ImageDataset(
+        images=torch.from_numpy(images),
+        labels=torch.from_numpy(labels),
+        classes=classes,
+        source=f"{form.name} in {file}",
+        digest_classes=form.classes,
+    )
 
 
 def _find(path: Path, form: ArrayFormat) -> Path:
@@ -84,7 +95,7 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
                     key: of_tensor(item) if isinstance(item, torch.Tensor) else item for key, item in values.items()
                 }
     elif data[:4] == b"PK\x03\x04":
-        return dict(load_npz(data, ("images", "labels"), str(file)))
+        return dict(load_npz(data, ("images", "labels"), str(file), optional=("classes",)))
     else:
         values = load_arrays(data, str(file))
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
@@ -176,3 +187,19 @@ def _labels(array: np.ndarray, count: int, file: Path) -> np.ndarray:
         at = int(np.argmax(wrong))
         raise DataError(f"{file}: label {array[at]} at index {at} is not a whole number")
     return array.astype(np.int64)
+
+
+def _classes(value: Any, labels: np.ndarray, file: Path) -> tuple[str, ...]:
+    """The names of the classes in a file: a list of texts or, as an .npz has them, an array."""
+    with errors_as(DataError, str(file), "malformed classes", "; get or build it again"):  # numbers beyond Unicode
+        names = value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind == "U" else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: classes must be a list of names, or a one-dimensional array of text in an .npz")
+    problem = problem_of(names)
+    if problem is None and len(labels) and labels.max() >= len(names):
+        problem = (
+            f"it names {len(names):,} classes, and label {labels.max()} at index {labels.argmax()} is none of them"
+        )
+    if problem is not None:
+        raise DataError(f"{file}: classes: {problem}; build the file again, or leave the classes out")
+    return tuple(map(str, names))

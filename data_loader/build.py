@@ -21,6 +21,7 @@ from protocol import FLOAT_BYTES, OVERLAPPING, TRUE_CLASS, departures
 from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.reading import errors_as
+from utils.text import CELL, visible
 from utils.world import World
 
 
@@ -90,6 +91,15 @@ def _load(config: Config, access: Access, room: Room, misread: bool) -> ImageDat
     return replace(dataset, images=torch.from_numpy(scaled(dataset.images.numpy(), args.image_size)))
 
 
+def _check_classes(dataset: ImageDataset, of_folders: bool) -> None:
+    present = dataset.labels.unique().tolist()
+    if len(present) == 1:
+        ask = "is data_loader.args.data_dir the folder around train/<class>/*?"
+        advice = ask if of_folders else "add images of others"
+        name = visible(dataset.classes[present[0]], CELL)
+        raise DataError(f"{dataset.source}: they are all of class {name!r}, and one class cannot be learnt; {advice}")
+
+
 def _build(
     config: Config, device: torch.device, world: World | None, access: Access, given_dataset: ImageDataset | None
 ) -> RunData:
@@ -100,6 +110,7 @@ def _build(
         raise ConfigError(f"{FLOAT_BYTES}: only TinyCOCO's own file can be misread, not a dataset given from Python")
     room = Room(args.in_memory, 1 if world is None else world.size, device)
     dataset = _load(config, access, room, misread) if given_dataset is None else given_dataset
+    _check_classes(dataset, given_dataset is None and config.data_loader.type in PICTURES)
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)
     splits = make_splits(dataset, *shares, config.seed, args.test_subset, overlapping)

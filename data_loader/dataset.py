@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import DataError
+from utils.text import visible
 
 _SHOWN = 20  # names of classes in a message
 
@@ -18,7 +19,9 @@ class ImageDataset:
     images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` describes their origin.
     `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
     its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
-    images are to be kept in memory; if not, they are a map of a file. None leaves it open.
+    images are to be kept in memory; if not, they are a map of a file. None leaves it open. `digest_classes` take the
+    place of `classes` in the digest, so that a file that comes to name its classes stays the same data. `names` are
+    those of the images' files in their source, if each has one.
 
     Raises:
         DataError: there are no images, or a label is out of range.
@@ -32,6 +35,8 @@ class ImageDataset:
     own_val: Tensor | None = None
     notes: tuple[str, ...] = ()
     in_memory: bool | None = None
+    digest_classes: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -39,6 +44,7 @@ class ImageDataset:
         assert images.shape[1:2] == (3,), images.shape
         assert labels.dtype == torch.int64, labels.dtype
         assert labels.shape == images.shape[:1], (labels.shape, images.shape)
+        assert self.names is None or len(self.names) == len(labels)
         if len(labels) == 0:
             raise DataError(f"{self.source}: it holds no images")
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
@@ -53,9 +59,14 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name_of(self, position: int) -> str:
+        """What a message calls an image: its file, cut short, or its position."""
+        return str(position) if self.names is None else visible(self.names[position], 80)
+
     def sha256(self) -> str:
         """Hex digest of the contents: class names, shape, labels, test and validation positions, pixels."""
-        digest = hashlib.sha256(repr((self.classes, tuple(self.images.shape))).encode())
+        classes = self.classes if self.digest_classes is None else self.digest_classes
+        digest = hashlib.sha256(repr((classes, tuple(self.images.shape))).encode())
         own_test = torch.empty(0, dtype=torch.int64) if self.own_test is None else self.own_test
         if self.own_val is not None:
             digest.update(b"validation" + self.own_val.contiguous().numpy().tobytes())

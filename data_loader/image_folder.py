@@ -1,10 +1,11 @@
-"""Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, scaled to one size."""
+"""Any images: a folder or .zip of train/<class>/ and optionally val/<class>/ and test/<class>/, or of <class>/ alone,
+scaled to one size."""
 
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,12 +16,23 @@ from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from data_loader.memory import Room
 from data_loader.picture_cache import Decoded
-from data_loader.picture_files import Files, Labelled, broken_message, by_split, dim_message, first_of
+from data_loader.picture_files import (
+    SPLITS,
+    Files,
+    Labelled,
+    broken_message,
+    by_class,
+    by_split,
+    class_name,
+    dim_message,
+    first_of,
+)
 from data_loader.pictures import SIZE, BrokenImageError, crop_to, decode, out_of_memory
 from utils.errors import DataError
 from utils.progress import Bar
 
-_ORDER = ("train", "val", "test")
+_ORDER = ("", "train", "val", "test")  # without splits, all pictures are divided
+_EXPECTED = "expected train/<class>/* and optionally val/<class>/* and test/<class>/*, or <class>/*"
 
 
 def load_image_folder(
@@ -87,17 +99,41 @@ def load_pictures(
 
 
 def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:
-    found = [] if files.base is None else by_split(files, source)
-    classes = {picture.label for picture in found if picture.split == "train"}
-    expected = "expected train/<class>/* and optionally val/<class>/* and test/<class>/*"
+    found = _find_plain(files, source) if files.base is None else by_split(files, source)
+    classes = {picture.label for picture in found if picture.split in ("", "train")}
     if not classes:
-        raise DataError(f"{source}: no train/<class>/ images; {expected}")
-    for split in _ORDER[1:]:
+        raise DataError(f"{source}: no train/<class>/ images; {_EXPECTED}")
+    for split in ("val", "test"):
         unknown = sorted({picture.label for picture in found if picture.split == split} - classes)
         if unknown:
-            raise DataError(f"{source}: {split}/ has classes that train/ lacks: {first_of(unknown)}; {expected}")
+            raise DataError(f"{source}: {split}/ has classes that train/ lacks: {first_of(unknown)}; {_EXPECTED}")
     found.sort(key=lambda picture: (_ORDER.index(picture.split), picture.label, picture.name))
     return found, {name: name for name in sorted(classes)}
+
+
+def _find_plain(files: Files, source: Path) -> list[Labelled]:
+    """The pictures of <class>/; none if there is a folder of a split, which then has no class folders.
+
+    Raises:
+        DataError: the folders may be datasets as well as classes, or the source is the folder of a split.
+    """
+    if source.is_dir() and source.resolve().name.casefold() in SPLITS:
+        raise DataError(f"{source} is the folder of one split; name the one around it with data_loader.args.data_dir")
+    folders = [PurePosixPath(name).parts for name in files.folders]
+    upper = [parts[-1] for parts in folders if len(parts) == 1]
+    inner = [parts[-1] for parts in folders if len(parts) == 2 and len(upper) == 1]
+    found = [] if any(name.casefold() in SPLITS for name in upper + inner) else by_class(files, source)
+    if any(picture.label.casefold() in SPLITS for picture in found):
+        return []
+    if found and not any(class_name(PurePosixPath(picture.name).parent.name) == picture.label for picture in found):
+        classes = sorted({picture.label for picture in found})
+        raise DataError(
+            f"{source}: {first_of(classes)} may be classes or datasets, since no picture lies in them but only in "
+            "folders below; name one dataset with data_loader.args.data_dir, or put the classes into train/"
+        )
+    if found:
+        files.notes.append("the source has no train/: all its pictures are divided into train, val and test")
+    return found
 
 
 def _key(files: Files, found: Sequence[Labelled]) -> str:
@@ -151,7 +187,9 @@ def _dataset(
 ) -> ImageDataset:
     """`pixels` are those of the pictures that are not broken."""
     kept = [picture for row, picture in enumerate(found) if row not in decoded.broken]
-    folders, whole = ({f"{picture.split}/{picture.label}" for picture in pictures} for pictures in (found, kept))
+    folders, whole = (
+        {f"{picture.split}/{picture.label}".removeprefix("/") for picture in pictures} for pictures in (found, kept)
+    )
     lost = sorted(folders - whole)
     if lost:
         raise DataError(f"{source}: no image of these class folders can be read: {first_of(lost)}; replace them")
@@ -170,6 +208,7 @@ def _dataset(
         own_test=own["test"],
         own_val=own["val"],
         notes=notes,
+        names=tuple(picture.name for picture in kept),
     )
 
 

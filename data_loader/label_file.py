@@ -20,10 +20,12 @@ from utils.memory_zip import shown
 from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import is_tensor_file
+from utils.text import visible
 
 PLAIN = "label"  # the name of labels that have none
 #: What stands beside labels: their images, those images' true labels, and the split that a label is for.
 _BESIDE = ("index", "true_label", "clean_label", "split")
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Labels:
     split: np.ndarray
 
 
-def read_labels(path: Path, key: str | None) -> Labels:
-    """The labels under `key`, or the only ones, or those under `given_label`.
+def read_labels(path: Path, key: str | None, classes: Sequence[str] = ()) -> Labels:
+    """The labels under `key`, or the only ones, or those under `given_label`. They may be names of `classes`.
 
     Raises:
         ConfigError: there is nothing under `key`, or without one there are several.
@@ -49,6 +51,10 @@ def read_labels(path: Path, key: str | None) -> Labels:
     data, source = read_bytes(path), str(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
+        if path.suffix.lower() != ".npz" and not data.startswith(b"PK"):
+            raise DataError(
+                f"{source}: labels are read from {', '.join(('.npz', *_READERS))}; save them as one of these"
+            )
         wanted = _wanted(npz_names(data, source), key, source)
         arrays = load_npz(data, wanted, source, optional=_BESIDE)
     else:
@@ -56,7 +62,8 @@ def read_labels(path: Path, key: str | None) -> Labels:
         wanted = _wanted(list(arrays), key, source)
         if any(name not in arrays for name in wanted):
             raise DataError(f"{source}: it has no labels, only {shown(arrays)}")
-    labels = _checked(arrays, wanted[-1], source)
+    with errors_as(DataError, source, "malformed text"):  # numbers beyond Unicode
+        labels = _checked(arrays, wanted[-1], source, classes)
     if labels.index is not None:
         _check_once(labels.index, labels.split, source)
     return labels
@@ -79,31 +86,70 @@ def _wanted(names: Sequence[str], key: str | None, source: str) -> tuple[str, ..
     return (labels[0],)
 
 
-def _checked(arrays: dict[str, np.ndarray], name: str, source: str) -> Labels:
-    found = {"given": arrays[name], "index": arrays.get("index")}
-    found["true"] = arrays.get("true_label", arrays.get("clean_label"))
-    columns = {each: _whole(array) for each, array in found.items() if array is not None}
-    count = len(columns["given"]) if columns["given"] is not None else 0
-    if any(column is None or len(column) != count for column in columns.values()):
+def _checked(arrays: dict[str, np.ndarray], name: str, source: str, classes: Sequence[str]) -> Labels:
+    true_name = "true_label" if "true_label" in arrays else "clean_label"
+    columns = {key: _column(arrays[key]) for key in ("index", true_name, name) if key in arrays}
+    count = columns[name].size
+    if any(column.shape != (count,) for column in columns.values()):
         raise DataError(f"{source}: index and labels must be whole numbers, one row each")
-    split = arrays.get("split", np.full(count, ""))
-    if split.dtype.kind != "U" or split.shape != (count,):
+    split = arrays.get("split", np.full(count, _SPLITS[0]))
+    if split.shape != (count,):
         raise DataError(f"{source}: split must name the split of each row")
-    given = columns["given"]
-    assert given is not None
-    return Labels(given, columns.get("index"), columns.get("true"), split)
+    for row, value in enumerate(split.tolist()):
+        if value not in _SPLITS:
+            raise DataError(
+                f"{source}: split must be train, val or test, and row {row}, counted from 0, has "
+                f"{shown([value])}{did_you_mean(str(value), _SPLITS)}"
+            )
+    found = {key: _whole(column, key, source, () if key == "index" else classes) for key, column in columns.items()}
+    split = split.astype(str) if "split" in arrays else np.full(count, "")
+    return Labels(found[name], found.get("index"), found.get(true_name), split)
 
 
-def _whole(array: object) -> Tensor | None:
-    """Whole numbers (m,), or (m, 1), as int64 (m,); None if they are anything else."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        return None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or (array.dtype.kind == "f" and not (np.abs(array) < 2**53).all()):
-        return None
-    whole = array.astype(np.int64)
-    return torch.from_numpy(whole) if (whole == array).all() else None
+def _column(array: object) -> np.ndarray:
+    """(m,) of numbers or text, from (m,) or (m, 1); of no axes if it is anything else."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufUO":
+        return np.empty(())
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _whole(column: np.ndarray, name: str, source: str, classes: Sequence[str]) -> Tensor:
+    """The whole numbers of a column, or the labels of the names of `classes` in it, as int64."""
+    if column.dtype.kind in "UO":
+        return _of_text(column.tolist(), name, source, classes)
+    with np.errstate(invalid="ignore"):
+        whole = column.astype(np.int64)
+    wrong = (np.abs(column) >= 2.0**53) | (whole != column) if column.dtype.kind == "f" else whole != column
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise _no_label(source, name, "whole numbers", row, str(column[row]))
+    return torch.from_numpy(whole)
+
+
+def _of_text(values: list[str], name: str, source: str, classes: Sequence[str]) -> Tensor:
+    """`_whole` of text: of names of classes if one of it is, and otherwise of numbers."""
+    labels = {text: label for label, text in enumerate(classes)}
+    named = any(value in labels for value in values)
+    wrong = next(
+        (row for row, value in enumerate(values) if not (value in labels if named else _is_whole(value))), None
+    )
+    if wrong is None:
+        return torch.tensor([labels[value] if named else int(float(value)) for value in values], dtype=torch.int64)
+    kinds = "whole numbers or names of classes" if classes else "whole numbers"
+    commas = any(mark in values[wrong] + name for mark in ";\t")
+    advice = "; separate columns with commas" if commas else did_you_mean(values[wrong], classes)
+    raise _no_label(source, name, kinds, wrong, shown([values[wrong]]) + advice)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return float(text).is_integer() and abs(float(text)) < 2**53
+    except ValueError:
+        return False
+
+
+def _no_label(source: str, name: str, kinds: str, row: int, value: str) -> DataError:
+    return DataError(f"{source}: {visible(name, 60)} must be {kinds}, and row {row}, counted from 0, has {value}")
 
 
 def _check_once(index: Tensor, split: np.ndarray, source: str) -> None:
@@ -129,7 +175,7 @@ def _of_csv(data: bytes, source: str) -> dict[str, np.ndarray]:
         if not rows:
             malformed("it is empty")
         names = [name.strip() for name in rows[0]]
-        if _numbers(names).dtype.kind == "f":
+        if _numbers(names[:1] if len(names) == 2 else names).dtype.kind == "f":  # the second may be a class
             if len(names) > 2:
                 malformed(f"it has {len(names)} columns without a header")
             names = ["index", PLAIN][-len(names) :]
@@ -146,11 +192,11 @@ def _of_csv(data: bytes, source: str) -> dict[str, np.ndarray]:
 
 
 def _numbers(cells: Sequence[str]) -> np.ndarray:
-    """The numbers in text; the text, cut short, if it is none."""
+    """The numbers in text; the text if it is none, as objects: an array of text takes the longest for each."""
     try:
         return np.array([float(cell) for cell in cells])
     except ValueError:
-        return np.array([cell.strip()[:20] for cell in cells])
+        return np.array([cell.strip() for cell in cells], dtype=object)
 
 
 def _of_torch(data: bytes, source: str) -> dict[str, np.ndarray]:
@@ -162,13 +208,17 @@ def _of_torch(data: bytes, source: str) -> dict[str, np.ndarray]:
 
 
 def _by_name(value: Any, size: int) -> dict[str, np.ndarray]:
-    """The arrays in what a file of so many bytes holds; text, which no labels are, in place of anything else."""
+    """The arrays in what a file of so many bytes holds; an array of no axes, which no labels are, in place of anything
+    else."""
     values = value if isinstance(value, dict) else {PLAIN: value}
-    arrays = {
-        str(name): of_tensor(item) if isinstance(item, Tensor) else as_array(item, size)
-        for name, item in values.items()
-    }
-    return {name: item if isinstance(item, np.ndarray) else np.array(["no array"]) for name, item in arrays.items()}
+    return {str(name): _as_column(item, size) for name, item in values.items()}
+
+
+def _as_column(item: Any, size: int) -> np.ndarray:
+    if isinstance(item, list | tuple) and item and all(isinstance(text, str) for text in item):
+        return np.array(item, dtype=object)
+    array = of_tensor(item) if isinstance(item, Tensor) else as_array(item, size)
+    return array if isinstance(array, np.ndarray) else np.empty(())
 
 
 #: By suffix; any other file is an .npz.

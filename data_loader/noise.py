@@ -86,7 +86,7 @@ def _noisy(request: NoiseRequest, noise: LabelNoise, include_true_class: bool) -
         case AsymmetricNoise():
             return flips(request, noise.rate, named_pairs(request.dataset, noise.map))
         case PairFlipNoise():
-            return flips(request, noise.rate, next_classes(request.dataset))
+            return flips(request, noise.rate, next_classes(request.dataset) if noise.rate else {})
         case InstanceNoise():
             return instance(request, noise.rate)
         case NoiseFile():
@@ -99,6 +99,8 @@ def symmetric(request: NoiseRequest, rate: float, include_true_class: bool) -> T
     With `include_true_class` it draws from all classes, so that about rate * (1 - 1 / classes) of the labels change.
     """
     labels = request.true_labels.clone()
+    if rate == 0.0:
+        return labels
     present = request.dataset.labels.unique()  # some files name classes without images
     count = round(rate * len(labels))
     chosen = torch.randperm(len(labels), generator=request.generator)[:count]
@@ -196,14 +198,14 @@ def _truncated_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
 
 
 def from_file(request: NoiseRequest, file: str, key: str | None) -> Tensor:
-    """The labels of a file that `read_labels` reads; labels that it does not have stay true.
+    """The labels of a file that `read_labels` reads, numbers or names of classes; labels that it lacks stay true.
 
     Labels without positions are of all images of the dataset, or of all but its own test images. If the file has true
     labels, those must be this dataset's. If an image has two labels, the one whose `split` is the requested split
     counts.
     """
     path, dataset = user_path(file), request.dataset
-    found = read_labels(path, key)
+    found = read_labels(path, key, dataset.classes)
     given, true = found.given, found.true
     index = _positions(dataset, len(given), path) if found.index is None else found.index
     for name, values, top in (("index", index, len(dataset)), ("given_label", given, len(dataset.classes))):

@@ -21,6 +21,7 @@ from utils.zips import name_of, open_zip, read_entry
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SYSTEM = frozenset({"__macosx", "lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle"})
 _SHOWN = 20  # names in a message
+_NAME_ONE = "name one with data_loader.args.data_dir"
 
 HIDDEN = "hidden or of the system"
 OUTSIDE = "outside train/, val/ and test/"
@@ -152,22 +153,36 @@ class Files:
     `base` is the number of folders around train/, val/ and test/. It is None if there are no such folders with
     subfolders, or if `splits` is false. If there are, no other folders are opened. A `needed` folder that cannot be
     opened is an error.
+
+    Raises:
+        DataError: it is no source, or several folders have such splits. `choose` says how to name one of them.
     """
 
-    def __init__(self, source: Path, splits: bool = True, needed: Parts = everything) -> None:
+    def __init__(self, source: Path, splits: bool = True, needed: Parts = everything, choose: str = _NAME_ONE) -> None:
         self._source = source
+        self._choose = choose
         self._zip: zipfile.ZipFile | None = None
         self.base: int | None = None
         if source.is_dir():
             if splits:
-                self.base = _base(_upper_folders(source))
+                self.base = self._base(_upper_folders(source))
             tree = walk(source, self._wanted, needed if self.base is None else self._within)
         else:
             tree = self._list_zip()
             if splits:
-                self.base = _base(PurePosixPath(name).parts for name in tree.folders)
+                self.base = self._base(PurePosixPath(name).parts for name in tree.folders)
         self.notes: list[str] = []  # other lines for the user
         self.names, self.folders, self.left_out = tree.files, tree.folders, tree.left_out
+
+    def _base(self, folders: Iterable[Sequence[str]]) -> int | None:
+        """The number of folders around the splits' folders that have subfolders; None if there are none."""
+        around = {tuple(parts[:-2]) for parts in folders if len(parts) in (2, 3) and parts[-2].casefold() in SPLITS}
+        if len(around) > 1 and () not in around:
+            choose = self._choose if self._zip is None else "make a zip of one"
+            raise DataError(
+                f"{self._source}: several datasets: {first_of(sorted(name for (name,) in around))}; {choose}"
+            )
+        return min(map(len, around), default=None)
 
     def _wanted(self, parts: Sequence[str]) -> bool:
         return self.base is None or len(parts) <= self.base or self._within(parts)
@@ -242,7 +257,7 @@ def _faults(source: str, name: str) -> Iterator[None]:
 
 
 def _upper_folders(source: Path) -> list[tuple[str, ...]]:
-    """The path parts of the folders in the first three levels that can be opened and matter to `_base`."""
+    """The path parts of the folders in the first three levels that can be opened and matter to `Files._base`."""
     found: list[tuple[str, ...]] = []
 
     def look(parts: tuple[str, ...]) -> None:
@@ -260,12 +275,6 @@ def _upper_folders(source: Path) -> list[tuple[str, ...]]:
     return found
 
 
-def _base(folders: Iterable[Sequence[str]]) -> int | None:
-    """The number of folders around the splits' folders that have subfolders; None if there are none."""
-    around = {len(parts) - 2 for parts in folders if len(parts) in (2, 3) and parts[-2].casefold() in SPLITS}
-    return min(around, default=None)
-
-
 def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
     """The pictures of <split>/<class>/, at any depth below. `files.base` must not be None.
 
@@ -278,12 +287,24 @@ def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Lab
     return _collect(files, source, files.base, files.base + 2, wanted)
 
 
-def by_class(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
-    """As `by_split`, for <class>/ without splits; there may be one folder around all of it."""
+def by_class(files: Files, source: Path, wanted: Wanted = any_class, advice: str = "") -> list[Labelled]:
+    """As `by_split`, for <class>/ without splits; there may be one folder around all of it, or two.
+
+    Two are taken for such only if the inner one has several folders with pictures, and no picture beside them. `advice`
+    ends the message about class folders without a picture.
+    """
     pictures = [PurePosixPath(name).parts for name in files.names if is_picture(name)]
-    around = {parts[0] for parts in pictures if len(parts) > 1}
-    wrapped = len(around) == 1 and any(len(parts) > 2 for parts in pictures)
-    return _collect(files, source, None, 2 if wrapped else 1, wanted, ", or name the others with --classes")
+
+    def folders(at: int) -> set[str]:
+        return {parts[at] for parts in pictures if len(parts) > at + 1}
+
+    lengths = {len(parts) for parts in pictures}
+    depth = 1
+    if len(folders(0)) == 1 and folders(1):
+        depth = 2
+        if len(folders(1)) == 1 and len(folders(2)) > 1 and 3 not in lengths and 4 in lengths:
+            depth = 3
+    return _collect(files, source, None, depth, wanted, advice)
 
 
 def _collect(

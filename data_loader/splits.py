@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data_loader.dataset import ImageDataset
 from utils.errors import ConfigError, DataError
+from utils.memory_zip import shown
 from utils.seeds import derive_seed
 
 
@@ -109,7 +110,7 @@ def _subset_size(key: str, asked: float, available: int, where: str) -> int:
 
 
 def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
-    """Raise DataError, with the positions, if two splits hold the same image, pixel for pixel.
+    """Raise DataError, with their names or positions, if two splits hold the same image, pixel for pixel.
 
     A model would be tested on its training images. Copies within one split are allowed.
     """
@@ -120,7 +121,7 @@ def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
         for position in positions.tolist():
             first = seen.setdefault(hashlib.blake2b(pixels[position], digest_size=16).digest(), (name, position))
             if first[0] != name:
-                shared.append(f"{first[1]} ({first[0]}) and {position} ({name})")
+                shared.append(f"{dataset.name_of(first[1])} ({first[0]}) and {dataset.name_of(position)} ({name})")
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise DataError(
@@ -129,37 +130,55 @@ def check_nothing_is_shared(dataset: ImageDataset, splits: Splits) -> None:
         )
 
 
+#: What takes images -> the setting that says how many, and whether the images that it leaves are used as well.
+_PURPOSES = {
+    "test": ("test_split", True),
+    "validation": ("validation_split", True),
+    "subset": ("subset", False),
+    "validation subset": ("subset", False),
+    "test subset": ("test_subset", False),
+}
+
+
 def _take(
     pool: np.ndarray, count: int, seed: int, purpose: str, dataset: ImageDataset
 ) -> tuple[np.ndarray, np.ndarray]:
     """(the rest, `count` positions of `pool`), with the classes in proportion."""
     state = derive_seed(seed, "split " + purpose) % 2**32
-    labels = dataset.labels.numpy()[pool]
-    _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    if sizes.min(initial=2) < 2 or min(count, len(pool) - count) < max(1, len(sizes)):
-        wanted = f"{count} of {len(pool)} images for {purpose}"
-        raise DataError(f"{dataset.source}: cannot take {wanted}: {_why_not(pool, labels, count)}")
+    present, members, sizes = np.unique(dataset.labels.numpy()[pool], return_inverse=True, return_counts=True)
+    reason = _why_not(present, sizes, count, purpose, dataset)
+    if reason is not None:
+        raise DataError(f"{dataset.source}: cannot take {count} of {len(pool)} images for {purpose}: {reason}")
     rest, taken = stratified(members, sizes, count, state)
     return pool[rest], pool[taken]
 
 
-def _why_not(pool: np.ndarray, labels: np.ndarray, count: int) -> ValueError:
-    """scikit-learn's reason for refusing the split. It is imported here alone, since that takes more than a second."""
-    from sklearn.model_selection import train_test_split
-
-    try:
-        train_test_split(pool, test_size=count, stratify=labels)
-    except ValueError as error:
-        return error
-    raise AssertionError("scikit-learn takes this split")
+def _why_not(present: np.ndarray, sizes: np.ndarray, count: int, purpose: str, dataset: ImageDataset) -> str | None:
+    """Why `count` images cannot be taken of the classes `present`, which have `sizes`, and what to do; None if they can
+    be. Each class must have an image among those taken and, if the rest is used as well, one in the rest."""
+    key, rest_is_used = _PURPOSES[purpose]
+    names = [dataset.classes[label] for label in present.tolist()]
+    each = f"the {len(names):,} classes {shown(names, 5)} must each" if len(names) > 1 else f"class {shown(names)} must"
+    rest = int(sizes.sum()) - count
+    if not names:
+        return "there are none; add images that are not of the dataset's own test or validation set"
+    if count < len(names):
+        return f"{each} have one of them; raise data_loader.args.{key}, or add images"
+    if rest_is_used and sizes.min() < 2:
+        single = shown([names[int(sizes.argmin())]])
+        advice = "add images of it, raise data_loader.args.subset if it is set, or take the class away"
+        return f"class {single} has only one image, and data_loader.args.{key} divides each class in two; {advice}"
+    if rest_is_used and rest < len(names):
+        return f"{each} have one of the {rest} others; lower data_loader.args.{key}, or add images"
+    return None
 
 
 def stratified(members: np.ndarray, sizes: np.ndarray, count: int, state: int) -> tuple[np.ndarray, np.ndarray]:
     """(the other positions, `count` positions), with the classes in proportion, each in a random order.
 
     It is scikit-learn's `train_test_split(..., test_size=count, stratify=members, random_state=state)`, draw for draw.
-    `members` are the classes of the positions, from 0, and `sizes` how many each class has, at least 2. `count` and
-    the number of the other positions are at least the number of classes.
+    `members` are the classes of the positions, from 0, and `sizes` how many each class has. scikit-learn refuses a
+    class of one position, and fewer other positions than classes; they are divided by the same rule.
     """
     rng = np.random.RandomState(state)
     of_class = np.split(np.argsort(members, kind="stable"), np.cumsum(sizes)[:-1])
@@ -197,5 +216,6 @@ def _check_classes(dataset: ImageDataset, splits: Splits) -> None:
             count = int((dataset.labels == label).sum())
             raise DataError(
                 f"{dataset.source}: the {name} split ({len(positions)} images) has none of class "
-                f"{dataset.classes[label]!r}, of which there are {count} in all; add images or change the shares"
+                f"{dataset.classes[label]!r}, of which there are {count} in all; add images or change the "
+                "shares (data_loader.args.validation_split, test_split and subset)"
             )

@@ -13,7 +13,11 @@ from data_loader.pictures import SIZE
 from utils.errors import DataError
 
 NO_LABEL = "without a label"
-_EXPECTED = "expected wnids.txt, words.txt, train/<wnid>/images/*, val/images/* and val/val_annotations.txt"
+ELSEWHERE = "in a folder that is not read"
+_EXPECTED = (
+    "expected wnids.txt, words.txt, train/<wnid>/images/*, and val/images/* with val/val_annotations.txt or "
+    "val/<wnid>/images/*"
+)
 
 
 def load_tiny_imagenet(
@@ -24,7 +28,8 @@ def load_tiny_imagenet(
     room: Room | None = None,
 ) -> ImageDataset:
     """The folder `tiny-imagenet-200`, or its zip. val/ is the test set, for its own test/ has no labels; see
-    `load_pictures`. Classes are in the order of wnids.txt, with the first of their names in words.txt."""
+    `load_pictures`. Its pictures lie in images/, with their labels in val_annotations.txt, or sorted by class as those
+    of train/. Classes are in the order of wnids.txt, with the first of their names in words.txt."""
     return load_pictures("TinyImageNet", _find, data_dir, access, skip_broken, image_size, room)
 
 
@@ -47,10 +52,12 @@ def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:
                 if picture not in annotated:
                     raise DataError(f"{source}: val_annotations.txt does not name {picture}; {_EXPECTED}")
                 found.append(Labelled("test", annotated[picture], name))
+            case ("val", label, "images", _) | ("val", label, _) if is_picture(name):
+                found.append(Labelled("test", label, name))
             case ("test", *_):
                 files.left_out.add(NO_LABEL, name)
             case ("train" | "val", *_):
-                files.left_out.add(NO_FORMAT, name)
+                files.left_out.add(ELSEWHERE if is_picture(name) else NO_FORMAT, name)
             case _:
                 files.left_out.add(OUTSIDE, name)
     unknown = sorted({picture.label for picture in found} - order.keys())
@@ -58,6 +65,8 @@ def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:
     if unknown or empty or not order:
         what = f"classes that wnids.txt lacks: {first_of(unknown)}" if unknown else f"no images of {first_of(empty)}"
         raise DataError(f"{source}: {what if unknown or empty else 'wnids.txt names no class'}; {_EXPECTED}")
+    if all(picture.split == "train" for picture in found):
+        raise DataError(f"{source}: no labelled images in val/, which are the test set; {_EXPECTED}")
     found.sort(key=lambda picture: (picture.split == "test", order[picture.label], picture.name))
     return found, _names(order, _pairs(files, f"{above}words.txt"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_loader.class_names import problem_of
 from data_loader.npz import LARGEST
 from data_loader.picture_files import broken_message, dim_message
 from data_loader.pictures import BrokenImageError, Picture
@@ -36,10 +37,13 @@ def build(plan: Plan, request: Request) -> list[str]:
 
     Raises:
         ConfigError: the file would be larger than the largest that training reads.
-        DataError: an image is broken, or a class has too few images.
+        DataError: an image is broken, a class has too few images, or its name cannot be written into the file.
         FileSystemError: another file is in the way, or the file cannot be written.
         Stopped: a signal came; either nothing was written or everything.
     """
+    problem = problem_of(plan.own_names(request))
+    if problem is not None:
+        raise DataError(f"{plan.place}: {problem}; rename the class folders, or choose others with --classes")
     expected = select(plan, request)
     check_counts(plan, expected, request)
     _check_size(len(expected.chosen), request)
@@ -55,7 +59,7 @@ def build(plan: Plan, request: Request) -> list[str]:
     selection, outcomes = _decode(plan, request, len(expected.chosen))
     check_counts(plan, selection, request, outcomes.get)
     pictures = [picture for candidate in selection.chosen if (picture := outcomes[candidate].picture)]
-    data = pack(pictures, [candidate.label for candidate in selection.chosen], request)
+    data = pack(pictures, [candidate.label for candidate in selection.chosen], request, plan.own_names(request))
     digest = hashlib.sha256(data).hexdigest()
     manifest = make_manifest(plan, request, selection, outcomes, {"bytes": len(data), "sha256": digest})
     _write(request.output, data, dump(manifest))
@@ -106,8 +110,11 @@ def _outcome(plan: Plan, candidate: Candidate) -> Outcome:
         return Outcome(source, None, error.reason)
 
 
-def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -> memoryview:
-    """The bytes of the dataset file, the same at any time: `images` (N, H, W, 3) or (N, 3, H, W), `labels` (N,).
+def pack(
+    pictures: Sequence[Picture], labels: Sequence[int], request: Request, classes: Sequence[str] = ()
+) -> memoryview:
+    """The bytes of the dataset file, the same at any time: `images` (N, H, W, 3) or (N, 3, H, W), `labels` (N,), and
+    `classes`, if they are given.
 
     uint8 is stored as it is; floats are x / 255, in [0, 1].
     """
@@ -120,8 +127,10 @@ def pack(pictures: Sequence[Picture], labels: Sequence[int], request: Request) -
     arrays = {"images": images, "labels": np.array(labels, np.dtype("<i8"))}
     buffer = io.BytesIO()
     if request.output.suffix != ".npz":
-        pickle.dump(arrays, buffer, protocol=5)
+        pickle.dump(arrays | ({"classes": list(classes)} if classes else {}), buffer, protocol=5)
         return buffer.getbuffer()
+    if classes:
+        arrays["classes"] = np.array(classes).astype(f"<U{max(map(len, classes))}")
     with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would store the time of day
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))

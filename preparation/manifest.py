@@ -13,6 +13,7 @@ from utils.files import sha256_of_file
 from utils.progress import Bar
 
 _PROGRAM = "prepare_data.py"
+_NAMED = "classes_in_file"  # in the manifest of a file that has the names of its classes
 _FORMAT = 2  # raise it when the same arguments come to mean other pixels
 
 
@@ -66,6 +67,8 @@ def difference(plan: Plan, request: Request) -> str | None:
         return "there is no manifest beside it that says what it was made from"
     for key, value in json.loads(json.dumps(_identity(plan, request))).items():
         if manifest.get(key) != value:
+            if key == _NAMED:
+                return "it was made without the names of its classes"
             return f"it was made with {_other(key, manifest.get(key), value)}"
     # The identity has the checksum of a zip, but only the names of the files in a folder.
     if any(source["kind"] == "folder" for source in plan.sources):
@@ -98,6 +101,7 @@ def _identity(plan: Plan, request: Request) -> dict[str, Any]:
         "format": _FORMAT,
         "command": plan.command,
         "arguments": request.arguments(plan),
+        **({_NAMED: True} if plan.own_names(request) else {}),
         "sources": [dict(source) for source in plan.sources],
         "candidates": {"count": len(plan.candidates), "sha256": plan.digest()},
     }

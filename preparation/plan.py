@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_loader.class_names import TINY_COCO, TINY_EXDARK
 from data_loader.pictures import SIZE, Picture
 from utils.errors import DataError
 from utils.seeds import derive_seed
@@ -51,6 +52,12 @@ class Plan:
     decode: Callable[[bytes, Candidate], Picture]  # raises DataError
     left_out: frozenset[int] = frozenset()  # labels without any image
     notes: tuple[str, ...] = ()  # lines for the user, such as the files that are left out
+
+    def own_names(self, request: "Request") -> tuple[str, ...]:
+        """The names of the classes that the file must have: those of any folder, unless they are the ones that the file
+        is read with. A file of this layout is TinyCOCO's or TinyExDark's."""
+        format_classes = TINY_COCO if request.layout == "NHWC" else TINY_EXDARK
+        return self.classes if self.command == "folder" and self.classes != format_classes else ()
 
     def digest(self) -> str:
         """Hex SHA-256 of the list of candidates."""

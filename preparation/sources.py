@@ -63,7 +63,7 @@ def _find(files: Files, source: Path, split: str, chosen: Sequence[str] | None) 
         if not found:
             raise DataError(f"{source}: no images in {split}/<class>/; give another --split")
         return found
-    plain = picture_files.by_class(files, source, wanted)
+    plain = picture_files.by_class(files, source, wanted, ", or name the others with --classes")
     if not plain or split in ("val", "test"):
         problem = f"no {split}/<class>/ images" if plain else "no images in class folders"
         raise DataError(
@@ -142,7 +142,7 @@ def open_files(source: Path, splits: bool = False, needed: Parts = everything) -
     """The files of a folder or .zip; see `Files`. Raises DataError if there is no `source`."""
     if not source.exists():
         raise DataError(f"there is no {source}; name a folder or .zip")
-    return Files(source, splits, needed)
+    return Files(source, splits, needed, "name one as SOURCE")
 
 
 def describe(source: Path) -> dict[str, Any]:

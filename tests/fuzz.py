@@ -136,7 +136,9 @@ def dataset(data: bytes, suffix: str) -> str:
 def pickle_seeds() -> list[bytes]:
     images, labels = make_pixels(4, 4)
     kinds = (images, images / 255.0, np.asfortranarray(images.astype(">f4")))
-    return [pickle.dumps({"images": kind, "labels": labels}, protocol) for kind in kinds for protocol in (2, 4, 5)]
+    values: list[dict[str, object]] = [{"images": kind, "labels": labels} for kind in kinds]
+    values.append({"images": images, "labels": labels, "classes": ["a", "b", "c", "d"]})
+    return [pickle.dumps(each, protocol) for each in values for protocol in (2, 4, 5)]
 
 
 def npz_seeds() -> list[bytes]:
@@ -144,7 +146,7 @@ def npz_seeds() -> list[bytes]:
     seeds = []
     for save in (np.savez, np.savez_compressed):
         buffer = io.BytesIO()
-        save(buffer, images=images, labels=labels)
+        save(buffer, images=images, labels=labels, classes=np.array(["a", "b", "c", "d"]))
         seeds.append(buffer.getvalue())
     return seeds
 
@@ -246,7 +248,7 @@ def fields_seeds() -> list[bytes]:
 
 def labels(data: bytes, suffix: str) -> str:
     try:
-        found = read_labels(_file(data, suffix), None)
+        found = read_labels(_file(data, suffix), None, ("cat", "dog"))
     except (ConfigError, DataError) as error:
         return one_line(error)
     if found.given.dtype != torch.int64 or found.given.dim() != 1:
@@ -257,11 +259,11 @@ def labels(data: bytes, suffix: str) -> str:
 def labels_seeds(suffix: str) -> list[bytes]:
     array, buffer = np.arange(40) % 10, io.BytesIO()
     if suffix == ".csv":
-        return [b"index,label\n7,1\n2,9\n", b"1\n2\n3\n"]
+        return [b"index,label\n7,1\n2,9\n", b"1\n2\n3\n", b"index,label,split\n7,cat,train\n2,dog,val\n"]
     if suffix == ".npy":
         other = io.BytesIO()
         np.save(buffer, array)
-        np.save(other, {"clean_label": array, "label": array})
+        np.save(other, {"clean_label": array, "label": array, "split": ["val"] * 40})
         return [buffer.getvalue(), other.getvalue()]
     torch.save({"clean_label": array, "label": torch.from_numpy(array)}, buffer)
     return [buffer.getvalue()]

@@ -91,6 +91,52 @@ def test_shares_that_cannot_be_had() -> None:
         split(dataset(4, 2))
 
 
+@pytest.mark.parametrize(("classes", "left"), [(3, 1), (3, 2), (10, 9), (10, 1), (10, 11)])
+def test_what_a_subset_leaves_out_needs_no_image_of_each_class(classes: int, left: int) -> None:
+    data = dataset(300, classes)
+    whole = split(data)
+    size = len(whole.train) + len(whole.val) - left
+    part = split(data, subset=size)
+    assert len(part.train) + len(part.val) == size
+    assert torch.equal(part.test, whole.test)
+    tested = make_splits(data, 0.1, 0.1, None, 0, test_subset=30 - left) if left < 30 - classes else whole
+    assert set(tested.test.tolist()) <= set(whole.test.tolist())
+    assert len(tested.test) == (30 - left if left < 30 - classes else 30)
+    assert torch.equal(tested.train, whole.train)
+
+
+def test_a_subset_is_the_same_as_ever() -> None:
+    """Splits of an earlier version, at which a checkpoint may be."""
+    splits = split(dataset(60, 3), subset=40)
+    assert splits.val.tolist() == [4, 16, 30, 44]
+    assert splits.train[:8].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "message"),
+    [
+        (32, {"subset": 2}, "2 of 26 images for subset: the 3 classes 'class 0', 'class 1', 'class 2' must each have "
+         "one of them; raise data_loader.args.subset, or add images"),
+        (32, {"test_subset": 2}, "2 of 6 images for test subset: the 3 classes 'class 0', 'class 1', 'class 2' must "
+         "each have one of them; raise data_loader.args.test_subset, or add images"),
+        (32, {"validation_split": 1e-9}, "0 of 26 images for validation: the 3 classes 'class 0', 'class 1', 'class 2' "
+         "must each have one of them; raise data_loader.args.validation_split, or add images"),
+        (32, {"test_split": 1e-9}, "0 of 32 images for test: the 3 classes 'class 0', 'class 1', 'class 2' must each "
+         "have one of them; raise data_loader.args.test_split, or add images"),
+        (32, {"test_split": 0.94, "validation_split": 0.01}, "30 of 32 images for test: the 3 classes 'class 0', "
+         "'class 1', 'class 2' must each have one of the 2 others; lower data_loader.args.test_split, or add images"),
+        (5, {"test_split": 0.6, "validation_split": 0.2}, "3 of 5 images for test: class 'class 2' has only one image, "
+         "and data_loader.args.test_split divides each class in two; add images of it, raise data_loader.args.subset "
+         "if it is set, or take the class away"),
+    ],
+)  # fmt: skip
+def test_too_few_images_to_take_are_said_by_setting_and_class(count: int, shares: dict, message: str) -> None:
+    every = {"validation_split": 0.2, "test_split": 0.2, "subset": None, **shares}
+    with pytest.raises(DataError) as caught:
+        make_splits(dataset(count, 3), **every, seed=0)
+    assert str(caught.value) == f"made up: cannot take {message}"
+
+
 def test_a_class_missing_from_a_split_is_an_error() -> None:
     data = dataset(200, 2)
     data.labels[:] = 0

@@ -15,6 +15,7 @@ from PIL import Image
 import config_schema
 from data_loader import image_folder
 from data_loader.cifar10 import load_cifar10
+from data_loader.class_names import TINY_COCO
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import DATASETS
 from data_loader.digits import load_digits
@@ -220,6 +221,60 @@ def test_an_npz_of_objects_is_not_unpickled(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"malformed \.npz"):
         load_tiny_coco(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+OWN = [f"kind {label}" for label in range(12)]
+
+
+def write_named(path: Path, classes: object) -> Path:
+    values = {"images": IMAGES, "labels": LABELS, "classes": classes}
+    if path.suffix == ".npz":
+        np.savez(path, **{key: np.asarray(value) for key, value in values.items()})
+    elif path.suffix == ".pt":
+        torch.save({**values, "images": torch.from_numpy(IMAGES), "labels": torch.from_numpy(LABELS)}, path)
+    else:
+        write_pickle(path, values)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "npz", "pt"])
+@pytest.mark.parametrize("count", [10, 12])
+def test_a_file_names_its_classes_and_stays_the_same_data(tmp_path: Path, suffix: str, count: int) -> None:
+    dataset = load_tiny_coco(write_named(tmp_path / f"x.{suffix}", OWN[:count]))
+    assert dataset.classes == tuple(OWN[:count])
+    assert {type(name) for name in dataset.classes} == {str}
+    unnamed = load_tiny_coco(write_pickle(tmp_path / "y.pkl", {"images": IMAGES, "labels": LABELS}))
+    assert unnamed.classes == TINY_COCO
+    assert unnamed.sha256() == dataset.sha256()
+    plain = ImageDataset(unnamed.images, unnamed.labels, TINY_COCO, "x")
+    assert plain.sha256() == dataset.sha256(), "the digest of checkpoints from before files named their classes"
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "npz"])
+@pytest.mark.parametrize(
+    ("classes", "part"),
+    [
+        (OWN[:9], "classes: it names 9 classes, and label 9 at index 9 is none of them"),
+        ([*OWN, "kind 3"], "classes: two classes are named 'kind 3'"),
+        ([*OWN, ""], "classes: '' is no name of a class"),
+        ([*OWN, "a\x1b[31m"], r"x1b\[31m' is no name of a class: printable text of 1 to 1,000 characters"),
+        ([*OWN, "x" * 1001], "is no name of a class"),
+        ([str(number) for number in range(10_001)], "10,001 names of classes, and at most 10,000 are read"),
+        (list(range(10)), "classes must be a list of names"),
+        ([OWN], "classes must be a list of names"),
+        ("cat", "classes must be a list of names"),
+    ],
+)
+def test_classes_that_no_file_may_have(tmp_path: Path, suffix: str, classes: object, part: str) -> None:
+    with pytest.raises(DataError, match=part) as caught:
+        load_tiny_coco(write_named(tmp_path / f"x.{suffix}", classes))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_classes_of_no_characters_are_malformed(tmp_path: Path) -> None:
+    beyond_unicode = np.full((12, 1), 0x7FFFFFFF, np.int32).view("<U1")[:, 0]
+    with pytest.raises(DataError, match=r"x\.npz: malformed classes \("):
+        load_tiny_coco(write_named(tmp_path / "x.npz", beyond_unicode))
 
 
 # --- the restricted unpickler --------------------------------------------------------------------------------------

@@ -260,6 +260,78 @@ def test_57_a_class_lost_whole_is_an_error(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
+@pytest.mark.parametrize("around", ["", "x/", "x/y/"])
+def test_a_plain_folder_of_classes_is_divided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], around: str, form: str
+) -> None:
+    source = fill(tmp_path / "in", *(f"{around}{name}/{row}.png" for name in "ab" for row in range(10)))
+    fill(source, f"{around}b/2024/may/x.png", *([f"{around}../cover.png"] if around else []))
+    source = zipped(source, tmp_path / "x.zip") if form == "zip" else source
+    dataset = load_image_folder(source)
+    assert dataset.classes == ("a", "b")
+    assert dataset.labels.tolist() == [*[0] * 10, *[1] * 11]
+    assert dataset.own_test is None
+    assert dataset.own_val is None
+    assert dataset.notes[-1] == "the source has no train/: all its pictures are divided into train, val and test"
+    assert prepared(capsys, "folder", source, "-o", tmp_path / "x.npz", "--keep-duplicates")[0] == 0
+    assert np.load(tmp_path / "x.npz")["labels"].tolist() == dataset.labels.tolist()
+    settings = ("data_loader.type=ImageFolder", "data_loader.args.allow_duplicates=true", "--check")
+    more = ("data_loader.args.validation_split=0.2", "data_loader.args.test_split=0.2")
+    ended = launch(tmp_path, *coco(source, tmp_path / "run", *settings, *more))
+    assert "splits: train 13, val 4, test 4" in ended.out, ended
+
+
+def test_plain_folders_that_may_be_something_else_are_refused(tmp_path: Path) -> None:
+    """A train/ keeps its meaning, and folders of class folders may be several datasets."""
+    expected = "no train/<class>/ images; expected train/<class>/* and optionally val/<class>/* and test/<class>/*, or"
+    for name, files in {
+        "pictures of a split": ("train/0.png", "test/0.png"),
+        "one folder around it": ("x/Train/0.png", "x/other/0.png"),
+        "two beside one another": ("x/train/0.png", "x/other/0.png", "docs/.z/0.png"),
+        "only val": ("val/a/0.png", "val/b/0.png"),
+    }.items():
+        assert expected in refused(fill(tmp_path / name, *files))
+    fill(tmp_path / "empty", "a/0.png", "b/0.png")
+    (tmp_path / "empty/train").mkdir()
+    assert expected in refused(tmp_path / "empty")
+    train = two_classes(tmp_path / "in") / "train"
+    assert (
+        refused(train) == f"{train} is the folder of one split; name the one around it with data_loader.args.data_dir"
+    )
+    par = fill(tmp_path / "par", *(f"{name}/{label}/0.png" for name in ("flowers", "pets") for label in "ab"))
+    said = refused(par)
+    assert "flowers, pets may be classes or datasets, since no picture lies in them" in said
+    assert "name one dataset with data_loader.args.data_dir, or put the classes into train/" in said
+    fill(par, "pets/0.png")
+    assert load_image_folder(par).classes == ("flowers", "pets"), "pictures lie in one"
+    (par / "notes").mkdir()
+    (par / "notes" / "a.txt").write_text("x")
+    said = refused(par)
+    assert "without a picture that can be read: notes (1 .txt); give them such pictures, or take them away" in said
+    assert "--classes" not in said
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_several_datasets_under_one_folder_are_not_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    source = tmp_path / "par"
+    fill(
+        source, *(f"{name}/train/{label}/{row}.png" for name in ("pets", "flowers") for label in "ab" for row in "012")
+    )
+    (source / ".trash/train/a").mkdir(parents=True)
+    one = "make a zip of one" if form == "zip" else "name one with data_loader.args.data_dir"
+    place = zipped(source, tmp_path / "x.zip") if form == "zip" else source
+    assert refused(place) == f"{place}: several datasets: flowers, pets; {one}"
+    code, said = prepared(capsys, "folder", place, "-o", tmp_path / "x.npz")
+    assert (code, "several datasets: flowers, pets; " in said) == (3, True)
+    assert ("name one as SOURCE" in said) == (form == "folder")
+    two_classes(source)
+    dataset = load_image_folder(zipped(source, tmp_path / "y.zip") if form == "zip" else source)
+    assert (len(dataset), dataset.classes) == (6, ("a", "b")), "those of the upper train/"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
 def test_57_prepare_data_takes_them_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     source = messy(tmp_path / "images")
     if form == "zip":
@@ -292,12 +364,25 @@ def test_57_a_validation_set_of_its_own_is_the_validation_split() -> None:
     assert both.sha256() != ImageDataset(images, labels, ("a", "b"), "x", test).sha256()
 
 
+def test_names_are_those_of_the_pictures_that_are_kept(tmp_path: Path) -> None:
+    folder = two_classes(tmp_path / "images")
+    (folder / "train/a/1.png").write_bytes(b"broken")
+    dataset = load_image_folder(folder, skip_broken=True)
+    assert dataset.names == ("train/a/0.png", "train/a/2.png", "train/b/0.png", "train/b/1.png", "train/b/2.png")
+    assert [dataset.name_of(row) for row in (1, 2)] == ["train/a/2.png", "train/b/0.png"]
+
+
 def test_57_what_is_in_val_and_in_train_is_a_leak(tmp_path: Path) -> None:
     folder = two_classes(tmp_path / "images")
     shutil.copytree(folder / "train", folder / "val")
     shutil.copytree(folder / "train", folder / "test")
-    ended = launch(tmp_path, *coco(folder, tmp_path / "run", "data_loader.type=ImageFolder"))
-    one_line(ended, 3, "share images: 0 (train) and 6 (val)")
+    for source in (folder, zipped(folder, tmp_path / "x.zip")):
+        for in_memory in ("true", "false"):
+            more = ("data_loader.type=ImageFolder", f"data_loader.args.in_memory={in_memory}")
+            ended = launch(tmp_path, *coco(source, tmp_path / "run", *more))
+            one_line(
+                ended, 3, "share images: train/a/0.png (train) and val/a/0.png (val), train/a/1.png (train) and val"
+            )
 
 
 # --- 58: more than 8 bits --------------------------------------------------------------------------------------------

@@ -248,6 +248,48 @@ def test_tiny_imagenet_is_read_from_its_own_folders(tmp_path: Path) -> None:
         DATASETS["TinyImageNet"](folder, Access())
 
 
+@pytest.mark.parametrize("inside", ["images", ""])
+def test_tiny_imagenet_with_val_sorted_by_class(tmp_path: Path, inside: str) -> None:
+    """As the usual preparation scripts leave it."""
+    folder = put_tiny_imagenet(tmp_path / "tiny-imagenet-200", {"n1": "fish", "n2": "crane"})
+    expected = DATASETS["TinyImageNet"](folder, Access(), image_size=64)
+    val = folder / "val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (val / wnid / inside).mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / inside / name)
+    (val / "val_annotations.txt").unlink()
+    shutil.copy(folder / "train" / "n1" / "images" / "n1_0.JPEG", val)
+    dataset = DATASETS["TinyImageNet"](folder, Access(), image_size=64)
+    assert dataset.sha256() == expected.sha256()
+    assert dataset.notes == (
+        "left out: 1 without a label (such as test/images/test_0.JPEG), "
+        "2 of no format that is read (such as train/n1/n1_boxes.txt), "
+        "1 in a folder that is not read (such as val/n1_0.JPEG)",
+    )
+    shutil.rmtree(val)
+    with pytest.raises(DataError, match=r"no labelled images in val/, .*; expected wnids.txt, .*val/<wnid>/images/\*"):
+        DATASETS["TinyImageNet"](folder, Access())
+
+
+def test_one_class_alone_cannot_be_learnt(tmp_path: Path) -> None:
+    """The usual reason: a folder too many above the class folders."""
+    folder = write_image_folder(tmp_path / "photos")
+    (folder / "train").rename(folder / "images")
+    (folder / "train").mkdir()
+    (folder / "images").rename(folder / "train" / "images")
+    shutil.rmtree(folder / "test")
+    ended = call("train.py", *coco(folder, tmp_path / "run", "data_loader.type=ImageFolder", noise=0), "--check")
+    assert ended.code == 3
+    assert ended.err == (
+        f"error: images in {folder}: they are all of class 'images', and one class cannot be learnt; is "
+        "data_loader.args.data_dir the folder around train/<class>/*?\n"
+    )
+    np.savez(tmp_path / "x.npz", images=pixels_of(20, 32, 32, 3), labels=np.full(20, 3))
+    with pytest.raises(DataError, match="all of class 'bus', and one class cannot be learnt; add images of others"):
+        built("TinyCOCO", tmp_path / "x.npz")
+
+
 # --- the size of images --------------------------------------------------------------------------------------------
 
 

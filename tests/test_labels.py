@@ -17,7 +17,7 @@ from data_loader.noise import transition_matrix
 from data_loader.splits import Splits
 from tests.conftest import ROOT
 from tests.runs import SMALL, run
-from tests.test_data import dataset, noisy, split
+from tests.test_data import CIFAR10_CLASSES, dataset, noisy, split
 from utils.errors import ConfigError, DataError, UserError
 from utils.seeding import generator
 
@@ -76,11 +76,12 @@ def test_a_map_of_unknown_classes(pair: dict[str, str]) -> None:
         noisy(dataset(), split(dataset()), type="asymmetric", rate=0.4, map=pair)
 
 
-@pytest.mark.parametrize("kind", ["pair_flip", "instance"])
+@pytest.mark.parametrize("kind", ["symmetric", "pair_flip", "instance"])
 def test_one_class_has_no_other_label(kind: str) -> None:
     data = dataset(100, 1)
     with pytest.raises(ConfigError, match="a dataset of one class"):
         noisy(data, split(data), type=kind, rate=0.2)
+    assert torch.equal(noisy(data, split(data), type=kind, rate=0.0), data.labels), "no noise needs no other label"
 
 
 def algorithm_2(data: ImageDataset, part: torch.Tensor, name: str, seed: int, rate: float) -> list[int]:
@@ -178,6 +179,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "npy (N, 1)": lambda path, labels: np.save(path, labels[:, None].astype(np.uint8)),
     "npy of floats": lambda path, labels: np.save(path, labels.astype(np.float32)),
     "npz": lambda path, labels: np.savez(path, labels),
+    "npz of text": lambda path, labels: np.savez(path, labels.astype(str)),
     "npz of two": lambda path, labels: np.savez(path, given_label=labels, about=np.zeros(3)),
     "csv": lambda path, labels: path.write_text("\n".join(map(str, labels)) + "\n"),
     "csv of savetxt": lambda path, labels: np.savetxt(path, labels),
@@ -239,6 +241,24 @@ def test_a_csv_of_some_images(tmp_path: Path, text: str) -> None:
     assert given_by(path) == expected
 
 
+@pytest.mark.parametrize("form", ["csv", "csv without a header", "npz", "npy", "pt", "pt of a list", "any zip"])
+def test_labels_may_be_names_of_classes(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"labels.{'x' if form == 'any zip' else form.split()[0]}"
+    names = [CIFAR10_CLASSES[label] for label in FORTY]
+    index = np.arange(40)[::-1]
+    if form.startswith("csv"):
+        header = "" if "without" in form else "index,label\n"
+        path.write_text(header + "".join(f"{row}, {name}\n" for row, name in zip(index, names, strict=True)))
+    elif form in ("npz", "any zip"):
+        with open(path, "wb") as file:
+            np.savez(file, index=index, given_label=names)
+    elif form == "npy":
+        np.save(path, {"index": index, "label": names})
+    else:
+        torch.save({"index": index, "label": names if "list" in form else np.array(names)}, path)
+    assert given_by(path)[:40] == FORTY[::-1].tolist()
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return Path.touch, (Path("ran"),)
@@ -253,9 +273,23 @@ class Evil:
         ("a.csv", "", "malformed .csv (it is empty)"),
         ("a.csv", "x,x\n1,2\n", "malformed .csv (two columns have one name)"),
         ("a.csv", b"\xff\xfe\x00", "malformed .csv"),
-        ("a.csv", "index,label\n7,cat\n", "must be whole numbers"),
-        ("a.csv", "index,label\n7,1.5\n", "must be whole numbers"),
-        ("a.csv", "index,label\n7,nan\n", "must be whole numbers"),
+        ("a.csv", "index,label\n7,cat\n3,cta\n", "label must be whole numbers or names of classes, and row 1, counted "
+         "from 0, has 'cta'; did you mean 'cat'?"),
+        ("a.csv", "index,label\n7,1\n3,1O\n", "names of classes, and row 1, counted from 0, has '1O'"),
+        ("a.csv", "index,label\n7,3\n3,cat\n", "and row 0, counted from 0, has '3'"),
+        ("a.csv", "index,label\ncat,1\n", "index must be whole numbers, and row 0, counted from 0, has 'cat'"),
+        ("a.csv", "index,label\n7,1.5\n", "label must be whole numbers, and row 0, counted from 0, has 1.5"),
+        ("a.csv", "index,label\n7,1\n8,nan\n", "label must be whole numbers, and row 1, counted from 0, has nan"),
+        ("a.csv", "index;label\n7;1\n", "row 0, counted from 0, has '7;1'; separate columns with commas"),
+        ("a.csv", "index,label,split\n7,1,train\n8,1,Train\n", "split must be train, val or test, and row 1, counted "
+         "from 0, has 'Train'; did you mean 'train'?"),
+        ("a.csv", "index,label,split\n7,1,0\n", "split must be train, val or test, and row 0, counted from 0, has"),
+        ("a.pt", {"index": [7, 7], "label": [1, 2], "split": ["train", "training"]}, "has 'training'; did you "),
+        ("a.npz", {"index": [7], "given_label": ["dgo"]}, "has 'dgo'; did you mean 'dog'?"),
+        ("a.npz", {"index": [7], "given_label": np.full(1, 0x7FFFFFFF, np.int32).view("<U1")}, "malformed text ("),
+        ("a.txt", "1\n2\n", "a.txt: labels are read from .npz, .npy, .csv, .pt, .pth; save them as one of these"),
+        ("a.json", "[1, 2]", "a.json: labels are read from .npz, .npy, .csv, .pt, .pth; save them as one of these"),
+        ("a.npz", "1\n2\n", "malformed .npz (it is no zip)"),
         ("a.csv", "index,label\n7,10\n", "given_label 10 at row 0 is outside 0 to 9"),
         ("a.csv", "index,label\n50,1\n", "index 50 at row 0 is outside 0 to 49"),
         ("a.csv", "index\n5\n", "it has no labels, only 'index'"),
@@ -273,7 +307,7 @@ class Evil:
         ("a.pt", torch.zeros(1, dtype=torch.int64).expand(40), "a tensor that repeats its numbers"),
         ("a.pt", {"label": [1, 2], "index": [4, 4]}, "image 4 is listed twice, at rows 0 and 1"),
     ],
-)
+)  # fmt: skip
 def test_files_of_the_wrong_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: object, message: str
 ) -> None:
@@ -283,6 +317,8 @@ def test_files_of_the_wrong_form(
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     elif name == "a.npy":
         np.save(path, content)
+    elif name == "a.npz":
+        np.savez(path, **content)
     else:
         torch.save(content, path)
     with pytest.raises(UserError) as caught:

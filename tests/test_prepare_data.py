@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 import prepare_data
 from data_loader import tiny_coco, tiny_exdark
 from data_loader.array_file import ArrayFormat, load_array_file
+from data_loader.class_names import TINY_COCO, TINY_EXDARK
 from data_loader.digits import load_digits
 from data_loader.image_folder import load_image_folder
 from data_loader.tiny_coco import load_tiny_coco
@@ -187,6 +188,48 @@ def test_images_with_the_same_pixels_are_left_out(tmp_path: Path) -> None:
     assert len({entry["same_as"] for entry in manifest["duplicates"]}) == 1
     made("folder", tmp_path / "in", "-o", tmp_path / "y.npz", "--keep-duplicates")
     assert len(np.load(tmp_path / "y.npz")["labels"]) == 10
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "npz"])
+def test_a_folder_s_own_classes_go_into_the_file(images: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"x.{suffix}"
+    made("folder", images, "-o", out)
+    assert load_tiny_coco(out).classes == CLASSES
+    assert "nothing to do" in made("folder", images, "-o", out)
+    made("folder", images, "--classes", "cat,ant", "--layout", "NCHW", "-o", out, "--force")
+    assert load_tiny_exdark(out).classes == ("cat", "ant")
+    manifest = manifest_of(out)
+    del manifest["classes_in_file"]
+    (tmp_path / f"{out.name}.manifest.json").write_text(json.dumps(manifest))
+    again = ("folder", images, "--classes", "cat,ant", "--layout", "NCHW", "-o", out)
+    assert "exists, and it was made without the names of its classes; give another -o" in refused(5, *again)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "npz"])
+def test_a_folder_of_the_format_s_own_classes_keeps_its_bytes(tmp_path: Path, suffix: str) -> None:
+    """They name nothing that the reader does not know: the file is what it was before files named classes."""
+    pixels, labels = make_pixels(24, 12)
+    out = tmp_path / f"x.{suffix}"
+    for layout, names in (("NHWC", TINY_COCO), ("NCHW", TINY_EXDARK)):
+        for row, label in enumerate(labels):
+            if label < len(names):
+                (tmp_path / layout / names[label]).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[row]).save(tmp_path / layout / names[label] / f"{row}.png")
+        more = ("--classes", ",".join(names), "--layout", layout)
+        made("folder", tmp_path / layout, "-o", out, *more, "--force")
+        stored = np.load(out) if suffix == "npz" else pickle.loads(out.read_bytes())
+        assert set(stored) == {"images", "labels"}
+        assert "classes_in_file" not in manifest_of(out)
+        made("folder", tmp_path / layout, "-o", out, "--layout", "NCHW" if layout == "NHWC" else "NHWC", "--force")
+        assert set(np.load(out) if suffix == "npz" else pickle.loads(out.read_bytes())) > {"images", "labels"}
+
+
+def test_a_class_folder_whose_name_cannot_be_shown(images: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(images, tmp_path / "in")
+    (folder / "train" / "ant").rename(folder / "train" / "a\tt")
+    said = refused(3, "folder", folder, "-o", tmp_path / "x.npz")
+    assert "is no name of a class: printable text of 1 to 1,000 characters; rename the class folders" in said
+    assert files_in(tmp_path) == {"in"}
 
 
 # --- what does not fit ---------------------------------------------------------------------------------------------

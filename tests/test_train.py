@@ -25,7 +25,7 @@ from models import preconv_filter, preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree, write_image_folder, write_pickle
-from tests.runs import SMALL, coco, contents, curves, final_state, rows, run, scalars
+from tests.runs import SMALL, call, coco, contents, curves, final_state, rows, run, scalars
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.environment import code_version
@@ -888,3 +888,23 @@ def test_threads_spin_within_a_bound_unless_the_user_has_said_otherwise(own: str
     out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60).stdout
     wanted = {"": "100000", "GOMP_SPINCOUNT=7": "7"}.get(own, "None")
     assert out.splitlines()[-1] == f"spins {wanted}"
+
+
+def test_a_run_goes_on_after_its_file_has_come_to_name_its_classes(tmp_path: Path, capsys) -> None:
+    images, labels = make_pixels(100, 10)
+    values = {"images": images, "labels": labels}
+    file, folder = tmp_path / "tinycoco.pkl", tmp_path / "run"
+    write_pickle(file, values)
+    assert run(*coco(tmp_path, folder, "trainer.epochs=1")) == 0
+    own = [f"kind {label}" for label in range(10)]
+    write_pickle(file, {**values, "classes": own})
+    assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=2") == 0
+    assert read(folder / "checkpoint-epoch2.pth")["classes"] == own
+    assert call("test.py", "-r", folder / "checkpoint-epoch1.pth").code == 0
+    capsys.readouterr()
+    for names, shown in (([*own, "more"], "'kind 7' and 3 more"), (own[::-1], "'kind 9', 'kind 8'")):
+        write_pickle(file, {**values, "classes": names})
+        assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=3") == 4
+        said = capsys.readouterr().err
+        assert "it was trained on classes of other names, 'kind 0'" in said
+        assert shown in said

@@ -16,6 +16,7 @@ from models.build import outline_model
 from parse_config import Config
 from trainer.state import RunState
 from utils.errors import CheckpointError
+from utils.memory_zip import shown
 from utils.reading import errors_as
 from utils.text import visible
 
@@ -29,13 +30,25 @@ def check_data(data: RunData, state: RunState, source: str) -> None:
             f"{source}: it was trained on other data (SHA-256 {state['dataset_sha256'][:12]}, here "
             f"{data.sha256[:12]}); give it the dataset it was trained on"
         )
-    if tuple(state["classes"]) != data.dataset.classes:
-        raise CheckpointError(f"{source}: malformed: its classes are not those of the data that it names")
+    _check_classes(data, state, source)
     saved = state["splits"]
     changed = [name for name, part in data.splits.named().items() if not torch.equal(part, saved.get(name, part[:0]))]
     if changed or not torch.equal(data.all_given(), state["given_labels"]):
         what = f"the split ({', '.join(changed)})" if changed else "the label noise"
         raise CheckpointError(f"{source}: {what} would not be the same; set seed, splits and noise back")
+
+
+def _check_classes(data: RunData, state: RunState, source: str) -> None:
+    """A checkpoint from before its file named the classes has the names of the file's format in their place."""
+    saved, classes, unnamed = tuple(state["classes"]), data.dataset.classes, data.dataset.digest_classes
+    if saved == classes or (saved == unnamed and len(saved) == len(classes)):
+        return
+    if unnamed is None:
+        raise CheckpointError(f"{source}: malformed: its classes are not those of the data that it names")
+    raise CheckpointError(
+        f"{source}: it was trained on classes of other names, {shown(saved)}, and the data have {shown(classes)}; give "
+        "it the file it was trained on"
+    )
 
 
 def check_progress(state: RunState, batches: int, source: str) -> None:
