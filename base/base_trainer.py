@@ -12,13 +12,14 @@ from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
 from logger.tensorboard import TensorBoard
 from utils.columns import SPLITS
-from utils.errors import FileSystemError, NonFiniteLossError, Stopped, StopTraining
+from utils.errors import FileSystemError, NonFiniteLossError, ProcessError, Stopped, StopTraining
 from utils.folder import Folder
 from utils.monitor import Monitor
 from utils.stopping import StopRequest, exit_code
 from utils.world import World
 
 SAVE, STOP = 1, 2  # a process's request between two batches; STOP is sent with the signal's number added
+GO_ON, END, FAILED = 0, 1, 2  # what came of `on_epoch`
 
 
 State = TypeVar("State")  # all that a run needs to resume
@@ -177,13 +178,28 @@ class BaseTrainer(ABC, Generic[State]):
             if self.world.first:
                 on_epoch(dict(row))
         except StopTraining:
-            self.told_to_stop = True
+            self._agree(END)
         except BaseException:
-            self._save_if_behind()
+            self._agree(FAILED)
             raise
-        if self.world.largest(self.told_to_stop):
-            self.told_to_stop = True
+        else:
+            self._agree(GO_ON)
+
+    def _agree(self, own: int) -> None:
+        """Save the epoch in all processes, whose states only together make a checkpoint, if the first does not go on.
+
+        Raises:
+            ProcessError: the first process failed, and this is another.
+        """
+        outcome = self.world.largest(own)
+        self.told_to_stop = outcome == END
+        if outcome != GO_ON:
             self._save_if_behind()
+        if outcome == FAILED != own:
+            raise ProcessError(
+                f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why; the "
+                "epoch is saved. Go on with -r auto"
+            )
 
     def _save_if_behind(self) -> None:
         if self._saved[0] != self.global_step:

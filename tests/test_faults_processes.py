@@ -31,9 +31,13 @@ def _join(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def start_two(arguments: list[str], place: Path, *prepare: Callable[[], object]) -> list[Started]:
+def start_two(
+    arguments: list[str], place: Path, *prepare: Callable[[], object], program: str = "train.py"
+) -> list[Started]:
     port = free_port()
-    return [Started(arguments, place / f"rank{rank}", [partial(_join, rank, port), *prepare]) for rank in range(2)]
+    return [
+        Started(arguments, place / f"rank{rank}", [partial(_join, rank, port), *prepare], program) for rank in range(2)
+    ]
 
 
 def saved_and_whole(folder: Path) -> dict:
@@ -86,6 +90,47 @@ def test_36_what_the_first_process_cannot_do_ends_them_all(coco_dir: Path, tmp_p
     one_line(first, 3, "TinyCOCO was not found")
     assert second.code == 3
     assert "Traceback" not in second.err
+
+
+FROM_PYTHON = """
+import sys
+from train import StopTraining, run
+
+def on_epoch(row):
+    raise {error}
+
+config, folder, overrides = sys.argv[1], sys.argv[2], sys.argv[3:]
+try:
+    print("epochs:", len(run(config, overrides, run_dir=folder, on_epoch=on_epoch).history))
+except Exception as error:
+    print("raised:", type(error).__name__, error)
+"""
+RARE = ("trainer.save_period=3", "trainer.monitor=off", "trainer.lost_after_minutes=0.5")
+
+
+@pytest.mark.parametrize(
+    ("error", "first_says", "second_says"),
+    [
+        (
+            "ZeroDivisionError('mine')",
+            "raised: ZeroDivisionError mine\n",
+            "raised: ProcessError process 1 of 2",
+        ),
+        ("StopTraining", "epochs: 1\n", "epochs: 1\n"),
+    ],
+)
+def test_36_an_error_of_on_epoch_saves_the_epoch_and_ends_both(
+    coco_dir: Path, tmp_path: Path, error: str, first_says: str, second_says: str
+) -> None:
+    folder, script = tmp_path / "run", tmp_path / "script.py"
+    script.write_text(FROM_PYTHON.format(error=error))
+    _, config, _, _, *overrides = coco(coco_dir, folder, *RARE)
+    ranks = start_two([config, str(folder), *overrides], tmp_path, program=str(script))
+    first, second = (rank.end(SECONDS) for rank in ranks)
+    assert first.out.endswith(first_says), first
+    assert second.out.startswith(second_says), second
+    assert "gone" not in first.out + second.out
+    assert saved_and_whole(folder)["epoch"] == 1
 
 
 # --- under torchrun ------------------------------------------------------------------------------------------------
