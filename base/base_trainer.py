@@ -131,6 +131,7 @@ class BaseTrainer(ABC, Generic[State]):
                 raise
             finally:
                 self.board.close()
+            self.between_batches()  # a signal since the last epoch's evaluation
         if not self._csv_is_whole:  # the last chance: now a failure is an error
             self.write_tables()
 

@@ -155,6 +155,20 @@ def test_a_signal_saves_and_then_interrupts(number: int, raised: type[BaseExcept
     assert len(run(None, **options, resume="auto").history) == 3
 
 
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_signal_in_the_last_epoch_interrupts_too(tensorboard: bool, tmp_path: Path) -> None:
+    """Or a loop over runs would go on."""
+    options, one = {"dataset": Stripes(), "run_dir": tmp_path / "r"}, {"trainer.epochs": 1}
+    with pytest.raises(KeyboardInterrupt, match="after epoch 1; saved"):
+        run(
+            CONFIG,
+            settings(tmp_path, **one, **{"trainer.tensorboard": tensorboard}),
+            **options,
+            on_epoch=lambda row: signal.raise_signal(signal.SIGINT),
+        )
+    assert len(run(None, **options, resume="auto").history) == 1
+
+
 def test_errors_are_those_of_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"optimizer.args.rate"):
         run(CONFIG, {"optimizer.args.rate": 1})

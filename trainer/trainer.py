@@ -1,6 +1,7 @@
 """One epoch of training and evaluation, and the state of a run."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -178,8 +179,9 @@ class Trainer(BaseTrainer[RunState]):
         predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
-        # All is saved, so a signal may stop the run at once.
-        with Handlers(self._stop), warn_on_failure("picture of the confusion matrix", self.log.warning):
+        # All is saved, so a signal may stop the run at once, but not the first of several processes alone.
+        at_once = Handlers(self._stop) if self.world.size == 1 else nullcontext()
+        with at_once, warn_on_failure("picture of the confusion matrix", self.log.warning):
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
             self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
             self.board.text("test/worst_confusions", confusion_table(confusion), self.epoch)
