@@ -10,7 +10,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from config_schema import TrainerConfig
 from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
-from logger.tensorboard import TensorBoard
+from logger.tensorboard import TensorBoard, has_last
 from utils.columns import SPLITS
 from utils.errors import FileSystemError, NonFiniteLossError, ProcessError, Stopped, StopTraining
 from utils.folder import Folder
@@ -101,7 +101,7 @@ class BaseTrainer(ABC, Generic[State]):
         return self.monitor.has_had_enough
 
     def train(self) -> None:
-        """Train to the end. For a finished run, only write its tables.
+        """Train to the end. For a finished run, only write its tables, and what is missing of its last events.
 
         Raises:
             Stopped: a signal came; the state at that step is saved.
@@ -111,8 +111,10 @@ class BaseTrainer(ABC, Generic[State]):
         if self.finished:
             if self.world.first:
                 self.write_tables()  # the run may have ended because it could not write them
-            self.log.info("nothing to do: the run has %s", self._how_it_ended())
-            return
+            if not self.world.largest(self._lacks_events()):
+                self.log.info("nothing to do: the run has %s", self._how_it_ended())
+                return
+            self.log.info("the run was stopped before the last of its TensorBoard events, which follow now")
         self._write_csv()
         self.board = TensorBoard(self.folder, self.loop.tensorboard and self.world.first, self.epoch + 1)
         self._saved = (self.global_step, time.monotonic())
@@ -205,6 +207,9 @@ class BaseTrainer(ABC, Generic[State]):
     def _save_if_behind(self) -> None:
         if self._saved[0] != self.global_step:
             self.save(newest=True, best=False)
+
+    def _lacks_events(self) -> bool:
+        return self.world.first and self.loop.tensorboard and bool(self.history) and not has_last(self.folder)
 
     def _how_it_ended(self) -> str:
         if self.told_to_stop:

@@ -15,7 +15,7 @@ from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
-from logger.tensorboard import displayable
+from logger.tensorboard import LAST_TEXT, displayable
 from logger.thumbnails import MOST, spread_over
 from models.build import outputs_of
 from models.compiled import compiled
@@ -171,25 +171,25 @@ class Trainer(BaseTrainer[RunState]):
             measure_noise(self.meter, logits.detach(), batch)
 
     def finish(self) -> None:
-        """Write the test set's confusion matrix, its worst confusions, some of its images and the hyper-parameters to
-        TensorBoard."""
+        """Write to TensorBoard the hyper-parameters, which a stop shall not lose, then the test set's confusion matrix,
+        some of its images and its worst confusions."""
         assert self.board is not None
         if not self.history or not self.loop.tensorboard:
             return
+        self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
         predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
         # All is saved, so a signal may stop the run at once, but not the first of several processes alone.
-        at_once = Handlers(self._stop) if self.world.size == 1 else nullcontext()
-        with at_once, warn_on_failure("picture of the confusion matrix", self.log.warning):
+        with Handlers(self._stop) if self.world.size == 1 else nullcontext():
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
-            self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
-            self.board.text("test/worst_confusions", confusion_table(confusion), self.epoch)
+            with warn_on_failure("picture of the confusion matrix", self.log.warning):
+                self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
             if self.world.size == 1:  # otherwise the predictions are not in the order of the images
                 some = spread_over(len(true), MOST)
                 images, classes = self.data.dataset.images[self.data.splits.test[some]], self.data.dataset.classes
                 self.board.images("test/images", images, predicted[some], true[some], classes, self.epoch)
-        self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
+            self.board.text(LAST_TEXT, confusion_table(confusion), self.epoch)
 
     def state_dict(self) -> RunState:
         data = self.data
