@@ -25,7 +25,7 @@ from models import preconv_filter, preconv_matmul
 from models.norms import NORMS
 from parse_config import load_config
 from tests.conftest import ROOT, fresh_program, make_pixels, program, same_tree, write_image_folder, write_pickle
-from tests.runs import SMALL, coco, contents, curves, final_state, rows, run, scalars
+from tests.runs import SMALL, call, coco, contents, curves, final_state, rows, run, scalars
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.environment import code_version
@@ -835,6 +835,19 @@ def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) ->
         assert share == pytest.approx(matrix[label, label] / matrix[label].sum())
     assert (folder / "checkpoint-epoch3-confusion.png").read_bytes().startswith(b"\x89PNG")
     assert f"accuracy           {report['test_accuracy']:.2%}" in done.stdout
+
+
+def test_test_py_records_how_the_figures_were_made(finished: Path, coco_dir: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(finished, tmp_path / "run") / "model_best.pth"
+
+    def told(*more: object) -> dict[str, Any]:
+        assert call("test.py", "-r", checkpoint, "-d", "cpu", *more).code == 0
+        return json.loads(checkpoint.with_name("model_best-test.json").read_text())
+
+    plain, coarse = told(), told("trainer.amp=bf16", "--data-dir", coco_dir)
+    assert (plain["overrides"], plain["device"]) == ([], "cpu")
+    assert coarse["overrides"] == ["trainer.amp=bf16", f'data_loader.args.data_dir="{coco_dir}"']
+    assert coarse["test_loss"] != plain["test_loss"]
 
 
 def test_test_py_refuses_what_it_cannot_read(tmp_path: Path) -> None:
