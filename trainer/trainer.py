@@ -86,6 +86,7 @@ class Trainer(BaseTrainer[RunState]):
         self.meter = Meter(device, self.world)
         wanted = config.trainer.diagnostics
         self.diagnostics = Diagnostics(model, data.image_size, device, self.world) if wanted else None
+        self.remarks += [] if self.diagnostics is None else self.diagnostics.remarks
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
