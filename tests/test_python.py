@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from data_loader.dataset import ImageDataset
 from data_loader.python_dataset import as_image_dataset
 from logger.log import NAME
+from models.compiled import MOST_GRAPHS, compiled
 from parse_config import as_overrides, load_config
 from tests.conftest import ROOT, same_tree
 from train import StopTraining, run
+from trainer.from_python import Callback, in_this_process
 from utils.errors import CheckpointError, ConfigError, DataError, FileSystemError, NonFiniteLossError, Stopped
 
 CONFIG = ROOT / "configs" / "demo.json"
@@ -80,6 +82,14 @@ def test_a_run_has_the_results_of_its_folder_and_leaves_the_process_as_it_was(tm
     state = torch.load(result.folder / "checkpoint-epoch3.pth", weights_only=True)
     assert same_tree(dict(result.model.state_dict()), dict(state["model"])) == []
     assert not result.model.training
+
+
+def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was() -> None:
+    before = torch._dynamo.config.recompile_limit
+    with in_this_process(Callback(None)):
+        compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
+        assert torch._dynamo.config.recompile_limit == MOST_GRAPHS != before
+    assert torch._dynamo.config.recompile_limit == before
 
 
 def test_one_seed_is_one_history_in_a_thread_in_a_loop_and_after_an_error(tmp_path: Path) -> None:
