@@ -17,7 +17,7 @@ LOWER := s/>=\([0-9.]*\),.*/==\1/p
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/run.stamp  ## train ResNet18 with ConvNorm on real handwritten digits, about two minutes
+demo: $(VENV)/run.stamp  ## train ResNet18 with ConvNorm on real handwritten digits, under three minutes
 	$(BIN)/python train.py -c configs/demo.json
 
 test: $(VENV)/dev.stamp  ## run the test suite

@@ -1,7 +1,6 @@
 """What is said of a config that is wrong: each problem in words, the choices, and a guess at what was meant."""
 
 import contextlib
-import difflib
 import json
 import math
 import re
@@ -17,10 +16,10 @@ from config_schema import LIBRARIES, NULL_IS_UNSET, Config, UnknownChoice, name_
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.keys import value_at
+from utils.text import LONGEST_GUESS, did_you_mean, shortened
 
 MOST_PROBLEMS = 20  # that one message lists
 ADVICE = "; write "
-LONGEST_GUESS = 100  # characters of a word for which another is looked for
 
 
 def config_error(source: str, problems: Iterable[str], count: int) -> ConfigError:
@@ -191,20 +190,3 @@ def _kinds(annotation: Any) -> set[Any]:
     if origin is Literal:
         return set(map(type, parts))
     return {origin or annotation}
-
-
-def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """The end of a message: the choice that is most like `word`, if any is."""
-    if len(word) > LONGEST_GUESS:
-        return ""
-    close = difflib.get_close_matches(word.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
-    if not close:
-        return ""
-    match = next(choice for choice in choices if choice.lower() == close[0])
-    return f"; did you mean {match!r}?"
-
-
-def shortened(value: Any) -> str:
-    """A value as JSON, cut where it is long."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config_messages import config_error, describe, kinds_at, shortened
+from config_messages import config_error, describe, kinds_at
 from config_schema import (
     PICTURES,
     SGD,
@@ -41,7 +41,7 @@ from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file
 from utils.keys import nested
-from utils.text import one_line
+from utils.text import one_line, shortened
 
 LARGEST_CONFIG = 1 << 18  # bytes of a config and all the files that it inherits from
 MOST_FILES = 100  # that a config inherits from, each counted as often as it is named

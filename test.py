@@ -28,6 +28,7 @@ def test(args: argparse.Namespace) -> None:
     from protocol import departures
     from trainer.changes import changes, check_function
     from trainer.checkpoint import read
+    from trainer.environment import device_name
     from trainer.evaluation import AMP_TYPES, Evaluator
     from trainer.judgement import TestReport, save_report
     from trainer.restore import check_fit, load_model
@@ -60,7 +61,17 @@ def test(args: argparse.Namespace) -> None:
     evaluator = Evaluator(model, METRICS, device, AMP_TYPES[config.trainer.amp])
     figures = evaluator.figures(data.test, "test")
     predicted, true = evaluator.predictions(data.test, "confusion")
-    report = TestReport(str(path), state["epoch"], data.dataset.classes, figures, predicted, true, departures(config))
+    report = TestReport(
+        str(path),
+        state["epoch"],
+        data.dataset.classes,
+        figures,
+        predicted,
+        true,
+        departures(config),
+        tuple(overrides),
+        device_name(device),
+    )
     say(*report.table())
     for written in save_report(report, path):
         say(f"wrote {written}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(description="Train a ResNet as a config says, or resume a run.")
+    parser = OneLineParser(description="Train a network as a config says, or resume a run.")
     parser.add_argument("-c", "--config", metavar="FILE", help="config to train, such as configs/demo.json")
     parser.add_argument("-r", "--resume", metavar="FILE", help="checkpoint to go on from, or 'auto' for the newest")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint or .safetensors to start a new run from")

@@ -10,15 +10,16 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from config_schema import TrainerConfig
 from logger.log import get_logger
 from logger.tables import write_csv, write_divergence
-from logger.tensorboard import TensorBoard
+from logger.tensorboard import TensorBoard, has_last
 from utils.columns import SPLITS
-from utils.errors import FileSystemError, NonFiniteLossError, Stopped, StopTraining
+from utils.errors import FileSystemError, NonFiniteLossError, ProcessError, Stopped, StopTraining
 from utils.folder import Folder
 from utils.monitor import Monitor
 from utils.stopping import StopRequest, exit_code
 from utils.world import World
 
 SAVE, STOP = 1, 2  # a process's request between two batches; STOP is sent with the signal's number added
+GO_ON, END, FAILED = 0, 1, 2  # what came of `on_epoch`
 
 
 State = TypeVar("State")  # all that a run needs to resume
@@ -100,7 +101,7 @@ class BaseTrainer(ABC, Generic[State]):
         return self.monitor.has_had_enough
 
     def train(self) -> None:
-        """Train to the end. For a finished run, only write its tables.
+        """Train to the end. For a finished run, only write its tables, and what is missing of its last events.
 
         Raises:
             Stopped: a signal came; the state at that step is saved.
@@ -110,8 +111,10 @@ class BaseTrainer(ABC, Generic[State]):
         if self.finished:
             if self.world.first:
                 self.write_tables()  # the run may have ended because it could not write them
-            self.log.info("nothing to do: the run has %s", self._how_it_ended())
-            return
+            if not self.world.largest(self._lacks_events()):
+                self.log.info("nothing to do: the run has %s", self._how_it_ended())
+                return
+            self.log.info("the run was stopped before the last of its TensorBoard events, which follow now")
         self._write_csv()
         self.board = TensorBoard(self.folder, self.loop.tensorboard and self.world.first, self.epoch + 1)
         self._saved = (self.global_step, time.monotonic())
@@ -130,6 +133,7 @@ class BaseTrainer(ABC, Generic[State]):
                 raise
             finally:
                 self.board.close()
+            self.between_batches()  # a signal since the last epoch's evaluation
         if not self._csv_is_whole:  # the last chance: now a failure is an error
             self.write_tables()
 
@@ -177,17 +181,35 @@ class BaseTrainer(ABC, Generic[State]):
             if self.world.first:
                 on_epoch(dict(row))
         except StopTraining:
-            self.told_to_stop = True
+            self._agree(END)
         except BaseException:
-            self._save_if_behind()
+            self._agree(FAILED)
             raise
-        if self.world.largest(self.told_to_stop):
-            self.told_to_stop = True
+        else:
+            self._agree(GO_ON)
+
+    def _agree(self, own: int) -> None:
+        """Save the epoch in all processes, whose states only together make a checkpoint, if the first does not go on.
+
+        Raises:
+            ProcessError: the first process failed, and this is another.
+        """
+        outcome = self.world.largest(own)
+        self.told_to_stop = outcome == END
+        if outcome != GO_ON:
             self._save_if_behind()
+        if outcome == FAILED != own:
+            raise ProcessError(
+                f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why; the "
+                "epoch is saved. Go on with -r auto"
+            )
 
     def _save_if_behind(self) -> None:
         if self._saved[0] != self.global_step:
             self.save(newest=True, best=False)
+
+    def _lacks_events(self) -> bool:
+        return self.world.first and self.loop.tensorboard and bool(self.history) and not has_last(self.folder)
 
     def _how_it_ended(self) -> str:
         if self.told_to_stop:

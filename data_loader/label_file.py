@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config_messages import did_you_mean
 from data_loader.array_file import OLD_TORCH, of_tensor
 from data_loader.npz import load_npy, load_npz, npz_names, pickle_in_npy, read_bytes
 from data_loader.restricted_pickle import as_array, load_arrays, load_old, load_saved
@@ -20,7 +19,7 @@ from utils.memory_zip import shown
 from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import is_tensor_file
-from utils.text import visible
+from utils.text import did_you_mean, visible
 
 PLAIN = "label"  # the name of labels that have none
 #: What stands beside labels: their images, those images' true labels, and the split that a label is for.

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config_messages import did_you_mean
 from config_schema import AsymmetricNoise, InstanceNoise, LabelNoise, NoiseFile, PairFlipNoise, SymmetricNoise
 from data_loader.batches import pixel_stats
 from data_loader.dataset import ImageDataset
@@ -23,7 +22,7 @@ from utils.errors import ConfigError, DataError
 from utils.files import user_path
 from utils.memory_zip import shown
 from utils.seeding import generator
-from utils.text import CELL, csv_cell, visible
+from utils.text import CELL, csv_cell, did_you_mean, visible
 
 #: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
 CIFAR10_CONFUSIONS = {

@@ -14,14 +14,14 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from config_messages import MOST_PROBLEMS, did_you_mean
+from config_messages import MOST_PROBLEMS
 from config_schema import NormName, PathText
 from parse_config import LARGEST_CONFIG, Config, load_config
 from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path
 from utils.keys import flat, short_names
-from utils.text import one_line
+from utils.text import did_you_mean, one_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
 Settings = dict[str, Any]

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from config_messages import did_you_mean
 from grids.plan import Cell, Grid
 from grids.progress import FINISHED, RUNNING, WAITING, log_path, standing
 from grids.running import ROOT, GridRun, Show, command, start
@@ -27,7 +26,7 @@ from utils.errors import EXIT_TERMINATED, ConfigError, FileSystemError
 from utils.files import read_file
 from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS
-from utils.text import one_line
+from utils.text import did_you_mean, one_line
 
 if TYPE_CHECKING:
     import submitit

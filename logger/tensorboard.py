@@ -32,6 +32,12 @@ from utils.keys import flat
 MAIN_SETTINGS = ("arch.args.norm", "label_noise.rate", "optimizer.args.lr", "seed")
 MAIN_FIGURE = "test_accuracy"
 
+#: The text that a run writes last.
+LAST_TEXT = "test/worst_confusions"
+_LAST = 1 << 20  # bytes of a file among which that text would be
+
+_PREFIX = "events.out.tfevents."
+
 
 @dataclass
 class _File:
@@ -168,15 +174,24 @@ class TensorBoard:
             get_logger().warning("cannot write TensorBoard events in %s (%s); training goes on", self._folder, error)
 
 
+def has_last(folder: Folder) -> bool:
+    """Whether the newest events have LAST_TEXT, without which the run was stopped before it had written all."""
+    newest = max((name for name in folder.names() if name.startswith(_PREFIX)), default=None)
+    try:
+        return newest is not None and LAST_TEXT.encode() in folder.tail(newest, _LAST)
+    except (OSError, FileSystemError):
+        return False
+
+
 def _begin(folder: Folder, first_epoch: int) -> _File:
     """Create the file, with a name that sorts after all existing ones. TensorBoard reads a run's files in the order of
     their names, which start with the second of creation. A purge that it reads too early would hide what a resumed run
     wrote."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    made = [name.split(".")[3] for name in folder.names() if name.startswith("events.out.tfevents.")]
+    made = [name.split(".")[3] for name in folder.names() if name.startswith(_PREFIX)]
     newest = max((int(second) for second in made if second.isdecimal() and len(second) == 10), default=0)
-    name = f"events.out.tfevents.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
+    name = f"{_PREFIX}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
     folder.create(name).close()
     file = _File(folder, name)
     file.add(step=first_epoch, file_version="brain.Event:2")

@@ -17,12 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from base.base_model import BaseModel
-from config_messages import did_you_mean
 from config_schema import LibraryArch
 from models.convert import Conversion, convert_conv_norm
 from utils.errors import ConfigError
 from utils.optional import needed
 from utils.reading import errors_as, reason_of
+from utils.text import did_you_mean
 
 _INNER = "network"  # the attribute that holds the library's network
 _MOST_BETWEEN = 2  # convolutions between a stem's first one and its pooling; three begin a "deep stem"

@@ -115,17 +115,25 @@ def _distinct_frequencies(grid: tuple[int, int], device: torch.device) -> Tensor
     return torch.stack([f1, f2], 2)[~mirrored | (f1 <= p1 // 2)]
 
 
+def count_convolutions(model: nn.Module) -> int:
+    """All convolutions of `model`, also those of which `find_layers` has no layer."""
+    return sum(1 for _ in _all_convolutions(model))
+
+
 def _convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
-    """Dense convolutions by path; the depthwise affine part of a ConvNorm is not one."""
-    for path, module in model.named_modules():
-        if isinstance(module, PublishedPreConv2d) or (
-            isinstance(module, PreConv2d) and module.groups == module.dilation == 1
-        ):
+    """Dense convolutions by path. One with groups or dilation has other transfer matrices than those here."""
+    for path, module in _all_convolutions(model):
+        if isinstance(module, PublishedPreConv2d) or (module.groups == 1 and module.dilation in (1, (1, 1))):
             yield path, module
-        elif isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1):
-            parent = model.get_submodule(path.rpartition(".")[0])
-            if not isinstance(parent, PreConv2d | PublishedPreConv2d):  # an affine part of one channel has groups == 1
-                yield path, module
+
+
+def _all_convolutions(model: nn.Module) -> Iterator[tuple[str, Convolution]]:
+    """Convolutions by path; the depthwise affine part of a ConvNorm is not one."""
+    for path, module in model.named_modules():
+        parent = model.get_submodule(path.rpartition(".")[0])
+        affine = isinstance(parent, PreConv2d | PublishedPreConv2d)
+        if isinstance(module, PreConv2d | PublishedPreConv2d) or (isinstance(module, nn.Conv2d) and not affine):
+            yield path, module
 
 
 def _pair(model: nn.Module, path: str) -> str:

@@ -17,7 +17,7 @@ from models.norms import NORMS
 from models.preconv import PreConv2d
 from models.preconv_published import PublishedPreConv2d
 from models.resnet import resnet18
-from models.singular_values import Convolution, find_layers, singular_values, weight_norm
+from models.singular_values import Convolution, count_convolutions, find_layers, singular_values, weight_norm
 from tests.conftest import same_tree
 from tests.runs import coco, curves, final_state, rows, run
 from tests.test_train import Waits, make_trainer
@@ -157,6 +157,7 @@ def test_layers_are_the_pairs_of_every_arm(norm: str) -> None:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     layers = find_layers(model, (32, 24))
     assert [layer.name for layer in layers] == RESNET18
+    assert count_convolutions(model) == len(layers)
     owned = [id(parameter) for layer in layers for parameter in layer.module.parameters()]
     head = [id(parameter) for parameter in model.head.parameters()]
     assert sorted(owned + head) == sorted(map(id, model.parameters()))  # each in one layer

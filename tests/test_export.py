@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -159,11 +160,33 @@ def test_what_differs_from_the_network_is_not_written(tiny: Trained, monkeypatch
         return tiny.model(images) * torch.nan
 
     for other in (wrong, of_one_image, none):
-        with torch.no_grad(), pytest.raises(export.ExportError, match="x differs from the network by"):
+        with torch.no_grad(), pytest.raises(export.ExportError, match="x differs from the network by") as caught:
             export._compared(tiny, other, "x")
+        assert caught.value.exit_code == 4, "not a fault of the program"
     monkeypatch.setattr(torch.export, "export", lambda *_, **__: 1 / 0)
     with pytest.raises(export.ExportError, match="cannot be exported"):
         export.export(tiny, TOLD, ".pt2")
+
+
+class Rounding(Tiny):
+    """Float32 keeps few digits of its logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + 3000.0 - 3000.0
+
+
+def test_a_difference_of_no_more_than_the_network_s_own_rounding_is_none(tiny: Trained) -> None:
+    torch.manual_seed(0)
+    network = tiny._replace(model=Rounding().eval())
+    plain = Tiny().eval()
+    plain.load_state_dict(network.model.state_dict())
+    said = export._compared(network, plain, "x")
+    numbers = re.fullmatch(r"by x it differs from the network by (\S+), and that from itself in float64 by (\S+)", said)
+    assert numbers is not None, said
+    difference, own = map(float, numbers.groups())
+    assert export.TOLERANCE < difference < 2 * own
+    with pytest.raises(export.ExportError, match=rf"more than 1e-05 and 10 times the network's own .*, {own:.1e}; no"):
+        export._compared(network, lambda images: plain(images) + 0.01, "x")
 
 
 def test_wrong_command_lines_and_a_full_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

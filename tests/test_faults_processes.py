@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.runs import Started, coco, launch, one_line, rows
+from tests.runs import Ended, Started, coco, launch, one_line, rows
 from trainer.checkpoint import CheckpointStore, read
 
 MANY = ("trainer.epochs=400", "lr_scheduler.args.milestones=[200]", "trainer.save_period=2")
@@ -31,9 +31,13 @@ def _join(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def start_two(arguments: list[str], place: Path, *prepare: Callable[[], object]) -> list[Started]:
+def start_two(
+    arguments: list[str], place: Path, *prepare: Callable[[], object], program: str = "train.py"
+) -> list[Started]:
     port = free_port()
-    return [Started(arguments, place / f"rank{rank}", [partial(_join, rank, port), *prepare]) for rank in range(2)]
+    return [
+        Started(arguments, place / f"rank{rank}", [partial(_join, rank, port), *prepare], program) for rank in range(2)
+    ]
 
 
 def saved_and_whole(folder: Path) -> dict:
@@ -86,6 +90,60 @@ def test_36_what_the_first_process_cannot_do_ends_them_all(coco_dir: Path, tmp_p
     one_line(first, 3, "TinyCOCO was not found")
     assert second.code == 3
     assert "Traceback" not in second.err
+
+
+FROM_PYTHON = """
+import os, signal, sys, warnings
+from train import StopTraining, run
+
+def on_epoch(row):
+    {does}
+
+config, folder, overrides = sys.argv[1], sys.argv[2], sys.argv[3:]
+own = lambda: ("GLOO_SOCKET_IFNAME" in os.environ, [each for each in warnings.filters if "Grad" in str(each)])
+assert own() == (False, [])
+try:
+    print("epochs:", len(run(config, overrides, run_dir=folder, on_epoch=on_epoch).history))
+except BaseException as error:
+    print("raised:", type(error).__name__, error)
+assert own() == (False, []), own()
+"""
+RARE = ("trainer.save_period=3", "trainer.monitor=off", "trainer.lost_after_minutes=0.5")
+
+
+def from_python(coco_dir: Path, place: Path, does: str, *more: str) -> list[Ended]:
+    """What becomes of two processes whose `on_epoch`, which the first of them calls, has the body `does`."""
+    script = place / "script.py"
+    script.write_text(FROM_PYTHON.format(does=does))
+    _, config, _, _, *overrides = coco(coco_dir, place / "run", *RARE, *more)
+    ranks = start_two([config, str(place / "run"), *overrides], place, program=str(script))
+    return [rank.end(SECONDS) for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("error", "first_says", "second_says"),
+    [
+        ("ZeroDivisionError('mine')", "raised: ZeroDivisionError mine\n", "raised: ProcessError process 1 of 2"),
+        ("StopTraining", "epochs: 1\n", "epochs: 1\n"),
+    ],
+)
+def test_36_an_error_of_on_epoch_saves_the_epoch_and_ends_both(
+    coco_dir: Path, tmp_path: Path, error: str, first_says: str, second_says: str
+) -> None:
+    first, second = from_python(coco_dir, tmp_path, f"raise {error}")
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert first.out.endswith(first_says), first
+    assert second.out.startswith(second_says), second
+    assert "gone" not in first.out + second.out
+    assert saved_and_whole(tmp_path / "run")["epoch"] == 1
+
+
+@pytest.mark.parametrize("tensorboard", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_36_a_signal_to_one_in_the_last_epoch_stops_both(coco_dir: Path, tmp_path: Path, tensorboard: str) -> None:
+    more = ("trainer.epochs=1", f"trainer.tensorboard={tensorboard}")
+    for ended in from_python(coco_dir, tmp_path, "os.kill(os.getpid(), signal.SIGTERM)", *more):
+        assert "raised: Stopped stopped by SIGTERM after epoch 1; saved." in ended.out, ended
+    assert saved_and_whole(tmp_path / "run")["epoch"] == 1
 
 
 # --- under torchrun ------------------------------------------------------------------------------------------------

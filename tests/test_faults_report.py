@@ -213,7 +213,7 @@ def made_report(classes: int) -> TestReport:
     true = torch.arange(classes).repeat(4)
     predicted = torch.where(torch.arange(len(true)) % 3 == 0, (true + 1) % classes, true)
     figures = {"loss": 1.0, "accuracy": 0.5, "top5_accuracy": 0.6, "balanced_accuracy": 0.4}
-    return TestReport("x.pth", 1, tuple(f"class {n}" for n in range(classes)), figures, predicted, true, {})
+    return TestReport("x.pth", 1, tuple(f"class {n}" for n in range(classes)), figures, predicted, true, {}, (), "cpu")
 
 
 @pytest.mark.parametrize("classes", [3, 40, 41, 300, MOST_IN_MATRIX + 1])

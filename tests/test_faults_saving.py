@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from logger.log import get_logger, set_up_logging
 from tests.conftest import ROOT, same_tree
@@ -438,6 +439,38 @@ def test_38_a_finished_run(finished: Path, tmp_path: Path) -> None:
         assert (ended.code, ended.err) == (0, "")
         assert "nothing to do: the run has had its 3 epochs" in ended.out
         assert contents(folder, "*.pth") == contents(finished, "*.pth")
+
+
+STOPPED_AFTER_TRAINING = """
+import os, sys
+from train import run
+
+number, config, folder, *overrides = sys.argv[1:]
+run(config, overrides, run_dir=folder, on_epoch=lambda row: os.kill(os.getpid(), int(number)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_38_a_run_stopped_after_its_last_epoch_gets_its_last_events(
+    coco_dir: Path, tmp_path: Path, number: int
+) -> None:
+    folder, script = tmp_path / "run", tmp_path / "script.py"
+    script.write_text(STOPPED_AFTER_TRAINING)
+    _, config, _, _, *overrides = coco(coco_dir, folder, "trainer.epochs=1")
+    Started([int(number), config, folder, *overrides], tmp_path, program=str(script)).end()
+    stopped = EventAccumulator(str(folder)).Reload().Tags()
+    assert ("config" in stopped["tensors"]) == (number == signal.SIGTERM), "the hyper-parameters"
+    assert "test/confusion" not in stopped["images"]
+    before = contents(folder, "*.pth")
+    resumed = launch(tmp_path, "-r", "auto", "--run-dir", folder)
+    assert (resumed.code, resumed.err) == (0, "")
+    assert "nothing to do" not in resumed.out
+    whole = EventAccumulator(str(folder)).Reload().Tags()
+    assert {"config", "test/worst_confusions"} <= set(whole["tensors"])
+    assert {"test/confusion", "test/images"} <= set(whole["images"])
+    assert "nothing to do: the run has had its 1 epochs" in launch(tmp_path, "-r", "auto", "--run-dir", folder).out
+    assert contents(folder, "*.pth") == before
+    assert len(rows(folder)) == 1
 
 
 def test_files_are_not_for_others_to_change(coco_dir: Path, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ from tests.runs import call, coco, one_line, run, same_run
 from tests.test_config import problems
 from trainer.batch_statistics import share_statistics
 from trainer.checkpoint import read
+from trainer.diagnostics import Diagnostics
 from utils.errors import ConfigError
+from utils.world import World
 
 #: Small networks: of torchvision without BatchNorm and with it, and of timm.
 SQUEEZE, SHUFFLE, LC = "torchvision/squeezenet1_1", "torchvision/shufflenet_v2_x0_5", "timm/lcnet_035"
@@ -279,6 +281,18 @@ def test_diagnostics_measure_the_convolutions_of_a_library_s_network() -> None:
         layers = find_layers(built(SQUEEZE, norm), (32, 32))
         assert [layers[0].name, layers[0].grid] == ["network.features.0", (34, 34)]
         assert len(layers) == 26
+
+
+@pytest.mark.parametrize("norm", ["bn", "bncn"])
+def test_a_run_says_which_convolutions_its_diagnostics_leave_out(norm: str, coco_dir: Path, tmp_path: Path) -> None:
+    for kind, told in (("torchvision/mobilenet_v2", ["rows for 35 of 52 convolutions"]), (SQUEEZE, [])):
+        diagnostics = Diagnostics(built(kind, norm), (32, 32), torch.device("cpu"), World())
+        assert len(diagnostics.rows(1)) == (35 if told else 26)
+        assert [part for line in diagnostics.remarks for part in told if part in line] == told
+        assert len(diagnostics.remarks) == len(told)
+    folder = tmp_path / "run"
+    assert run(*arguments(coco_dir, folder, LC, *ONE, "trainer.diagnostics=true", arm=norm)) == 0
+    assert (folder / "train.log").read_text().count("the others have groups or a dilation") == 1
 
 
 # --- the programs --------------------------------------------------------------------------------------------------

@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from data_loader.dataset import ImageDataset
 from data_loader.python_dataset import as_image_dataset
 from logger.log import NAME
+from models.compiled import MOST_GRAPHS, compiled
 from parse_config import as_overrides, load_config
 from tests.conftest import ROOT, same_tree
 from train import StopTraining, run
+from trainer.from_python import Callback, in_this_process
 from utils.errors import CheckpointError, ConfigError, DataError, FileSystemError, NonFiniteLossError, Stopped
 
 CONFIG = ROOT / "configs" / "demo.json"
@@ -80,6 +82,14 @@ def test_a_run_has_the_results_of_its_folder_and_leaves_the_process_as_it_was(tm
     state = torch.load(result.folder / "checkpoint-epoch3.pth", weights_only=True)
     assert same_tree(dict(result.model.state_dict()), dict(state["model"])) == []
     assert not result.model.training
+
+
+def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was() -> None:
+    before = torch._dynamo.config.recompile_limit
+    with in_this_process(Callback(None)):
+        compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
+        assert torch._dynamo.config.recompile_limit == MOST_GRAPHS != before
+    assert torch._dynamo.config.recompile_limit == before
 
 
 def test_one_seed_is_one_history_in_a_thread_in_a_loop_and_after_an_error(tmp_path: Path) -> None:
@@ -153,6 +163,20 @@ def test_a_signal_saves_and_then_interrupts(number: int, raised: type[BaseExcept
         run(CONFIG, settings(tmp_path), **options, on_epoch=lambda row: signal.raise_signal(number))
     assert signal.getsignal(number) is before
     assert len(run(None, **options, resume="auto").history) == 3
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_signal_in_the_last_epoch_interrupts_too(tensorboard: bool, tmp_path: Path) -> None:
+    """Or a loop over runs would go on."""
+    options, one = {"dataset": Stripes(), "run_dir": tmp_path / "r"}, {"trainer.epochs": 1}
+    with pytest.raises(KeyboardInterrupt, match="after epoch 1; saved"):
+        run(
+            CONFIG,
+            settings(tmp_path, **one, **{"trainer.tensorboard": tensorboard}),
+            **options,
+            on_epoch=lambda row: signal.raise_signal(signal.SIGINT),
+        )
+    assert len(run(None, **options, resume="auto").history) == 1
 
 
 def test_errors_are_those_of_the_command_line(tmp_path: Path) -> None:

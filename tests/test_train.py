@@ -837,6 +837,19 @@ def test_test_py_prints_and_saves_the_figures(finished: Path, tmp_path: Path) ->
     assert f"accuracy           {report['test_accuracy']:.2%}" in done.stdout
 
 
+def test_test_py_records_how_the_figures_were_made(finished: Path, coco_dir: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(finished, tmp_path / "run") / "model_best.pth"
+
+    def told(*more: object) -> dict[str, Any]:
+        assert call("test.py", "-r", checkpoint, "-d", "cpu", *more).code == 0
+        return json.loads(checkpoint.with_name("model_best-test.json").read_text())
+
+    plain, coarse = told(), told("trainer.amp=bf16", "--data-dir", coco_dir)
+    assert (plain["overrides"], plain["device"]) == ([], "cpu")
+    assert coarse["overrides"] == ["trainer.amp=bf16", f'data_loader.args.data_dir="{coco_dir}"']
+    assert coarse["test_loss"] != plain["test_loss"]
+
+
 def test_test_py_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04 and then nothing")
     done = program("test.py", "-r", str(tmp_path / "bad.pth"))

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from config_messages import shortened
 from config_schema import Config
 from data_loader.batches import batch_bounds
 from trainer.optim import Step, rate_of
 from trainer.state import RunState
 from utils.errors import CheckpointError
+from utils.text import shortened
 
 FUNCTION = "arch."  # prefix of the settings that define the model's function; they may never change
 #: Settings that change the order of the images at the same splits; they may change only between two epochs.

@@ -4,7 +4,7 @@ import torch
 
 from base.base_model import BaseModel
 from logger.tables import DiagnosticRow
-from models.singular_values import find_layers, singular_values, weight_norm
+from models.singular_values import count_convolutions, find_layers, singular_values, weight_norm
 from trainer.meter import Meter
 from utils.columns import DIAGNOSTIC_COLUMNS
 from utils.world import World
@@ -18,8 +18,19 @@ class Diagnostics:
 
     def __init__(self, model: BaseModel, size: tuple[int, int], device: torch.device, world: World) -> None:
         self._layers = find_layers(model, size)
+        self._convolutions = count_convolutions(model)
         self._device, self._world = device, world
         self.gradients = Meter(device, world)
+
+    @property
+    def remarks(self) -> list[str]:
+        """A line where there are convolutions without a row."""
+        if len(self._layers) == self._convolutions:
+            return []
+        return [
+            f"diagnostics.csv has rows for {len(self._layers)} of {self._convolutions} convolutions; the others have "
+            "groups or a dilation, or no image passes them"
+        ]
 
     def add_gradients(self) -> None:
         """Add the norms of the current gradients. Does not wait for the device.

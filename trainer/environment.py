@@ -10,11 +10,14 @@ import torch
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
     """The values that must not change for a bit-exact resume."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = torch.get_num_threads()
-    return {"torch": str(torch.__version__), "device": name, "threads": threads, "world_size": processes}
+    return {"torch": str(torch.__version__), "device": device_name(device), "threads": threads, "world_size": processes}
 
 
 def code_version() -> str | None:

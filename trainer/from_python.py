@@ -20,7 +20,7 @@ from utils.memory import give_back_freed_memory
 from utils.seeding import rng_state, set_rng_state
 
 #: The variables that a run, or what it imports, sets.
-VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_CACHE_DIR", "TQDM_DISABLE")
+VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "GLOO_SOCKET_IFNAME", "TORCHINDUCTOR_CACHE_DIR", "TQDM_DISABLE")
 
 #: Runs take turns: generators and log are the process's own. A run within another's `on_epoch` need not wait.
 _turn = threading.RLock()
@@ -98,6 +98,8 @@ def _own_state() -> Iterator[None]:
         after.callback(torch.use_deterministic_algorithms, deterministic, warn_only=warn_only)
         for name in VARIABLES:
             after.callback(_set_variable, name, os.environ.get(name))
+        dynamo = torch._dynamo.config  # whose import sets a variable
+        after.callback(setattr, dynamo, "recompile_limit", dynamo.recompile_limit)
         after.enter_context(_own_log())
         yield
 

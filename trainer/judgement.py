@@ -38,6 +38,8 @@ class TestReport:
     predicted: Tensor
     true: Tensor
     as_published: dict[str, str]  # protocol.departures
+    overrides: tuple[str, ...]  # KEY=VALUE, as the user gave them
+    device: str
 
     @cached_property
     def confusion(self) -> Confusion:
@@ -55,6 +57,8 @@ class TestReport:
             "epoch": self.epoch,
             "images": len(self.true),
             "as_published": self.as_published,
+            "overrides": list(self.overrides),
+            "device": self.device,
             **{f"test_{name}": value for name, value in self.figures.items()},
             "per_class_accuracy": self.per_class(),
             "classes": list(self.classes),

@@ -1,6 +1,7 @@
 """One epoch of training and evaluation, and the state of a run."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from data_loader.build import RunData
 from data_loader.preprocess import Preprocess
 from logger.confusion import Confusion, confusion_picture, confusion_table
 from logger.tables import DiagnosticRow, write_diagnostics
-from logger.tensorboard import displayable
+from logger.tensorboard import LAST_TEXT, displayable
 from logger.thumbnails import MOST, spread_over
 from models.build import outputs_of
 from models.compiled import compiled
@@ -85,6 +86,7 @@ class Trainer(BaseTrainer[RunState]):
         self.meter = Meter(device, self.world)
         wanted = config.trainer.diagnostics
         self.diagnostics = Diagnostics(model, data.image_size, device, self.world) if wanted else None
+        self.remarks += [] if self.diagnostics is None else self.diagnostics.remarks
         self.diagnostic_rows: list[DiagnosticRow] = []
         self.bad_step = torch.full((), NONE_YET, dtype=torch.int64, device=device)
 
@@ -170,24 +172,25 @@ class Trainer(BaseTrainer[RunState]):
             measure_noise(self.meter, logits.detach(), batch)
 
     def finish(self) -> None:
-        """Write the test set's confusion matrix, its worst confusions, some of its images and the hyper-parameters to
-        TensorBoard."""
+        """Write to TensorBoard the hyper-parameters, which a stop shall not lose, then the test set's confusion matrix,
+        some of its images and its worst confusions."""
         assert self.board is not None
         if not self.history or not self.loop.tensorboard:
             return
+        self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
         predicted, true = self.evaluator.predictions(self.data.test, "confusion", after_batch=self.between_batches)
         if not self.world.first:
             return
-        # All is saved, so a signal may stop the run at once.
-        with Handlers(self._stop), warn_on_failure("picture of the confusion matrix", self.log.warning):
+        # All is saved, so a signal may stop the run at once, but not the first of several processes alone.
+        with Handlers(self._stop) if self.world.size == 1 else nullcontext():
             confusion = Confusion.of(predicted, true, self.data.dataset.classes)
-            self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
-            self.board.text("test/worst_confusions", confusion_table(confusion), self.epoch)
+            with warn_on_failure("picture of the confusion matrix", self.log.warning):
+                self.board.picture("test/confusion", confusion_picture(confusion, f"Epoch {self.epoch}"), self.epoch)
             if self.world.size == 1:  # otherwise the predictions are not in the order of the images
                 some = spread_over(len(true), MOST)
                 images, classes = self.data.dataset.images[self.data.splits.test[some]], self.data.dataset.classes
                 self.board.images("test/images", images, predicted[some], true[some], classes, self.epoch)
-        self.board.hyper_parameters(self.config.model_dump(), self.history[-1])
+            self.board.text(LAST_TEXT, confusion_table(confusion), self.epoch)
 
     def state_dict(self) -> RunState:
         data = self.data

@@ -1,10 +1,15 @@
-"""Makes text from files and users safe to show."""
+"""Makes text from files and users safe to show, and guesses what was meant."""
 
+import difflib
+import json
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 from utils.errors import ConfigError
 
 CELL = 40  # characters of a name in a table
+LONGEST_GUESS = 100  # characters of a word for which another is looked for
 
 
 def visible(text: str, limit: int = 2000) -> str:
@@ -65,3 +70,20 @@ def escaped(text: str, but: str = "") -> str:
     return "".join(
         char if char.isprintable() or char in but else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """The end of a message: the choice that is most like `word`, if any is."""
+    if len(word) > LONGEST_GUESS:
+        return ""
+    close = difflib.get_close_matches(word.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
+    if not close:
+        return ""
+    match = next(choice for choice in choices if choice.lower() == close[0])
+    return f"; did you mean {match!r}?"
+
+
+def shortened(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

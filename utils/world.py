@@ -1,12 +1,13 @@
 """The processes that train one model together, started by torchrun; most often there is only this one."""
 
+import contextlib
 import os
 import socket
 import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -46,6 +47,7 @@ class World:
         # For gradients and buffers; None is torch's own group. On GPUs it is that: SyncBatchNorm uses it too, two
         # groups of NCCL could block each other, and NCCL, which ends a process by a signal, is to be more patient.
         self._tensors: Any = None
+        self._after = contextlib.ExitStack()  # what to put back in this process
 
     @property
     def first(self) -> bool:
@@ -74,6 +76,7 @@ class World:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._after.close()
         if self._group is None:
             return
         if error is None:
@@ -159,9 +162,21 @@ class World:
         from torch.nn.parallel import DistributedDataParallel
 
         # In channels_last DDP copies the gradients into its own buffers, which costs little next to the communication.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        self._after.enter_context(_ignored("Grad strides do not match bucket view strides"))
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # an option will be renamed
             return DistributedDataParallel(model, process_group=self._tensors, broadcast_buffers=False)
+
+
+@contextlib.contextmanager
+def _ignored(message: str) -> Iterator[None]:
+    """No warning that begins so. catch_warnings would also undo the filters that libraries set meanwhile."""
+    before = list(warnings.filters)
+    warnings.filterwarnings("ignore", message)
+    added = [each for each in warnings.filters if each not in before]
+    try:
+        yield
+    finally:
+        warnings.filters = [each for each in warnings.filters if each not in added]
 
 
 def store_of_this_turn(store: Store, rank: int, size: int) -> Store:
