@@ -119,7 +119,19 @@ def export(network: Trained, facts: Facts, suffix: str) -> tuple[bytes, str]:
         ExportError: the network cannot be exported, or the check failed.
     """
     with errors_as(ExportError, suffix, "the network cannot be exported"), _quiet():
-        return FORMATS[suffix](network, facts)
+        try:
+            return FORMATS[suffix](network, facts)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _first_cause(error) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The innermost error, which says why; those around it say which step of the exporter failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def is_ours(data: bytes) -> bool:

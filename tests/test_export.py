@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data_loader.preprocess import Preprocess
 from inference import export
 from inference.loading import Trained
+from models.norms import NORMS
 from predict import load
 from tests.conftest import same_tree
 from tests.faults import file_system
@@ -147,6 +148,15 @@ def test_onnx_takes_any_number_of_images(tiny: Trained, monkeypatch: pytest.Monk
             assert torch.allclose(torch.from_numpy(logits), tiny.model(images), atol=1e-5)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "not compared" in export.export(tiny, TOLD, ".onnx")[1]
+
+
+@pytest.mark.slow
+def test_a_network_that_onnx_cannot_express_is_refused_with_the_reason(tiny: Trained) -> None:
+    published = nn.Sequential(NORMS["conv_published"](3, 3, 3, 1, 1), tiny.model)
+    published(torch.rand(2, 3, *SIZE))
+    network = Trained(published.eval(), tiny.preprocess, tiny.classes)
+    with pytest.raises(export.ExportError, match="No ONNX function found .* complex"):
+        export.export(network, TOLD, ".onnx")
 
 
 def test_what_differs_from_the_network_is_not_written(tiny: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
