@@ -155,7 +155,7 @@ def test_a_network_that_onnx_cannot_express_is_refused_with_the_reason(tiny: Tra
     published = nn.Sequential(NORMS["conv_published"](3, 3, 3, 1, 1), tiny.model)
     published(torch.rand(2, 3, *SIZE))
     network = Trained(published.eval(), tiny.preprocess, tiny.classes)
-    with pytest.raises(export.ExportError, match="No ONNX function found .* complex"):
+    with pytest.raises(export.ExportError, match=r"No ONNX function found .* complex"):
         export.export(network, TOLD, ".onnx")
 
 
