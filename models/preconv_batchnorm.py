@@ -24,6 +24,7 @@ class ConvNormBatchNorm(Normed):
             not affine.parameters
             or not torch.is_grad_enabled()
             or torch.compiler.is_compiling()  # the compiler decides itself what to recompute
+            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or under_a_transform()  # torch.func refuses hooks on saved tensors
         ):
             return norm(z)
