@@ -227,7 +227,7 @@ class PreConv2d(RunningPreconditioner):
         y, finish = self.split(x)
         return finish(y)
 
-    def split(self, x: Tensor) -> tuple[Tensor, "AffinePart"]:
+    def split(self, x: Tensor) -> tuple[Tensor, AffinePart]:
         """The result y of steps 1 to 4, and the affine part as a function from y to the output, cheap to repeat."""
         self._check_input(x)
         method = self._pick_method(x)
@@ -241,32 +241,30 @@ class PreConv2d(RunningPreconditioner):
         )
         with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
-        parameters: tuple[Tensor, ...] = ()
-        if self.affine is not None and self.kernel_size > 1:
-            assert self.affine.bias is not None
-            parameters = self.affine.weight, self.affine.bias
+        parameters = self._affine_parameters() if self.kernel_size > 1 else ()
         return y, AffinePart(parameters, y.dtype if autocast else self.weight.dtype, x.is_contiguous())
 
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         grid = (x.shape[2] + self._reach, x.shape[3] + self._reach)
         if self.kernel_size == 1:  # V is one number per channel, so V and the affine part only scale the kernel
             weight = weight * self._current_preconditioner(method, weight, (1, 1)).unsqueeze(1)
-            scale, bias = self._affine_like(x)
+            scale, bias = self._affine_parameters() or (None, None)
             # A strided 1x1 convolution reads only these pixels. Slicing is cheaper, and safe: with a stride, torch
             # 2.14.1's backward pass writes outside its memory for few channels in channels_last.
             x = x[:, :, :: self.stride, :: self.stride]
-            weight = weight if scale is None else weight * scale
+            if scale is not None and bias is not None:
+                weight, bias = weight * scale.to(x.dtype), bias.to(x.dtype)
             return F.conv2d(x, weight.to(x.dtype), bias, groups=self.groups)
         if self._can_keep(method, x) and (kept := self._kept_filter(method, x, weight, grid)) is not None:
             return kept(x, weight)
         v = self._current_preconditioner(method, weight, grid)
         return method.filtered_conv(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
 
-    def _affine_like(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _affine_parameters(self) -> tuple[Tensor, Tensor] | tuple[()]:
         if self.affine is None:
-            return None, None
+            return ()
         assert self.affine.bias is not None
-        return self.affine.weight.to(x.dtype), self.affine.bias.to(x.dtype)
+        return self.affine.weight, self.affine.bias
 
     def _pick_method(self, x: Tensor) -> Method:
         if self.method != "auto":
