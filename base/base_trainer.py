@@ -198,6 +198,7 @@ class BaseTrainer(ABC, Generic[State]):
         self.told_to_stop = outcome == END
         if outcome != GO_ON:
             self._save_if_behind()
+        self.world.agreed_to_end = outcome == FAILED
         if outcome == FAILED != own:
             raise ProcessError(
                 f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why; the "

@@ -21,6 +21,7 @@ from utils import strict_json
 from utils.errors import ConfigError
 from utils.files import read_file, user_path
 from utils.keys import flat, short_names
+from utils.run_files import LONGEST_NOTE
 from utils.text import did_you_mean, one_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
@@ -32,7 +33,6 @@ GIVEN = ("name", "seed", NORM, "label_noise.rate", "trainer.save_dir")
 _BRACES = re.compile(r"(\{\w*\}|\{\{|\}\}|[{}])")
 LARGEST_GRID = 1 << 18  # bytes
 MOST_CELLS = 10_000
-LONGEST_NOTE = 1000  # characters
 LONGEST_WORD = 60  # characters that a sweep adds to the name of a folder
 
 

@@ -1,4 +1,4 @@
-"""The names of the files in the folders of runs and grids, for writers and readers."""
+"""The names of the files in the folders of runs and grids, and their limits, for writers and readers."""
 
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.json"
@@ -10,3 +10,5 @@ TRANSITION_NAME = "noise_transition.csv"
 DIVERGED_NAME = "diverged.json"
 LOG_NAME = "train.log"
 GRID_NAME = "grid.json"
+
+LONGEST_NOTE = 1000  # characters of a note in GRID_NAME

@@ -47,6 +47,8 @@ class World:
         # For gradients and buffers; None is torch's own group. On GPUs it is that: SyncBatchNorm uses it too, two
         # groups of NCCL could block each other, and NCCL, which ends a process by a signal, is to be more patient.
         self._tensors: Any = None
+        #: All processes end at one point, so an error says nothing of the others.
+        self.agreed_to_end = False
         self._after = contextlib.ExitStack()  # what to put back in this process
 
     @property
@@ -79,7 +81,7 @@ class World:
         self._after.close()
         if self._group is None:
             return
-        if error is None:
+        if error is None or self.agreed_to_end:
             dist.destroy_process_group()
         elif isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             text = str(error)

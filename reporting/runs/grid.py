@@ -12,10 +12,9 @@ from reporting.runs.words import plain
 from utils import strict_json
 from utils.errors import DataError
 from utils.files import read_file
-from utils.run_files import GRID_NAME
+from utils.run_files import GRID_NAME, LONGEST_NOTE
 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
-LONGEST_NOTE = 1000  # characters
 _CELL: dict[str, Callable[[Any], bool]] = {
     "dataset": text,
     "arm": text,
