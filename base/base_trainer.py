@@ -225,6 +225,7 @@ class BaseTrainer(ABC, Generic[State]):
         return minutes is not None and step != self.global_step and time.monotonic() - when >= 60.0 * minutes
 
     def _stop(self, number: int) -> NoReturn:
+        self.world.agreed_to_end = True
         where = f"after epoch {self.epoch}" + (f" and {self.batch} batches" if self.batch else "")
         raise Stopped(
             exit_code(number),

@@ -145,6 +145,7 @@ def test_36_a_signal_to_one_in_the_last_epoch_stops_both(coco_dir: Path, tmp_pat
     more = ("trainer.epochs=1", f"trainer.tensorboard={tensorboard}")
     for ended in from_python(coco_dir, tmp_path, "os.kill(os.getpid(), signal.SIGTERM)", *more):
         assert "raised: Stopped stopped by SIGTERM after epoch 1; saved." in ended.out, ended
+        assert ended.code == 0, ended.err
     assert saved_and_whole(tmp_path / "run")["epoch"] == 1
 
 
