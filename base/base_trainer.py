@@ -128,6 +128,7 @@ class BaseTrainer(ABC, Generic[State]):
                     self.log.info(self._how_it_ended())
                 self.finish()
             except NonFiniteLossError as error:
+                self.world.agreed_to_end = True  # the loss of all processes together
                 if self.world.first:
                     write_divergence(self.folder, error.epoch, error.step)
                 raise

@@ -140,6 +140,22 @@ def test_36_an_error_of_on_epoch_saves_the_epoch_and_ends_both(
     assert saved_and_whole(tmp_path / "run")["epoch"] == 1
 
 
+@pytest.mark.parametrize(
+    ("setting", "first_says", "second_says"),
+    [
+        ("optimizer.args.lr=1e30", "raised: NonFiniteLossError the loss", "raised: NonFiniteLossError the loss"),
+        ("data_loader.args.data_dir=no", "raised: DataError TinyCOCO was not found", "raised: FirstFailed"),
+    ],
+)
+def test_36_an_error_that_ends_both_ends_their_group_too(
+    coco_dir: Path, tmp_path: Path, setting: str, first_says: str, second_says: str
+) -> None:
+    first, second = from_python(coco_dir, tmp_path, "pass", setting)
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert first_says in first.out
+    assert second_says in second.out
+
+
 @pytest.mark.parametrize("tensorboard", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_36_a_signal_to_one_in_the_last_epoch_stops_both(coco_dir: Path, tmp_path: Path, tensorboard: str) -> None:
     more = ("trainer.epochs=1", f"trainer.tensorboard={tensorboard}")

@@ -115,6 +115,7 @@ class World:
             except UserError as error:
                 failed, outcome = error, [None, error.exit_code]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
+        self.agreed_to_end = bool(outcome[1])
         if failed is not None:
             raise failed
         if outcome[1]:
