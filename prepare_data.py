@@ -89,6 +89,8 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
     add("--seed", type=whole_number(0), default=0, help="of the draw (default: 0)")
     formats = "uint8, or floats in [0, 1] (default: float32)"
     add("--format", choices=("float32", "float64", "uint8"), default="float32", help=formats)
+    dither = "move each float within its level at random, as floats resized in floating point lie; rounding undoes it"
+    add("--dither", action="store_true", help=dither)
     layouts = f"order of the axes (default: {layout})"
     add("--layout", choices=("NHWC", "NCHW"), default=layout, help=layouts)
     add("--keep-duplicates", action="store_true", help="keep images whose pixels are those of another")

@@ -36,11 +36,13 @@ def build(plan: Plan, request: Request) -> list[str]:
     """Write `request.output` and its manifest, unless they are there already; returns lines for the user.
 
     Raises:
-        ConfigError: the file would be larger than the largest that training reads.
+        ConfigError: the file would be larger than the largest that training reads, or uint8 is to be dithered.
         DataError: an image is broken, a class has too few images, or its name cannot be written into the file.
         FileSystemError: another file is in the way, or the file cannot be written.
         Stopped: a signal came; either nothing was written or everything.
     """
+    if request.dither and request.format == "uint8":
+        raise ConfigError("--dither moves values between the 256 levels, which uint8 lacks; give another --format")
     problem = problem_of(plan.own_names(request))
     if problem is not None:
         raise DataError(f"{plan.place}: {problem}; rename the class folders, or choose others with --classes")
@@ -116,12 +118,18 @@ def pack(
     """The bytes of the dataset file, the same at any time: `images` (N, H, W, 3) or (N, 3, H, W), `labels` (N,), and
     `classes`, if they are given.
 
-    uint8 is stored as it is; floats are x / 255, in [0, 1].
+    uint8 is stored as it is; floats are x / 255, in [0, 1]. Dithered, x is first moved by less than half a level.
     """
     images = np.stack([picture.pixels for picture in pictures])
     if request.layout == "NHWC":
         images = images.transpose(0, 2, 3, 1)
     images = images.astype(TYPES[request.format], order="C")
+    if request.dither:
+        moves = np.random.default_rng(request.seed).random(images.shape, images.dtype.type)
+        moves -= 0.5
+        moves *= 0.98  # so that rounding gives x back
+        images += moves
+        images.clip(0, 255, out=images)
     if request.format != "uint8":
         images /= images.dtype.type(255)
     arrays = {"images": images, "labels": np.array(labels, np.dtype("<i8"))}

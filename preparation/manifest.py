@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_loader.pictures import SIZE
-from preparation.plan import Candidate, Outcome, Plan, Request, Selection
+from preparation.plan import UNSAID, Candidate, Outcome, Plan, Request, Selection
 from utils.errors import DataError
 from utils.files import sha256_of_file
 from utils.progress import Bar
@@ -110,7 +109,7 @@ def _identity(plan: Plan, request: Request) -> dict[str, Any]:
 def _other(key: str, was: Any, now: Any) -> str:
     if key != "arguments" or not isinstance(was, dict):
         return f"another {key}" if key in ("format", "command") else f"other {key}"
-    was, now = ({"image_size": SIZE} | part for part in (was, now))
+    was, now = (UNSAID | part for part in (was, now))
     return ", ".join(f"{name} {was.get(name)!r}, not {now[name]!r}" for name in now if was.get(name) != now[name])
 
 

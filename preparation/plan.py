@@ -67,6 +67,10 @@ class Plan:
         return digest.hexdigest()
 
 
+#: What a manifest means that does not say so, as those from before there were these options.
+UNSAID = {"image_size": SIZE, "dither": False}
+
+
 @dataclass(frozen=True)
 class Request:
     """The options that all commands of prepare_data.py share, by their names there."""
@@ -80,12 +84,13 @@ class Request:
     skip_broken: bool
     force: bool
     image_size: int = SIZE
+    dither: bool = False
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         """Every option that the file's contents depend on, for the manifest."""
         names = ("per_class", "format", "layout", "seed", "keep_duplicates")
-        size = {} if self.image_size == SIZE else {"image_size": self.image_size}  # earlier manifests have none
-        return {**plan.options, **{name: getattr(self, name) for name in names}, **size}
+        said = [*names, *(name for name, usual in UNSAID.items() if getattr(self, name) != usual)]
+        return {**plan.options, **{name: getattr(self, name) for name in said}}
 
 
 @dataclass(frozen=True)
