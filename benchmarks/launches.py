@@ -29,7 +29,7 @@ from benchmarks.speed import Training
 from models import preconv_filter, preconv_matmul, preconv_operators
 from models.preconv import PreConv2d
 
-ARMS = ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter")
+ARMS = ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter", "conv_published")
 LAUNCH = 5e-6  # seconds from one small kernel to the next, of eager PyTorch on current hosts
 # What one operator of aten starts, if not one kernel: views and allocations none, and these:
 KERNELS = {"convolution_backward": 2, "_fft_r2c": 2, "_fft_c2r": 2, "native_batch_norm": 2}

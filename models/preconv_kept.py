@@ -39,7 +39,10 @@ def kept(build: Callable[..., T]) -> Callable[..., T]:
         if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
             with _disable_current_modes():
                 return remembered(*key)
-        return build(*key) if torch.compiler.is_compiling() or under_a_mode() else remembered(*key)
+        if torch.compiler.is_compiling() or under_a_mode():
+            return build(*key)
+        with torch.inference_mode(mode=False):  # autograd could not save a tensor made in inference mode
+            return remembered(*key)
 
     find.cache_info, find.cache_clear = remembered.cache_info, remembered.cache_clear  # type: ignore[attr-defined]
     return find

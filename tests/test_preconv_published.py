@@ -126,6 +126,14 @@ def test_bfloat16_autocast_computes_the_filter_in_float32() -> None:
     assert relative_error(y, layer(x.bfloat16().float())) < 1e-6
 
 
+def test_constants_made_in_inference_mode_serve_training() -> None:
+    layer, x = PublishedPreConv2d(3, 4, 3, padding=1), torch.randn(2, 3, 11, 13)  # a size that no other test uses
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
 def test_the_published_arms_differ_by_one_batch_norm() -> None:
     counts = {}
     for name in ("conv_published", "bncn_published"):
