@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -206,6 +207,16 @@ def test_momentum_schedule() -> None:
     # the reference's closed form at n = 1, 10000, 20000, 39999 and beyond the ramp
     for batches, share in ((1, 1.0), (10_000, 0.853553), (20_000, 0.5), (39_999, 0.01), (10**6, 0.01)):
         assert cosine_momentum(torch.tensor(float(batches))).item() == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("batches", [1, 10_000, 39_999, 40_000, 40_001, 10**6])
+def test_the_estimate_takes_the_share_of_the_schedule(batches: int) -> None:
+    layer = PreConv2d(2, 3, 3, padding=1, input_size=(6, 6), dtype=torch.float64)
+    layer.num_batches_tracked.fill_(batches - 1)
+    layer(torch.randn(1, 2, 6, 6, dtype=torch.float64))
+    share = max(0.5 * (1 + math.cos(math.pi * min(batches, 40_000) / 40_000)), 0.01)
+    expected = share * preconditioner(layer.weight, (8, 8))
+    torch.testing.assert_close(layer.running_preconditioner, expected, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(
