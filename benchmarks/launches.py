@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.harness import interleaved, medians
 from benchmarks.speed import Training
-from models import preconv_filter, preconv_matmul, preconv_operators
+from models import preconv_filter, preconv_kept, preconv_matmul, preconv_operators
 from models.preconv import PreConv2d
 
 ARMS = ("bn", "conv", "bncn", "bncn:matmul", "bncn:filter", "conv_published")
@@ -141,6 +141,7 @@ def recorded() -> Iterator[Recorder]:
         "preconditioner_operator": preconv_matmul.inverse_root_of_gram,
     }
     before = {name: getattr(preconv_operators, name) for name in within}
+    under_a_mode, preconv_kept.under_a_mode = preconv_kept.under_a_mode, lambda: False  # the recorder is no such mode
 
     def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -160,6 +161,7 @@ def recorded() -> Iterator[Recorder]:
     finally:
         for name, operator in before.items():
             setattr(preconv_operators, name, operator)
+        preconv_kept.under_a_mode = under_a_mode
 
 
 def step_of(arm: str, width: int, batch: int) -> Recorder:

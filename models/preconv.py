@@ -85,14 +85,15 @@ ANY_CONVOLUTION = ("fft", "filter")  # the methods that leave groups and dilatio
 LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
 
 
-@dataclass
+# No NamedTuple: torch 2.10's compiler cannot call one.
+@dataclass(frozen=True, eq=False)
 class AffinePart:
     """The affine part of a forward pass: from y (N, C_out, H', W') to the layer's output, of that shape.
 
     It holds the parameters of that pass, since those of the layer may be others in the backward pass
     (torch.func.functional_call): weight (C_out, 1, k, k) and bias (C_out,), or none if there is no affine part, or if
     it is in the kernels already. The output has `dtype`, and is contiguous if it is to be `dense`.
-    """  # no NamedTuple: torch 2.10's compiler cannot call one
+    """
 
     parameters: tuple[Tensor, ...]
     dtype: torch.dtype

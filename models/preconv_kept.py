@@ -28,21 +28,27 @@ def under_a_transform() -> bool:
 
 
 def kept(build: Callable[..., T]) -> Callable[..., T]:
-    """`build` with a cache of its newest results, for all layers; no cache under a dispatch mode or a compiler.
+    """`build` with a cache of its newest results, for all layers.
+
+    Nothing is cached under a dispatch mode, a transform of torch.func or a compiler, nor where a part of the key is a
+    size that is not known yet.
 
     An exported program gets the results as constants, so that it does not make them anew in each run.
     """
-    remembered = functools.lru_cache(maxsize=32)(build)  # a ResNet has at most a dozen geometries
+
+    @functools.lru_cache(maxsize=32)  # a ResNet has at most a dozen geometries
+    def remembered(*key: Hashable) -> T:
+        with torch.inference_mode(mode=False):  # autograd could not save a tensor made in inference mode
+            return build(*key)
 
     @functools.wraps(build)
     def find(*key: Hashable) -> T:
+        if any(isinstance(part, (torch.SymInt, Tensor)) for part in key):  # of an exporter, of torch.jit.trace
+            return build(*key)
         if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
             with _disable_current_modes():
                 return remembered(*key)
-        if torch.compiler.is_compiling() or under_a_mode():
-            return build(*key)
-        with torch.inference_mode(mode=False):  # autograd could not save a tensor made in inference mode
-            return remembered(*key)
+        return remembered(*key) if KeptSpectra.allowed() else build(*key)
 
     find.cache_info, find.cache_clear = remembered.cache_info, remembered.cache_clear  # type: ignore[attr-defined]
     return find

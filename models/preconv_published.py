@@ -168,7 +168,7 @@ def published_preconditioner(weight: Tensor, grid: tuple[int, int]) -> Tensor:
         return weight.square().sum(1).rsqrt()  # (C_out, 1, 1)
     flat = weight.double().flatten(2)  # (C_out, C_in, k^2)
     gram = (flat.transpose(1, 2) @ flat).flatten(1)  # (C_out, k^2 * k^2)
-    square = gram.to(torch.complex128) @ _of_products(k, grid, weight.device)  # (C_out, P1)
+    square = gram.to(torch.complex128) @ _of_products(k, *grid, weight.device)  # (C_out, P1)
     return square.pow(-0.5).to(torch.complex128 if weight.dtype == torch.float64 else torch.complex64)
 
 
@@ -184,7 +184,7 @@ def two_columns(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int)
     product = torch.einsum("nifc,oifc->nofc", images, kernels) * v.unsqueeze(-1)
     crop = k - 1 - padding
     vertical = torch.fft.ifft(product, dim=2)[:, :, crop : rows - crop : stride]  # (N, C_out, H', 2)
-    inverse = _out_of_columns(range(crop, columns - crop, stride), columns, x.dtype, x.device)
+    inverse = _out_of_columns(crop, columns, stride, x.dtype, x.device)
     return torch.view_as_real(vertical).flatten(-2) @ inverse
 
 
@@ -195,36 +195,36 @@ def _lowest_columns(maps: Tensor, rows: int, columns: int) -> Tensor:
     return torch.fft.fft(horizontal, n=rows, dim=-2)
 
 
-# The constants are made once for each geometry, in float64 on the CPU: on a GPU their many small kernels would take as
-# long as all else.
+# The constants are made in float64, once for each geometry: on a GPU their many small kernels would take as long as all
+# else.
 
 
 @kept
-def _of_products(k: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+def _of_products(k: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """(k^4, P1) complex128: from the products of two taps to the squares, summed over the horizontal frequencies."""
-    place = torch.arange(k, dtype=torch.float64, device="cpu")
+    place = torch.arange(k, dtype=torch.float64, device=device)
     both = place.unsqueeze(1) + place  # d + d'
-    down = _turn(torch.arange(grid[0], device="cpu"), both, grid[0])  # (P1, k, k)
-    across = _turn(torch.arange(grid[1] // 2 + 1, device="cpu"), both, grid[1]).sum(0)  # (k, k)
+    down = _turn(torch.arange(rows, device=device), both, rows)  # (P1, k, k)
+    across = _turn(torch.arange(columns // 2 + 1, device=device), both, columns).sum(0)  # (k, k)
     # axes (f1, row d1, row d1', column d2, column d2') -> the Gram's order (d1, d2, d1', d2')
-    return (down[:, :, None, :, None] * across[None, None, :, None, :]).flatten(1).mT.to(device)
+    return (down[:, :, None, :, None] * across[None, None, :, None, :]).flatten(1).mT
 
 
 @kept
 def _into_columns(size: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, 4): the real and imaginary parts of columns 0 and 1 of a row's DFT of length `columns`."""
-    angle = 2.0 * math.pi / columns * torch.arange(size, dtype=torch.float64, device="cpu")
+    angle = 2.0 * math.pi / columns * torch.arange(size, dtype=torch.float64, device=device)
     basis = [torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), -angle.sin()]
-    return torch.stack(basis, dim=1).to(dtype).to(device)
+    return torch.stack(basis, dim=1).to(dtype)
 
 
 @kept
-def _out_of_columns(places: range, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(4, len(places)): the inverse at these places. Frequency 1 also stands for its mirror image."""
-    angle = 2.0 * math.pi / columns * torch.tensor(places, dtype=torch.float64, device="cpu")
-    mirrored = 1.0 if columns == 2 else 2.0
+def _out_of_columns(crop: int, columns: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(4, W'): the inverse at the places that are kept. Frequency 1 also stands for its mirror image."""
+    place = torch.arange(crop, columns - crop, stride, dtype=torch.float64, device=device)
+    angle, mirrored = 2.0 * math.pi / columns * place, 1.0 if columns == 2 else 2.0
     rows = [torch.ones_like(angle), torch.zeros_like(angle), mirrored * angle.cos(), -mirrored * angle.sin()]
-    return (torch.stack(rows) / columns).to(dtype).to(device)
+    return (torch.stack(rows) / columns).to(dtype)
 
 
 def _turn(frequency: Tensor, place: Tensor, length: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .preconv_kept import KeptSpectra, kept, under_a_mode
+from .preconv_kept import KeptSpectra, kept, under_a_mode, under_a_transform
 
 RAMP_BATCHES = 40_000  # length of the cosine ramp of the running estimate's momentum, in training batches
 RAMP_FLOOR = 0.01
@@ -98,10 +98,12 @@ class RunningPreconditioner(nn.Module, ABC):
                 running.mul_(count > 1)  # another layer's first estimate does not count
             self._grid, self._counted = grid, True
         momentum = self.momentum if self.momentum is not None else _momentum(count, v.dtype)
-        if running is self.running_preconditioner and (running.dtype, running.device) == (v.dtype, v.device):
-            running.lerp_(v, momentum)
-        else:
+        if running is not self.running_preconditioner or running.dtype != v.dtype:
             self.running_preconditioner = _ordinary(torch.lerp(running.to(v), v, momentum))
+        elif under_a_transform():  # vmap has no rule for lerp_
+            running.copy_(torch.lerp(running, v, momentum))
+        else:
+            running.lerp_(v, momentum)
         self._give_to_copies()
 
     @torch.no_grad()
@@ -174,15 +176,16 @@ def cosine_momentum(batches: Tensor) -> Tensor:
 
 def _momentum(count: Tensor, dtype: torch.dtype) -> Tensor:
     """`cosine_momentum`, read off a table: two small kernels of a GPU instead of seven, in each layer and step."""
-    if torch.compiler.is_compiling():  # it makes one kernel of the formula
+    if not KeptSpectra.allowed():  # a compiler makes one kernel of the formula
         return cosine_momentum(count.to(dtype))
-    return _ramp(dtype, count.device).take(count.clamp(max=RAMP_BATCHES))
+    # A module's `type` changes that of the count too, and an average of models may give it any value.
+    return _ramp(dtype, count.device).take(count.clamp(0, RAMP_BATCHES).long())
 
 
 @kept
 def _ramp(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(RAMP_BATCHES + 1,): `cosine_momentum` by the number of batches."""
-    return cosine_momentum(torch.arange(RAMP_BATCHES + 1, dtype=dtype, device="cpu")).to(device)
+    return cosine_momentum(torch.arange(RAMP_BATCHES + 1, dtype=dtype, device=device))
 
 
 def _is_zero(count: Any) -> bool:

@@ -209,14 +209,23 @@ def test_momentum_schedule() -> None:
         assert cosine_momentum(torch.tensor(float(batches))).item() == pytest.approx(share, abs=1e-6)
 
 
+@pytest.mark.parametrize("counted", [torch.int64, torch.int32, torch.float64])
 @pytest.mark.parametrize("batches", [1, 10_000, 39_999, 40_000, 40_001, 10**6])
-def test_the_estimate_takes_the_share_of_the_schedule(batches: int) -> None:
+def test_the_estimate_takes_the_share_of_the_schedule(batches: int, counted: torch.dtype) -> None:
     layer = PreConv2d(2, 3, 3, padding=1, input_size=(6, 6), dtype=torch.float64)
-    layer.num_batches_tracked.fill_(batches - 1)
+    layer.num_batches_tracked = torch.tensor(batches - 1, dtype=counted)  # Module.type makes it a floating number
+    estimate = layer.running_preconditioner
     layer(torch.randn(1, 2, 6, 6, dtype=torch.float64))
     share = max(0.5 * (1 + math.cos(math.pi * min(batches, 40_000) / 40_000)), 0.01)
-    expected = share * preconditioner(layer.weight, (8, 8))
-    torch.testing.assert_close(layer.running_preconditioner, expected, rtol=1e-10, atol=0)
+    assert layer.running_preconditioner is estimate
+    torch.testing.assert_close(estimate, share * preconditioner(layer.weight, (8, 8)), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("kind", [PreConv2d, PublishedPreConv2d])
+def test_a_layer_of_another_type_trains(kind: type[nn.Module]) -> None:
+    layer = kind(3, 4, 3, padding=1).type(torch.float64)
+    layer(torch.randn(2, 3, 9, 9, dtype=torch.float64)).sum().backward()
+    assert layer.num_batches_tracked == 1
 
 
 @pytest.mark.parametrize(

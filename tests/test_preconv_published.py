@@ -2,14 +2,23 @@
 
 import copy
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call
 
 from models.norms import NORMS
-from models.preconv_published import PublishedPreConv2d, published_preconditioner, two_columns
+from models.preconv_published import (
+    PublishedPreConv2d,
+    _into_columns,
+    _of_products,
+    _out_of_columns,
+    published_preconditioner,
+    two_columns,
+)
 from tests.reference_cases import TOLERANCE, case_errors, load_cases, relative_error
 
 CASES, TAGS = load_cases("published_cases.npz")
@@ -126,12 +135,42 @@ def test_bfloat16_autocast_computes_the_filter_in_float32() -> None:
     assert relative_error(y, layer(x.bfloat16().float())) < 1e-6
 
 
-def test_constants_made_in_inference_mode_serve_training() -> None:
-    layer, x = PublishedPreConv2d(3, 4, 3, padding=1), torch.randn(2, 3, 11, 13)  # a size that no other test uses
+def in_inference_mode(layer: PublishedPreConv2d, x: torch.Tensor) -> None:
     with torch.inference_mode():
         layer(x)
-    layer(x).sum().backward()
+
+
+def exported_in_inference_mode(layer: PublishedPreConv2d, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        torch.export.export(layer, (x,))
+
+
+def under_a_transform(layer: PublishedPreConv2d, x: torch.Tensor) -> None:
+    torch.func.grad(lambda w: functional_call(layer, {"weight": w}, (x,)).square().mean())(layer.weight.detach())
+
+
+@pytest.mark.parametrize("first", [in_inference_mode, exported_in_inference_mode, under_a_transform])
+def test_constants_serve_whoever_comes_after(first: Callable[[PublishedPreConv2d, torch.Tensor], None]) -> None:
+    for constants in (_of_products, _into_columns, _out_of_columns):
+        constants.cache_clear()
+    layer, x = PublishedPreConv2d(3, 4, 3, padding=1, batch_norm=False).eval(), torch.randn(2, 3, 8, 10)
+    first(layer, x)
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+    layer.train()(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_an_exported_and_a_traced_layer_take_other_sizes() -> None:
+    layer = PublishedPreConv2d(3, 4, 3, padding=1).eval()
+    x, other = torch.randn(2, 3, 9, 9), torch.randn(2, 3, 14, 12)
+    height, width = torch.export.Dim("height", min=4, max=64), torch.export.Dim("width", min=4, max=64)
+    exported = torch.export.export(layer, (x,), dynamic_shapes=({2: height, 3: width},), strict=False).module()
+    kept = _into_columns.cache_info().currsize
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert _into_columns.cache_info().currsize == kept, "the sizes of a trace are no key"
+    for program in (exported, traced):
+        torch.testing.assert_close(program(other), layer(other))
 
 
 def test_the_published_arms_differ_by_one_batch_norm() -> None:
