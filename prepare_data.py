@@ -86,10 +86,12 @@ def add_common(parser: argparse.ArgumentParser, layout: str, per_class: int | No
     add("--per-class", type=whole_number(1), default=per_class, metavar="N", help=f"images of each class ({number})")
     sides = f"height and width of the images, {LEAST_SIDE} to {MOST_SIDE} (default: 32)"
     add("--image-size", type=whole_number(LEAST_SIDE, MOST_SIDE), default=32, metavar="N", help=sides)
-    add("--seed", type=whole_number(0), default=0, help="of the draw (default: 0)")
+    add("--seed", type=whole_number(0), default=0, help="of the draw and of --dither (default: 0)")
     formats = "uint8, or floats in [0, 1] (default: float32)"
     add("--format", choices=("float32", "float64", "uint8"), default="float32", help=formats)
-    dither = "move each float within its level at random, as floats resized in floating point lie; rounding undoes it"
+    dither = (
+        "move each float within its level at random, as if it had been resized in floating point; rounding undoes it"
+    )
     add("--dither", action="store_true", help=dither)
     layouts = f"order of the axes (default: {layout})"
     add("--layout", choices=("NHWC", "NCHW"), default=layout, help=layouts)
@@ -127,11 +129,11 @@ def plan(args: argparse.Namespace) -> "AbstractContextManager[Plan]":
 
 @memory_for_data()
 def prepare(args: argparse.Namespace) -> None:
-    from preparation.build import build, check_suffix
+    from preparation.build import build, check
     from preparation.plan import Request
 
-    check_suffix(args.output)
     request = Request(**{field.name: getattr(args, field.name) for field in fields(Request)})
+    check(request)
     with plan(args) as found:
         say(*build(found, request))
 

@@ -27,22 +27,22 @@ SUFFIXES = (".npz", ".pkl", ".pickle")
 TYPES: dict[str, np.dtype] = {"uint8": np.dtype("u1"), "float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 
-def check_suffix(out: Path) -> None:
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"-o {out}: the name of a dataset file ends in {', '.join(SUFFIXES)}")
+def check(request: Request) -> None:
+    if request.output.suffix not in SUFFIXES:
+        raise ConfigError(f"-o {request.output}: the name of a dataset file ends in {', '.join(SUFFIXES)}")
+    if request.dither and request.format == "uint8":
+        raise ConfigError("--dither moves values between the 256 levels, which uint8 lacks; give another --format")
 
 
 def build(plan: Plan, request: Request) -> list[str]:
     """Write `request.output` and its manifest, unless they are there already; returns lines for the user.
 
     Raises:
-        ConfigError: the file would be larger than the largest that training reads, or uint8 is to be dithered.
+        ConfigError: the file would be larger than the largest that training reads.
         DataError: an image is broken, a class has too few images, or its name cannot be written into the file.
         FileSystemError: another file is in the way, or the file cannot be written.
         Stopped: a signal came; either nothing was written or everything.
     """
-    if request.dither and request.format == "uint8":
-        raise ConfigError("--dither moves values between the 256 levels, which uint8 lacks; give another --format")
     problem = problem_of(plan.own_names(request))
     if problem is not None:
         raise DataError(f"{plan.place}: {problem}; rename the class folders, or choose others with --classes")
@@ -125,11 +125,7 @@ def pack(
         images = images.transpose(0, 2, 3, 1)
     images = images.astype(TYPES[request.format], order="C")
     if request.dither:
-        moves = np.random.default_rng(request.seed).random(images.shape, images.dtype.type)
-        moves -= 0.5
-        moves *= 0.98  # so that rounding gives x back
-        images += moves
-        images.clip(0, 255, out=images)
+        _dither(images, np.random.default_rng(request.seed))
     if request.format != "uint8":
         images /= images.dtype.type(255)
     arrays = {"images": images, "labels": np.array(labels, np.dtype("<i8"))}
@@ -147,6 +143,16 @@ def pack(
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array)
     return buffer.getbuffer()
+
+
+def _dither(images: np.ndarray, random: np.random.Generator) -> None:
+    """Move each value, a whole number from 0 to 255, by less than half a level, but not out of that range."""
+    for image in images:  # one at a time, since all moves would take as much memory as all images
+        moves = random.random(image.shape, images.dtype.type)
+        moves -= 0.5
+        moves *= 0.98  # so that rounding undoes it
+        image += moves
+    images.clip(0, 255, out=images)
 
 
 def _write(out: Path, data: memoryview, manifest: bytes) -> None:

@@ -67,7 +67,7 @@ class Plan:
         return digest.hexdigest()
 
 
-#: What a manifest means that does not say so, as those from before there were these options.
+#: The value of an option that a manifest does not name, as those from before there was the option.
 UNSAID = {"image_size": SIZE, "dither": False}
 
 

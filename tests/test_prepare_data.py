@@ -113,18 +113,26 @@ def test_every_format_gives_the_pixels_back(tmp_path: Path, form: str, layout: s
 
 @pytest.mark.parametrize("form", ["float32", "float64"])
 def test_dithered_floats_have_full_mantissas_and_give_the_pixels_back(images: Path, tmp_path: Path, form: str) -> None:
-    for name, more in (("plain", ()), ("dithered", ("--dither",)), ("again", ("--dither", "--seed", "0"))):
-        made("folder", images, "-o", tmp_path / f"{name}.npz", "--format", form, *more)
-    plain, dithered = (np.load(tmp_path / f"{name}.npz")["images"] for name in ("plain", "dithered"))
-    assert np.array_equal(np.rint(plain * 255), np.rint(dithered * 255))
-    assert 0 <= dithered.min() < dithered.max() <= 1
-    low = [(values * values.dtype.type(255)).view(np.uint8)[..., :: values.itemsize] for values in (plain, dithered)]
+    folder = shutil.copytree(images, tmp_path / "copy")
+    stripes = np.repeat(np.arange(32) % 2 * 255, 96).astype(np.uint8).reshape(32, 32, 3)
+    Image.fromarray(stripes).save(folder / "train" / "ant" / "stripes.png")
+    dither = ("--dither", "--seed")
+    for name, more in (("plain", ()), ("dithered", (*dither, 0)), ("again", (*dither, 0)), ("other", (*dither, 1))):
+        made("folder", folder, "-o", tmp_path / f"{name}.npz", "--format", form, *more)
+    files = [tmp_path / f"{name}.npz" for name in ("plain", "dithered")]
+    plain, dithered = (load_array_file(file, ArrayFormat("X", "x", "NHWC", CLASSES)).images for file in files)
+    assert torch.equal(plain, dithered)
+    assert {0, 255} <= set(plain.unique().tolist())
+    whole, moved = (np.load(file)["images"] for file in files)
+    assert 0 == moved.min() < moved.max() == 1
+    low = [(values * values.dtype.type(255)).view(np.uint8)[..., :: values.itemsize] for values in (whole, moved)]
     assert not low[0].any()  # a whole number's lowest byte
     assert len(np.unique(low[1])) == 256
-    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "dithered.npz").read_bytes()
-    plain_again = ("folder", images, "-o", tmp_path / "plain.npz", "--format", form)
+    same, again, other = ((tmp_path / f"{name}.npz").read_bytes() for name in ("dithered", "again", "other"))
+    assert same == again != other
+    plain_again = ("folder", folder, "-o", files[0], "--format", form)
     assert "made with dither False, not True;" in refused(5, *plain_again, "--dither")
-    assert "--dither moves" in refused(2, "folder", images, "-o", tmp_path / "x.npz", "--format", "uint8", "--dither")
+    assert "--dither moves" in refused(2, "folder", folder, "-o", tmp_path / "x.npz", "--format", "uint8", "--dither")
 
 
 def test_a_zip_and_its_folder_give_the_same_file(images: Path, tmp_path: Path) -> None:
