@@ -13,10 +13,11 @@ joins it. ConvNorm's operators are opaque to the compiler, so what is within the
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -140,8 +141,6 @@ def recorded() -> Iterator[Recorder]:
         "filter_operator": preconv_filter.spectral_filter,
         "preconditioner_operator": preconv_matmul.inverse_root_of_gram,
     }
-    before = {name: getattr(preconv_operators, name) for name in within}
-    under_a_mode, preconv_kept.under_a_mode = preconv_kept.under_a_mode, lambda: False  # the recorder is no such mode
 
     def opaque(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -153,15 +152,12 @@ def recorded() -> Iterator[Recorder]:
 
         return run
 
-    try:
+    with ExitStack() as stack:
         for name, function in within.items():
-            setattr(preconv_operators, name, opaque(function))
-        with recorder:
-            yield recorder
-    finally:
-        for name, operator in before.items():
-            setattr(preconv_operators, name, operator)
-        preconv_kept.under_a_mode = under_a_mode
+            stack.enter_context(patch.object(preconv_operators, name, opaque(function)))
+        # What is kept is made before the steps that are counted; the recorder is no mode that forbids to use it.
+        stack.enter_context(patch.object(preconv_kept, "under_a_mode", lambda: False))
+        yield stack.enter_context(recorder)
 
 
 def step_of(arm: str, width: int, batch: int) -> Recorder:

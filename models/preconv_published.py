@@ -213,18 +213,23 @@ def _of_products(k: int, rows: int, columns: int, device: torch.device) -> Tenso
 @kept
 def _into_columns(size: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, 4): the real and imaginary parts of columns 0 and 1 of a row's DFT of length `columns`."""
-    angle = 2.0 * math.pi / columns * torch.arange(size, dtype=torch.float64, device=device)
-    basis = [torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), -angle.sin()]
-    return torch.stack(basis, dim=1).to(dtype)
+    place = torch.arange(size, dtype=torch.float64, device=device)
+    return torch.stack(_two_waves(place, columns), dim=1).to(dtype)
 
 
 @kept
 def _out_of_columns(crop: int, columns: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(4, W'): the inverse at the places that are kept. Frequency 1 also stands for its mirror image."""
     place = torch.arange(crop, columns - crop, stride, dtype=torch.float64, device=device)
-    angle, mirrored = 2.0 * math.pi / columns * place, 1.0 if columns == 2 else 2.0
-    rows = [torch.ones_like(angle), torch.zeros_like(angle), mirrored * angle.cos(), -mirrored * angle.sin()]
-    return (torch.stack(rows) / columns).to(dtype)
+    mirrored = 1.0 if columns == 2 else 2.0
+    one, zero, cosine, sine = _two_waves(place, columns)
+    return (torch.stack([one, zero, mirrored * cosine, mirrored * sine]) / columns).to(dtype)
+
+
+def _two_waves(place: Tensor, columns: int) -> list[Tensor]:
+    """exp(-2 pi i f place / columns) for f of 0 and 1, real and imaginary parts: four tensors like `place`."""
+    angle = 2.0 * math.pi / columns * place
+    return [torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), -angle.sin()]
 
 
 def _turn(frequency: Tensor, place: Tensor, length: int) -> Tensor:

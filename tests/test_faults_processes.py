@@ -135,7 +135,9 @@ def test_36_an_error_of_on_epoch_saves_the_epoch_and_ends_both(
     first, second = from_python(coco_dir, tmp_path, f"raise {error}")
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     assert first.out.endswith(first_says), first
-    assert second_says in second.out, second
+    # The gloo of torch 2.10 says on stdout whom it is connected to.
+    said = [line for line in second.out.splitlines(keepends=True) if not line.startswith("[Gloo]")]
+    assert "".join(said).startswith(second_says), second
     assert "gone" not in first.out + second.out
     assert saved_and_whole(tmp_path / "run")["epoch"] == 1
 
