@@ -3,6 +3,7 @@
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
+import unicodedata
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ def add_square(parser: argparse.ArgumentParser) -> None:
 
 
 def names(text: str) -> list[str]:
-    found = [name.strip() for name in text.split(",")]
+    found = [unicodedata.normalize("NFC", name.strip()) for name in text.split(",")]
     if not all(found) or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of names such as a,b,c, each once")
     return found

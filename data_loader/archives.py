@@ -1,9 +1,7 @@
 """Datasets as they are published: downloaded over HTTPS, checked by size and MD5, and only then unpacked and read."""
 
 import hashlib
-import os
 import posixpath
-import secrets
 import shutil
 import tarfile
 import urllib.request
@@ -18,6 +16,7 @@ import torch
 from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from utils.errors import DataError, UserError
+from utils.files import replacing
 from utils.limits import out_of_memory
 from utils.progress import Bar
 from utils.reading import reason_of
@@ -163,7 +162,7 @@ def _unpack(path: Path, names: set[str], data_dir: Path) -> None:
             name = posixpath.normpath(member.name)
             if name in names and (source := archive.extractfile(member)) is not None:
                 (data_dir / name).parent.mkdir(parents=True, exist_ok=True)
-                with source, open(data_dir / name, "wb") as target:
+                with source, replacing(data_dir / name) as target:
                     shutil.copyfileobj(source, target, 1 << 20)
 
 
@@ -175,26 +174,21 @@ def _download(url: str, md5: str, path: Path, largest: int) -> None:
     """
     _check_https(url)
     request = urllib.request.Request(url, headers={"User-Agent": "convnorm-experiments"})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     digest, size = hashlib.md5(usedforsecurity=False), 0
-    try:
-        with (
-            urllib.request.build_opener(_HttpsOnly).open(request, timeout=_SECONDS) as response,
-            Bar(desc=f"downloading {path.name}", total=response.length, unit="B", unit_scale=True) as bar,
-            open(temporary, "xb") as file,
-        ):
-            while piece := response.read(1 << 20):
-                size += len(piece)
-                if size > largest:
-                    raise RuntimeError(f"{url} sends more than {largest:,} bytes")
-                digest.update(piece)
-                file.write(piece)
-                bar.update(len(piece))
+    with (
+        urllib.request.build_opener(_HttpsOnly).open(request, timeout=_SECONDS) as response,
+        Bar(desc=f"downloading {path.name}", total=response.length, unit="B", unit_scale=True) as bar,
+        replacing(path) as file,
+    ):
+        while piece := response.read(1 << 20):
+            size += len(piece)
+            if size > largest:
+                raise RuntimeError(f"{url} sends more than {largest:,} bytes")
+            digest.update(piece)
+            file.write(piece)
+            bar.update(len(piece))
         if digest.hexdigest() != md5:
             raise RuntimeError(f"{url} sent {size:,} bytes with the MD5 {digest.hexdigest()}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):

@@ -18,10 +18,10 @@ from data_loader.npz import load_npz, read_bytes
 from data_loader.pictures import SIZE
 from data_loader.restricted_pickle import as_array, load_arrays
 from utils.errors import DataError
-from utils.memory_zip import shown
 from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import fits_its_storage, is_tensor_file, read_tensors
+from utils.text import quoted
 
 OLD_TORCH = 0x1950A86A20F9469CFC6C  # the first number in a file of torch.save from before it wrote zips
 TOLERANCE = 1e-3  # tolerance for resizing in floating point, which overshoots [0, 1]
@@ -71,7 +71,8 @@ def load_array_file(path: Path, form: ArrayFormat, reading: Reading | None = Non
 
 def _find(path: Path, form: ArrayFormat) -> Path:
     names = [form.stem + suffix for suffix in (".pkl", ".pickle", ".npz")]
-    candidates = [path / name for name in names] if path.is_dir() or not path.suffix else [path]
+    is_file = path.is_file() or (path.suffix and not path.is_dir())
+    candidates = [path] if is_file else [path / name for name in names]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -99,7 +100,7 @@ def _values(data: bytes, file: Path) -> dict[Any, Any]:
     else:
         values = load_arrays(data, str(file))
     if not isinstance(values, dict) or not {"images", "labels"} <= values.keys():
-        found = f"keys [{shown(values)}]" if isinstance(values, dict) else type(values).__name__
+        found = f"keys [{quoted(values)}]" if isinstance(values, dict) else type(values).__name__
         if type(values) is int and values == OLD_TORCH:
             found = "an old form of torch.save; save it again with a torch of this decade"
         raise DataError(f"{file}: expected a dict with 'images' and 'labels', found {found}")

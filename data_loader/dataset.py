@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import DataError
-from utils.text import visible
-
-_SHOWN = 20  # names of classes in a message
+from utils.text import first_of, visible
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,9 @@ class ImageDataset:
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
         if len(outside):
             at = int(outside[0])
-            more = f" and {len(self.classes) - _SHOWN} more" if len(self.classes) > _SHOWN else ""
             raise DataError(
                 f"{self.source}: label {int(labels[at])} at index {at} is outside 0 to {len(self.classes) - 1}, "
-                f"the {len(self.classes)} classes {', '.join(self.classes[:_SHOWN])}{more}"
+                f"the {len(self.classes)} classes {first_of(self.classes)}"
             )
 
     def __len__(self) -> int:

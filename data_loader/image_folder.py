@@ -25,11 +25,11 @@ from data_loader.picture_files import (
     by_split,
     class_name,
     dim_message,
-    first_of,
 )
 from data_loader.pictures import SIZE, BrokenImageError, crop_to, decode, out_of_memory
 from utils.errors import DataError
 from utils.progress import Bar
+from utils.text import first_of
 
 _ORDER = ("", "train", "val", "test")  # without splits, all pictures are divided
 _EXPECTED = "expected train/<class>/* and optionally val/<class>/* and test/<class>/*, or <class>/*"

@@ -15,11 +15,10 @@ from data_loader.array_file import OLD_TORCH, of_tensor
 from data_loader.npz import load_npy, load_npz, npz_names, pickle_in_npy, read_bytes
 from data_loader.restricted_pickle import as_array, load_arrays, load_old, load_saved
 from utils.errors import ConfigError, DataError
-from utils.memory_zip import shown
 from utils.plain_pickle import malformed
 from utils.reading import errors_as
 from utils.tensor_file import is_tensor_file
-from utils.text import did_you_mean, visible
+from utils.text import did_you_mean, quoted, visible
 
 PLAIN = "label"  # the name of labels that have none
 #: What stands beside labels: their images, those images' true labels, and the split that a label is for.
@@ -60,7 +59,9 @@ def read_labels(path: Path, key: str | None, classes: Sequence[str] = ()) -> Lab
         arrays = reader(data, source)
         wanted = _wanted(list(arrays), key, source)
         if any(name not in arrays for name in wanted):
-            raise DataError(f"{source}: it has no labels, only {shown(arrays)}")
+            raise DataError(f"{source}: it has no labels, only {quoted(arrays)}")
+        if reader is _of_csv and arrays[wanted[-1]].dtype.kind == "f":
+            _check_names(classes, source)
     with errors_as(DataError, source, "malformed text"):  # numbers beyond Unicode
         labels = _checked(arrays, wanted[-1], source, classes)
     if labels.index is not None:
@@ -74,14 +75,14 @@ def _wanted(names: Sequence[str], key: str | None, source: str) -> tuple[str, ..
     if key is not None:
         if key not in names:
             guess = did_you_mean(key, names)
-            raise ConfigError(f"label_noise.key: {source} has nothing under {key!r}, only {shown(names)}{guess}")
+            raise ConfigError(f"label_noise.key: {source} has nothing under {key!r}, only {quoted(names)}{guess}")
         return (key,)
     if "given_label" in names:
         return ("given_label",)
     if not labels:
         return ("index", "given_label")
     if len(labels) > 1:
-        raise ConfigError(f"label_noise.key: {source} has several labels; name one of {shown(labels)}")
+        raise ConfigError(f"label_noise.key: {source} has several labels; name one of {quoted(labels)}")
     return (labels[0],)
 
 
@@ -98,7 +99,7 @@ def _checked(arrays: dict[str, np.ndarray], name: str, source: str, classes: Seq
         if value not in _SPLITS:
             raise DataError(
                 f"{source}: split must be train, val or test, and row {row}, counted from 0, has "
-                f"{shown([value])}{did_you_mean(str(value), _SPLITS)}"
+                f"{quoted([value])}{did_you_mean(str(value), _SPLITS)}"
             )
     found = {key: _whole(column, key, source, () if key == "index" else classes) for key, column in columns.items()}
     split = split.astype(str) if "split" in arrays else np.full(count, "")
@@ -137,7 +138,18 @@ def _of_text(values: list[str], name: str, source: str, classes: Sequence[str]) 
     kinds = "whole numbers or names of classes" if classes else "whole numbers"
     commas = any(mark in values[wrong] + name for mark in ";\t")
     advice = "; separate columns with commas" if commas else did_you_mean(values[wrong], classes)
-    raise _no_label(source, name, kinds, wrong, shown([values[wrong]]) + advice)
+    raise _no_label(source, name, kinds, wrong, quoted([values[wrong]]) + advice)
+
+
+def _check_names(classes: Sequence[str], source: str) -> None:
+    """Raise DataError if a number in text could be a label or the name of a class with another label: folders 0 to 11
+    are sorted as text, so that class 10 has label 2."""
+    for label, name in enumerate(classes):
+        if _is_whole(name) and float(name) != label:
+            raise DataError(
+                f"{source}: {name} could be label {name} or the class {name!r}, whose label is {label}; save the "
+                "column in an .npz instead, as whole numbers or as text"
+            )
 
 
 def _is_whole(text: str) -> bool:

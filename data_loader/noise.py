@@ -20,9 +20,8 @@ from data_loader.label_file import read_labels
 from data_loader.splits import Splits
 from utils.errors import ConfigError, DataError
 from utils.files import user_path
-from utils.memory_zip import shown
 from utils.seeding import generator
-from utils.text import CELL, csv_cell, did_you_mean, visible
+from utils.text import CELL, csv_cell, did_you_mean, quoted, visible
 
 #: Confusable pairs of CIFAR10 (Patrini et al. 2017, https://arxiv.org/abs/1609.03683), true class -> given class.
 CIFAR10_CONFUSIONS = {
@@ -141,7 +140,7 @@ def named_pairs(dataset: ImageDataset, names: Mapping[str, str] | None) -> dict[
     for name in (*names, *names.values()):
         if name not in classes:
             raise ConfigError(
-                f"label_noise.map: {dataset.source} has no class {visible(name, CELL)!r}, only {shown(classes, 20)}"
+                f"label_noise.map: {dataset.source} has no class {visible(name, CELL)!r}, only {quoted(classes, 20)}"
                 f"{did_you_mean(name, classes)}"
             )
     return dict(sorted((classes.index(true), classes.index(wrong)) for true, wrong in names.items()))

@@ -13,10 +13,10 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.files import read_file
-from utils.memory_zip import open_zip, shown
+from utils.memory_zip import open_checked
 from utils.plain_pickle import malformed
 from utils.reading import errors_as
-from utils.text import visible
+from utils.text import quoted, visible
 
 #: Limit in bytes for a dataset file and for its unfolded arrays; CIFAR10 in float64 takes 1.4 GiB.
 LARGEST = 4 << 30
@@ -42,7 +42,7 @@ def load_npz(data: bytes, names: Sequence[str], source: str, optional: Sequence[
     with errors_as(DataError, source, "malformed .npz", "; get or build it again"), _opened(data) as archive:
         entries = {_name(entry): entry for entry in archive.infolist()}
         if any(name not in entries for name in names):
-            raise DataError(f"{source}: expected the arrays {' and '.join(map(repr, names))}, found {shown(entries)}")
+            raise DataError(f"{source}: expected the arrays {' and '.join(map(repr, names))}, found {quoted(entries)}")
         wanted = {name: entries[name] for name in (*names, *optional) if name in entries}
         size = sum(entry.file_size for entry in wanted.values())
         if size > LARGEST:
@@ -72,7 +72,7 @@ def pickle_in_npy(data: bytes) -> bytes | None:
 def _opened(data: bytes) -> zipfile.ZipFile:
     if not data.startswith(b"PK"):
         malformed("it is no zip")
-    return open_zip(data)
+    return open_checked(data)
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

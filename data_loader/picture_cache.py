@@ -1,6 +1,5 @@
 """The cache of an ImageFolder's decoded images. Only a file that the user's own programs signed is trusted."""
 
-import contextlib
 import glob
 import hashlib
 import hmac
@@ -19,8 +18,8 @@ import numpy as np
 from data_loader.npz import map_entry, read_entry
 from logger.log import get_logger
 from utils.errors import DataError, FileSystemError
-from utils.files import cache_home, read_file
-from utils.memory_zip import GuardedFile, open_zip
+from utils.files import cache_home, read_file, replacing
+from utils.memory_zip import GuardedFile, open_checked
 from utils.reading import errors_as
 
 _VERSION = 2  # part of the cache's name: raise it when the decoding in pictures.py changes
@@ -124,10 +123,9 @@ def _secret(make: bool = False) -> bytes:
     path = _home() / "cache.key"
     if make and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
+        with replacing(path) as file:  # of two processes' keys the later stays, and the other's cache is made again
+            Path(file.name).chmod(0o600)
+            file.write(secrets.token_bytes(_KEY_BYTES))
     secret = read_file(path, _KEY_BYTES)
     if len(secret) != _KEY_BYTES:
         raise OSError(f"{path} is no key of {_KEY_BYTES} bytes; remove it")
@@ -145,15 +143,8 @@ def _write(path: Path, about: dict[str, str], decoded: Decoded, secret: bytes) -
     broken = {str(row): reason for row, reason in decoded.broken.items()}
     text = json.dumps({**about, "broken": broken, "dim": decoded.dim}).encode()
     signature = np.frombuffer(_sign(text, decoded.pixels, secret), np.uint8)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, images=decoded.pixels, about=np.frombuffer(text, np.uint8), signature=signature)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, images=decoded.pixels, about=np.frombuffer(text, np.uint8), signature=signature)
 
 
 def _read(path: Path, secret: bytes, in_memory: bool = False) -> tuple[dict[str, str], Decoded] | None:
@@ -161,7 +152,7 @@ def _read(path: Path, secret: bytes, in_memory: bool = False) -> tuple[dict[str,
     try:
         if not path.is_file():
             return None
-        with errors_as(DataError, str(path), "malformed"), GuardedFile(path) as file, open_zip(file) as archive:
+        with errors_as(DataError, str(path), "malformed"), GuardedFile(path) as file, open_checked(file) as archive:
             entries = [archive.getinfo(f"{name}.npy") for name in ("about", "signature")]
             if sum(entry.file_size for entry in entries) > _LARGEST_ABOUT:
                 return None

@@ -14,13 +14,12 @@ from pathlib import Path, PurePosixPath
 from data_loader.pictures import LARGEST_IMAGE, SUFFIXES, BrokenImageError, UnreadableFileError, out_of_memory
 from utils.errors import DataError
 from utils.files import read_file
-from utils.text import visible
+from utils.text import first_of, visible
 from utils.zips import name_of, open_zip, read_entry
 
 #: Folder name in lower case -> split, in the order of the images.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SYSTEM = frozenset({"__macosx", "lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle"})
-_SHOWN = 20  # names in a message
 _NAME_ONE = "name one with data_loader.args.data_dir"
 
 HIDDEN = "hidden or of the system"
@@ -361,12 +360,6 @@ def _check_names(found: Iterable[Labelled], folders: Iterable[Sequence[str]], fi
     twice = [name for name, count in alike.items() if count > 1]
     if twice:
         files.notes.append(f"folders whose names look alike are taken for one class: {first_of(twice)}")
-
-
-def first_of(texts: Sequence[str]) -> str:
-    """The first 20 texts, each cut to fit into a message, and the number of the others."""
-    more = f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else ""
-    return ", ".join(visible(text, 80) for text in texts[:_SHOWN]) + more
 
 
 def broken_message(images: Sequence[tuple[str, str]]) -> str:

@@ -118,7 +118,7 @@ def decode(data: bytes, where: str, to_size: ToSize = crop_to_size, upright: boo
         return _picture(opened, to_size, upright)
 
 
-def picture_of(image: Image.Image, where: str, to_size: ToSize = crop_to_size) -> Picture:
+def picture_of(image: Image.Image, where: str, to_size: ToSize) -> Picture:
     """`decode` for an image that the caller has opened or made. It does not bound the cost. Raises as `decode` does."""
     with _broken(where, "unknown format"):
         return _picture(image, to_size, upright=True)
@@ -127,7 +127,8 @@ def picture_of(image: Image.Image, where: str, to_size: ToSize = crop_to_size) -
 def _picture(image: Image.Image, to_size: ToSize, upright: bool) -> Picture:
     if 0 in image.size:
         raise ValueError("it has no pixels")
-    grey_or_rgb, dim = to_8_bits(_turned(image) if upright else image)
+    grey_or_rgb, dim = to_8_bits(image)
+    grey_or_rgb = grey_or_rgb.transpose(turn) if upright and (turn := _turn(image)) is not None else grey_or_rgb
     return Picture(np.asarray(to_size(grey_or_rgb).convert("RGB")).transpose(2, 0, 1), dim)
 
 
@@ -238,16 +239,15 @@ def _padded(image: Image.Image) -> int:
     return width * -(-image.width // width) * height * -(-image.height // height)
 
 
-def _turned(image: Image.Image) -> Image.Image:
-    """`image` rotated by its EXIF orientation. Other EXIF data do not matter, and unreadable EXIF is ignored."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How to turn an image by its EXIF orientation. Other EXIF data do not matter, and unreadable EXIF is ignored."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except MemoryError:
         raise
     except Exception:
-        return image
-    method = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def to_8_bits(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -291,5 +291,7 @@ def _white(image: Image.Image) -> tuple[int, bool]:
         tags = image.tag_v2  # type: ignore[attr-defined]
         signed = tags.get(339, (1,))[0] == 2
         return 2 ** (tags[258][0] - signed) - 1, tags.get(262) == 0
+    if image.mode == "I" and image.format is None:
+        raise ValueError("how many bits mode I has is said by a file alone; convert the image to L or I;16")
     # Pillow scales PPM's values to 16 bits and keeps them in 32.
     return (2**31 - 1 if image.mode == "I" and image.format != "PPM" else 65535), False

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from data_loader.dataset import ImageDataset
 from utils.errors import ConfigError, DataError
-from utils.memory_zip import shown
 from utils.seeds import derive_seed
+from utils.text import quoted
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,16 @@ def _why_not(present: np.ndarray, sizes: np.ndarray, count: int, purpose: str, d
     be. Each class must have an image among those taken and, if the rest is used as well, one in the rest."""
     key, rest_is_used = _PURPOSES[purpose]
     names = [dataset.classes[label] for label in present.tolist()]
-    each = f"the {len(names):,} classes {shown(names, 5)} must each" if len(names) > 1 else f"class {shown(names)} must"
+    each = (
+        f"the {len(names):,} classes {quoted(names, 5)} must each" if len(names) > 1 else f"class {quoted(names)} must"
+    )
     rest = int(sizes.sum()) - count
     if not names:
         return "there are none; add images that are not of the dataset's own test or validation set"
     if count < len(names):
         return f"{each} have one of them; raise data_loader.args.{key}, or add images"
     if rest_is_used and sizes.min() < 2:
-        single = shown([names[int(sizes.argmin())]])
+        single = quoted([names[int(sizes.argmin())]])
         advice = "add images of it, raise data_loader.args.subset if it is set, or take the class away"
         return f"class {single} has only one image, and data_loader.args.{key} divides each class in two; {advice}"
     if rest_is_used and rest < len(names):

@@ -8,9 +8,10 @@ from data_loader.access import Access
 from data_loader.dataset import ImageDataset
 from data_loader.image_folder import load_pictures
 from data_loader.memory import Room
-from data_loader.picture_files import NO_FORMAT, OUTSIDE, Files, Labelled, first_of, is_picture
+from data_loader.picture_files import NO_FORMAT, OUTSIDE, Files, Labelled, is_picture
 from data_loader.pictures import SIZE
 from utils.errors import DataError
+from utils.text import first_of
 
 NO_LABEL = "without a label"
 ELSEWHERE = "in a folder that is not read"

@@ -55,7 +55,7 @@ def start(
     It saves and ends when this process is killed (Linux). `in_child` is called in the child first.
     """
     number = str(threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
 
     def prepare() -> None:
         if in_child is not None:

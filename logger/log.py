@@ -7,7 +7,7 @@ import sys
 
 from utils.folder import Folder
 from utils.run_files import LOG_NAME
-from utils.text import shown
+from utils.text import as_line
 
 NAME = "convnorm"
 
@@ -20,7 +20,7 @@ class _OneLine(logging.Formatter):
     """Escapes control characters in quoted text, such as the name of a class, so that a message stays one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record), 2000)
+        return as_line(super().format(record), 2000)
 
 
 class _LogFile(logging.StreamHandler[io.TextIOWrapper]):

@@ -160,10 +160,16 @@ def _write(out: Path, data: memoryview, manifest: bytes) -> None:
     for name in Folder(out.parent).names():  # temporary files of a run that was killed
         if temporary_of(Path(name)) in (out.name, manifest_path(out).name):
             out.with_name(name).unlink(missing_ok=True)
-    stop = StopRequest()
+    stop, beside = StopRequest(), manifest_path(out)
     with stop:
-        write_atomically(manifest_path(out), manifest)
-        write_atomically(out, data)
+        old = beside.read_bytes() if beside.is_file() else None
+        write_atomically(beside, manifest)
+        try:
+            write_atomically(out, data)
+        except FileSystemError:
+            if old is not None:
+                write_atomically(beside, old)  # so that the file which stays keeps its own
+            raise
     if stop.signal:
         raise Stopped(exit_code(stop.signal), f"stopped by {signal.Signals(stop.signal).name}; {out} is written whole")
 

@@ -62,7 +62,7 @@ def dump(manifest: Mapping[str, Any]) -> bytes:
 def difference(plan: Plan, request: Request) -> str | None:
     """How the file at `request.output` differs from the one that `request` would make now; None if it does not."""
     manifest = read_manifest(request.output)
-    if manifest is None or manifest["output"]["sha256"] != sha256_of_file(request.output):
+    if manifest is None or manifest["output"].get("sha256") != sha256_of_file(request.output):
         return "there is no manifest beside it that says what it was made from"
     for key, value in json.loads(json.dumps(_identity(plan, request))).items():
         if manifest.get(key) != value:

@@ -18,6 +18,7 @@ from preparation.plan import Candidate, Plan
 from utils.errors import ConfigError, DataError
 from utils.files import sha256_of_file
 from utils.progress import Bar
+from utils.text import first_of
 
 #: How an image that is not square becomes one. `crop` is what ImageFolder does.
 Square = Literal["crop", "pad"]
@@ -43,9 +44,7 @@ def plan_folder(
         names = sorted({picture.label for picture in found})
         missing = [name for name in chosen or () if name not in names]
         if missing:
-            raise DataError(
-                f"{source}: no images of class {', '.join(missing)}; it has {picture_files.first_of(names)}"
-            )
+            raise DataError(f"{source}: no images of class {', '.join(missing)}; it has {first_of(names)}")
         order = {name: label for label, name in enumerate(chosen or names)}
         candidates = [Candidate(order[picture.label], picture.name) for picture in found if picture.label in order]
         options = {"classes": list(order), "split": split, "square": square}

@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import get_args
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 import config_schema
-from data_loader import image_folder
+from data_loader import image_folder, picture_cache
 from data_loader.cifar10 import load_cifar10
 from data_loader.class_names import TINY_COCO
 from data_loader.dataset import ImageDataset
@@ -26,6 +27,7 @@ from data_loader.tiny_exdark import load_tiny_exdark
 from logger.log import get_logger
 from tests.conftest import make_pixels, write_image_folder, write_pickle
 from utils.errors import DataError
+from utils.files import replacing
 
 
 def test_config_names_are_the_registry() -> None:
@@ -117,6 +119,11 @@ def test_a_file_of_another_name_is_taken_if_it_is_the_only_one(tmp_path: Path) -
     write_pickle(tmp_path / "another.pkl", {})
     with pytest.raises(DataError, match="was not found"):
         load_tiny_coco(tmp_path)
+
+
+def test_a_file_needs_no_suffix(tmp_path: Path) -> None:
+    write_pickle(tmp_path / "tinycoco", {"images": IMAGES, "labels": LABELS})
+    assert len(load_tiny_coco(tmp_path / "tinycoco")) == 20
 
 
 def test_big_endian_and_fortran_arrays_come_out_the_same(tmp_path: Path) -> None:
@@ -453,6 +460,36 @@ def test_a_read_only_place_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
         assert load_image_folder(folder).sha256() == first.sha256()
     finally:
         place.chmod(0o755)
+
+
+def test_what_a_killed_process_left_of_a_cache_goes_in_time(tmp_path: Path) -> None:
+    for age, digit in ((7200, "1"), (60, "2")):
+        left = tmp_path / f".x.npz.{digit * 8}.tmp"
+        left.touch()
+        os.utime(left, (time.time() - age,) * 2)
+    (tmp_path / ".y.npz.11111111.tmp").touch()
+    with replacing(tmp_path / "x.npz") as file:
+        file.write(b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.npz.22222222.tmp", ".y.npz.11111111.tmp", "x.npz"]
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "x.npz") as file:
+        file.write(bytes(1 // 0))
+    assert (tmp_path / "x.npz").read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_no_key_of_caches_is_ever_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    key, there = tmp_path / "convnorm-experiments" / "cache.key", []
+
+    def drawn(count: int) -> bytes:
+        there.append(key.exists())
+        return bytes(count)
+
+    monkeypatch.setattr("secrets.token_bytes", drawn)
+    assert picture_cache._secret(make=True) == bytes(32)
+    assert not any(there)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert list(key.parent.iterdir()) == [key]
 
 
 def test_a_place_where_no_cache_can_be_written_is_no_fault(tmp_path: Path, monkeypatch, caplog) -> None:

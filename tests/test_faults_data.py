@@ -112,6 +112,15 @@ def test_21_an_npz_bomb(tmp_path: Path) -> None:
     refused(tmp_path / "b", bytes(data), "it unfolds to 4,294,967,", name="tinycoco.npz", bomb=True)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_21_an_npz_that_zipfile_would_unfold_without_bound(tmp_path: Path, method: int) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", method) as archive:
+        archive.writestr("images.npy", npy((1 << 28,), bytes(1 << 28)))
+        archive.writestr("labels.npy", npy((0,), b""))
+    refused(tmp_path, data.getvalue(), f"compressed in a way (method {method})", name="tinycoco.npz")
+
+
 def test_21_an_image_bomb(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "images", each=4)
     Image.new("1", (16_000, 16_000)).save(folder / "train" / "bee" / "large.png")

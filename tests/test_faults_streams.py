@@ -25,7 +25,8 @@ from utils import output
 from utils.cli import run_program
 from utils.errors import CheckpointError, DataError, Stopped
 from utils.folder import Folder
-from utils.text import shown
+from utils.progress import Bar
+from utils.text import as_line
 
 TERMINAL = "\x1b]0;owned\x07\x1b[2J"
 SHORT = ("trainer.epochs=1", "trainer.tensorboard=false")
@@ -335,6 +336,18 @@ def test_67_a_terminal_that_is_closed(coco_dir: Path, tmp_path: Path) -> None:
     assert newest.name != "checkpoint-epoch2.pth" or len(list(folder.glob("checkpoint-*"))) == 1
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_bars_can_be_hidden(hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in all processes but the first, which share one terminal."""
+    master, slave = pty.openpty()
+    if hidden:
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+    with open(slave, "w") as terminal, open(master, "rb"):
+        monkeypatch.setattr("sys.stderr", terminal)
+        with Bar(range(2), desc="x") as bar:
+            assert bool(bar.disable) is hidden
+
+
 def test_67_a_stream_of_ours(tmp_path: Path) -> None:
     """What others print is made visible too; what a program draws is not; a pipe that is full for now is waited for."""
     read, write = os.pipe()
@@ -355,7 +368,7 @@ def test_67_a_stream_of_ours(tmp_path: Path) -> None:
         stream.flush()
         os.close(read)
     assert reader.communicate(timeout=60)[0] == b"last!"
-    assert shown("a  b\nc", 6) == "a  ..."[:2] + " ..."
+    assert as_line("a  b\nc", 6) == "a  ..."[:2] + " ..."
 
 
 # --- 74, 75, 76: errors that no part of ours raised ------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 
 import prepare_data
 from config_schema import Config
-from data_loader import image_folder, mnist, picture_cache
+from data_loader import archives, image_folder, mnist, picture_cache
 from data_loader.access import Access
 from data_loader.build import RunData, build_data
 from data_loader.datasets import DATASETS
@@ -181,6 +182,24 @@ def test_published_datasets_are_checked_unpacked_and_read(
         file.write_bytes(data)
     with pytest.raises(DataError, match=rf"{kind} is not in .*damaged: .*put .*\(MD5 .*\) from https://.* at "):
         DATASETS[kind](place, Access())
+
+
+def test_a_file_is_whole_at_any_moment_while_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may be reading what an earlier one unpacked."""
+    put_stl10(tmp_path, monkeypatch)
+    assert len(DATASETS["STL10"](tmp_path, Access())) == TRAIN + TEST
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.bin")}
+    copy, seen = shutil.copyfileobj, []
+
+    def look(*arguments: Any) -> None:
+        copy(*arguments)
+        seen.append({path: path.read_bytes() for path in tmp_path.rglob("*.bin")})
+
+    monkeypatch.setattr(shutil, "copyfileobj", look)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    archives._unpack(archive, {path.relative_to(tmp_path).as_posix() for path in before}, tmp_path)
+    assert seen == [before] * len(before)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {archive, *before}
 
 
 def test_two_datasets_of_the_same_file_names_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

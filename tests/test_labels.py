@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,24 @@ def test_labels_may_be_names_of_classes(tmp_path: Path, form: str) -> None:
     else:
         torch.save({"index": index, "label": names if "list" in form else np.array(names)}, path)
     assert given_by(path)[:40] == FORTY[::-1].tolist()
+
+
+def test_classes_that_are_named_by_numbers(tmp_path: Path) -> None:
+    """Folders 0 to 11 are sorted as text. A number in a .csv is one thing or the other; elsewhere numbers and text
+    differ."""
+    names = tuple(sorted(map(str, range(12))))
+    data = ImageDataset(dataset(50, 10).images, torch.arange(50) % 12, names, "made up")
+    text = [names[label] for label in data.labels]
+    np.savez(tmp_path / "text.npz", text)
+    np.savez(tmp_path / "numbers.npz", data.labels.numpy())
+    for name in ("text.npz", "numbers.npz"):
+        assert given_by(tmp_path / name, data) == data.labels.tolist()
+    (tmp_path / "labels.csv").write_text("label\n" + "\n".join(text))
+    with pytest.raises(DataError, match="10 could be label 10 or the class '10', whose label is 2; save the column in"):
+        given_by(tmp_path / "labels.csv", data)
+    data = replace(data, classes=tuple(map(str, range(12))))
+    (tmp_path / "labels.csv").write_text("\n".join(map(str, data.labels.tolist())))
+    assert given_by(tmp_path / "labels.csv", data) == data.labels.tolist()
 
 
 class Evil:

@@ -27,7 +27,7 @@ from trainer.state import config_of
 from utils.errors import CheckpointError
 
 MODES = (
-    *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"),
+    *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "F", "LA", "PA", "RGBX", "RGBa", "La"),
     *("I;16", "I;16L", "I;16B"),
 )
 
@@ -123,8 +123,9 @@ def test_a_picture_of_any_mode_and_size() -> None:
     rotated.paste((255, 0, 0), (0, 0, 20, 24))
     rotated.getexif()[0x0112] = 3  # upside down
     assert preprocess(rotated)[0, 0, 39] > preprocess(rotated)[0, 0, 0]
-    with pytest.raises(BrokenImageError):
-        preprocess(Image.new("RGB", (0, 5)))
+    for image, why in ((Image.new("RGB", (0, 5)), "no pixels"), (Image.new("I", (5, 5)), "convert the image")):
+        with pytest.raises(BrokenImageError, match=why):
+            preprocess(image)
 
 
 def test_no_more_pictures_than_a_batch_are_held(

@@ -33,9 +33,10 @@ from data_loader.tiny_exdark import load_tiny_exdark
 from preparation import coco
 from preparation.annotations import Box, entries
 from preparation.coco import square_around
+from preparation.manifest import manifest_path
 from tests import runs
 from tests.conftest import ROOT, make_pixels, program, write_image_folder
-from tests.faults import kill_at
+from tests.faults import kill_at, limit_file_size
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -352,11 +353,12 @@ def test_the_command_line_and_the_place_are_checked(images: Path, tmp_path: Path
         ("--per-class", "x", "of 1 or more"),
         ("--image-size", "a", "from 8 to 256"),
         ("--seed", -1, "of 0 or more"),
-        ("--seed", 2**63, "of 0 or more"),
+        ("--seed", 2**63, "from 0 to 9223372036854775807"),
     ):
         said = refused(2, "demo", "-o", tmp_path / "x.npz", f"{option}={value}")
         assert f"argument {option}: must be a whole number {wanted}, got '{value}'" in said
-    assert "each once" in refused(2, "folder", images, "-o", tmp_path / "x.npz", "--classes", "a,,b")
+    for twice in ("a,,b", "\u00e9,e\u0301"):
+        assert "each once" in refused(2, "folder", images, "-o", tmp_path / "x.npz", "--classes", twice)
     assert "there is no" in refused(3, "folder", tmp_path / "nowhere", "-o", tmp_path / "x.npz")
     (tmp_path / "text.zip").write_text("no zip")
     assert "neither a folder nor a readable .zip" in refused(
@@ -381,6 +383,10 @@ def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path
     assert out.read_bytes() == before
     made("folder", folder, "-o", out, "--force")
     assert out.read_bytes() != before
+    manifest = manifest_path(out).read_text()
+    manifest_path(out).write_text(manifest.replace('"sha256"', '"md5"'))
+    assert "no manifest" in refused(5, "folder", folder, "-o", out)
+    manifest_path(out).write_text(manifest)
     out.write_bytes(b"something else")
     assert "no manifest" in refused(5, "folder", folder, "-o", out)
     assert files_in(tmp_path) == {"in", "x.npz", "x.npz.manifest.json"}
@@ -457,6 +463,15 @@ def test_a_kill_while_the_files_are_written(
         assert path.read_bytes() == straight[path.name]  # whole, or not there
     made(*arguments)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == straight  # and no temporary file
+
+
+def test_a_full_disk_leaves_the_older_file_and_its_manifest(images: Path, tmp_path: Path) -> None:
+    arguments = ("folder", images, "-o", tmp_path / "x.pkl")
+    made(*arguments, "--per-class", 3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    room = limit_file_size(len(before["x.pkl"]) + 10_000)  # for the new manifest as well
+    assert in_a_process(room, *arguments, "--per-class", 9, "--force").returncode == 5
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # --- COCO ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from torch import Tensor
 from utils.errors import CheckpointError
 from utils.files import read_end, read_file
 from utils.folder import Folder
-from utils.memory_zip import open_zip
+from utils.memory_zip import open_checked
 from utils.reading import errors_as
 from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, UnsupportedTensor, fits_its_storage, read_tensors
 from utils.text import visible
@@ -101,7 +101,7 @@ def foreign_global(data: bytes) -> str | None:
     none within the largest size of a checkpoint's pickle. It imports and runs nothing."""
     try:
         if data.startswith(b"PK"):
-            with open_zip(data) as archive:
+            with open_checked(data) as archive:
                 entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
                 if entry.compress_type == zipfile.ZIP_STORED:  # read without zipfile, which would check the CRC-32
                     names = sum(struct.unpack_from("<HH", data, entry.header_offset + 26))

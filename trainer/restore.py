@@ -16,9 +16,8 @@ from models.build import outline_model
 from parse_config import Config
 from trainer.state import RunState
 from utils.errors import CheckpointError
-from utils.memory_zip import shown
 from utils.reading import errors_as
-from utils.text import visible
+from utils.text import quoted, visible
 
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
@@ -46,8 +45,8 @@ def _check_classes(data: RunData, state: RunState, source: str) -> None:
     if unnamed is None:
         raise CheckpointError(f"{source}: malformed: its classes are not those of the data that it names")
     raise CheckpointError(
-        f"{source}: it was trained on classes of other names, {shown(saved)}, and the data have {shown(classes)}; give "
-        "it the file it was trained on"
+        f"{source}: it was trained on classes of other names, {quoted(saved)}, and the data have {quoted(classes)}; "
+        "give it the file it was trained on"
     )
 
 

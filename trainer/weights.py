@@ -13,7 +13,6 @@ from typing import Any
 
 from base.base_model import BaseModel
 from data_loader.build import RunData
-from data_loader.picture_files import first_of
 from data_loader.pictures import SIZE
 from data_loader.preprocess import Preprocess
 from models.preconv_running import ESTIMATE, RunningPreconditioner
@@ -29,6 +28,7 @@ from utils.errors import CheckpointError, ConfigError
 from utils.files import read_file, read_start, user_path
 from utils.optional import needed
 from utils.reading import errors_as
+from utils.text import first_of
 
 SUFFIX = ".safetensors"
 _LARGEST_HEADER = 16 << 20  # bytes; a ResNet50 takes 40 kB

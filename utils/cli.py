@@ -38,7 +38,7 @@ def whole_number(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            wanted = f"from {low} to {high}" if high < 2**63 - 1 else f"of {low} or more"
+            wanted = f"of {low} or more" if value < low and high == 2**63 - 1 else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, got {text!r}")
         return value
 

@@ -8,14 +8,17 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import ConfigError, FileSystemError, Stopped
 from utils.once import warn_once
 from utils.text import control_character
 from utils.threads import in_thread
 
+_ABANDONED = 3600.0  # seconds without a write after which a temporary file of `replacing` has no writer
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
@@ -133,8 +136,29 @@ def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> N
         raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file, for what is too large for `write_atomically`; at the end it is synced and becomes `path`.
+
+    An error removes it. What a killed process left of one is removed after an hour. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    for other in path.parent.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if temporary_of(other) == path.name and time.time() - other.stat().st_mtime > _ABANDONED:
+                other.unlink()
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def temporary_of(path: Path) -> str | None:
-    """The name of the file that `path` is a temporary file of, or None if `write_atomically` did not make it."""
+    """The name of the file that `path` is a temporary file of, or None if this module did not make it."""
     match = _TEMPORARY.fullmatch(path.name)
     return match[1] if match else None
 

@@ -122,10 +122,10 @@ class Folder:
         """A file opened for reading and writing, unbuffered; it is created if it is missing."""
         return self._file(self._own(name, os.O_RDWR), "r+b")
 
-    def create(self, name: str, buffering: int = 0) -> BinaryIO:
-        """A new file. Raises FileExistsError."""
+    def create(self, name: str) -> BinaryIO:
+        """A new file, unbuffered. Raises FileExistsError."""
         self.check()
-        return self._file(self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b", buffering)
+        return self._file(self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b")
 
     def remove(self, name: str) -> None:
         self.check()
@@ -198,5 +198,5 @@ class Folder:
         return descriptor
 
     @staticmethod
-    def _file(descriptor: int, mode: str, buffering: int = 0) -> BinaryIO:
-        return cast(BinaryIO, open(descriptor, mode, buffering=buffering))
+    def _file(descriptor: int, mode: str) -> BinaryIO:
+        return cast(BinaryIO, open(descriptor, mode, buffering=0))

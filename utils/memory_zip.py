@@ -2,11 +2,10 @@
 
 import io
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 from utils.plain_pickle import malformed
-from utils.text import visible
+from utils.text import quoted
 
 LARGEST_DIRECTORY = 1 << 20  # bytes of the list of entries: about ten thousand of them
 
@@ -36,35 +35,25 @@ def _check_directory(opening: bool, size: Any) -> None:
         malformed(f"its list of entries has more than {LARGEST_DIRECTORY:,} bytes")
 
 
-def open_zip(data: bytes | GuardedFile) -> zipfile.ZipFile:
-    """A zip in memory or in a file, after a check that no two entries have equivalent names.
+def open_checked(data: bytes | GuardedFile) -> zipfile.ZipFile:
+    """A zip in memory or in a file, of which numpy and torch may read each entry.
 
-    Of two entries with one name, readers choose differently. Some ignore case, and numpy takes `images` for
-    `images.npy`.
+    Of two entries with one name, readers choose differently: some ignore case, and numpy takes `images` for
+    `images.npy`. And zipfile unfolds bzip2 and LZMA without bound; numpy and torch write neither.
 
     Raises:
-        MalformedError: two names are equivalent, or the directory is too long.
+        MalformedError: two names are equivalent, an entry is compressed otherwise, or the directory is too long.
         Exception: zipfile raises any type over a damaged zip.
     """
     file = data if isinstance(data, GuardedFile) else _Guarded(data)
     archive = zipfile.ZipFile(file)
     file.opening = False
     seen: dict[str, str] = {}
-    for name in archive.namelist():
-        key = name.casefold().removesuffix(".npy")
+    for entry in archive.infolist():
+        name, key = entry.filename, entry.filename.casefold().removesuffix(".npy")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            malformed(f"{quoted([name])} is compressed in a way (method {entry.compress_type}) that is not read")
         if key in seen:
-            malformed(f"two entries under one name, {shown([seen[key], name])}")
+            malformed(f"two entries under one name, {quoted([seen[key], name])}")
         seen[key] = name
     return archive
-
-
-def shown(names: Iterable[object], most: int = 8) -> str:
-    """The first `most` names from a stranger's file in one line, and the number of the others."""
-    every = list(names)
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return (", ".join(repr(visible(_text(name), 60)) for name in every[:most]) or "nothing") + more
-
-
-def _text(name: object) -> str:
-    text = name.decode("latin-1") if isinstance(name, bytes) else name
-    return text if isinstance(text, str) else f"{type(text).__name__} {text}"

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from utils.text import escaped, shown
+from utils.text import as_line, escaped
 
 LONGEST = 20_000  # characters of a line; a table of a thousand classes has rows of six thousand
 _PAUSE = 0.01  # seconds until a full pipe is tried again
@@ -34,7 +34,7 @@ def to_terminal(stream: TextIO | None) -> Any:
 
 def _print(stream: TextIO | None, lines: tuple[str, ...]) -> None:
     if stream is not None:
-        stream.write("".join(f"{shown(line, LONGEST)}\n" for line in lines))
+        stream.write("".join(f"{as_line(line, LONGEST)}\n" for line in lines))
         stream.flush()
 
 

@@ -1,5 +1,6 @@
 """Progress bars, on a terminal and in a notebook only: elsewhere the log lines suffice."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     monitor_interval = 0  # otherwise tqdm starts a thread, and warns if the system refuses it
 
     def __init__(self, *args: Any, desc: str, **options: Any) -> None:
-        options |= {"file": to_terminal(sys.stderr), "disable": False if NOTEBOOK else None}
+        hidden = bool(os.environ.get("TQDM_DISABLE")) or (False if NOTEBOOK else None)  # None: unless on a terminal
+        options |= {"file": to_terminal(sys.stderr), "disable": hidden}
         super().__init__(*args, desc=visible(desc, 60), **options)
 
     def __iter__(self) -> Iterator[Any]:

@@ -20,21 +20,21 @@ def exit_code(number: int) -> int:
 
 
 class Handlers:
-    """While in this context, calls `handle` with the number of each signal in `signals` that comes.
+    """While in this context, calls `handle` with the number of each signal in STOP_SIGNALS that comes.
 
     A signal that the process ignored from the start (SIGHUP under nohup) stays ignored, and one that a library handles
     is left to it. Outside the main thread, where Python cannot handle signals, the context does nothing. On entering it
     raises an earlier request that was lost.
     """
 
-    def __init__(self, handle: Callable[[int], None], signals: tuple[int, ...] = STOP_SIGNALS) -> None:
-        self._handle, self._signals = handle, signals
+    def __init__(self, handle: Callable[[int], None]) -> None:
+        self._handle = handle
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Handlers":
         Stopped.check()
         if threading.current_thread() is threading.main_thread():
-            for number in self._signals:
+            for number in STOP_SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._called)
         return self

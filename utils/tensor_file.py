@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from utils.memory_zip import open_zip
-from utils.plain_pickle import MalformedError, PlainUnpickler, malformed
+from utils.memory_zip import open_checked
+from utils.plain_pickle import PlainUnpickler, malformed
 from utils.text import visible
 
 LARGEST_PICKLE = 16 << 20  # bytes of the pickle, which has names and plain values; tensors are separate entries
@@ -39,14 +39,6 @@ _STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-
-
-class ForeignNameError(MalformedError):
-    """The pickle names a global that such a file does not need; `name` was neither imported nor run."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"it names {name}, which was not run")
-        self.name = name
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ def read_tensors(data: bytes, unpickler: "type[TensorUnpickler] | None" = None) 
         MalformedError: its pickle is too large or too long, names a foreign global, or does not fit the other entries.
         Exception: zipfile and the unpickler raise any type over a damaged file.
     """
-    with open_zip(data) as archive:
+    with open_checked(data) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             malformed("it is compressed, as torch.save never writes it")
@@ -106,7 +98,7 @@ class TensorUnpickler(PlainUnpickler):
             return _STORAGES[name]
         found = _FUNCTIONS.get(whole) or _DTYPES.get(whole)
         if found is None:
-            raise ForeignNameError(whole)
+            malformed(f"it names {whole}, which was not run")
         return found
 
     def load_reduce(self) -> None:

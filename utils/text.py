@@ -3,7 +3,7 @@
 import difflib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from utils.errors import ConfigError
@@ -57,7 +57,7 @@ def csv_cell(value: object) -> object:
     return value
 
 
-def shown(text: str, limit: int) -> str:
+def as_line(text: str, limit: int) -> str:
     """As `visible`, but spaces stay, and newlines and tabs become escapes."""
     line = escaped(text[: limit + 1])
     return line if len(line) <= limit else line[: limit - 4] + " ..."
@@ -70,6 +70,23 @@ def escaped(text: str, but: str = "") -> str:
     return "".join(
         char if char.isprintable() or char in but else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def first_of(texts: Iterable[str], most: int = 20) -> str:
+    """The first `most` texts in one line, each cut to fit into a message, and the number of the others."""
+    every = list(texts)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(visible(text, 80) for text in every[:most]) + more
+
+
+def quoted(names: Iterable[object], most: int = 8) -> str:
+    """`first_of` for names, or other values, from a stranger's file: each in quotation marks, or "nothing"."""
+    return first_of((repr(visible(_text(name), 60)) for name in names), most) or "nothing"
+
+
+def _text(name: object) -> str:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text if isinstance(text, str) else f"{type(text).__name__} {text}"
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:

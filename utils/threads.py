@@ -1,8 +1,9 @@
 """Runs a function in a thread beside other work."""
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -12,35 +13,9 @@ T = TypeVar("T")
 def in_thread(function: Callable[..., T], *arguments: Any) -> Iterator[Callable[[], T]]:
     """Call `function` in a thread while the context runs. The yielded function waits for it and returns its value, or
     raises its error. If no thread can be started, that function calls `function` itself."""
-    outcome: list[Callable[[], T]] = []
-
-    def call() -> None:
+    with ThreadPoolExecutor(1) as pool:
         try:
-            value = function(*arguments)
-            outcome.append(lambda: value)
-        except BaseException as error:
-            failure = error
-            outcome.append(lambda: _throw(failure))
-
-    thread: threading.Thread | None = threading.Thread(target=call)
-    try:
-        thread.start()  # type: ignore[union-attr]
-    except RuntimeError:  # the system refuses another thread
-        thread = None
-
-    def wait() -> T:
-        if thread is not None:
-            thread.join()
-        elif not outcome:
-            call()
-        return outcome[0]()
-
-    try:
+            wait: Callable[[], T] = pool.submit(function, *arguments).result
+        except RuntimeError:  # the system refuses another thread
+            wait = partial(function, *arguments)
         yield wait
-    finally:
-        if thread is not None:
-            thread.join()
-
-
-def _throw(error: BaseException) -> Any:
-    raise error
