@@ -80,6 +80,8 @@ def _next_problem(loc: Sequence[str | int], values: dict[str, Any], keys: Sequen
     """The problem that is left at `loc` after the user has followed the advice `form`; empty if there is none."""
     try:
         changed = _replaced(values, keys, json.loads(form.removeprefix(ADVICE)))
+        if changed == values:  # it is what was given
+            return ""
         Config.model_validate(changed)
     except json.JSONDecodeError:  # the advice is not a value
         return ""
@@ -178,7 +180,8 @@ def _fields_at(keys: Sequence[str]) -> list[FieldInfo]:
 def kinds_at(keys: Sequence[str]) -> set[Any]:
     """The plain types that may stand at that path, {str, NoneType} for trainer.amp; none where no setting is."""
     kinds = set().union(*(_kinds(field.annotation) for field in _fields_at(keys)))
-    return kinds | {NoneType} if kinds and keys[-1] in NULL_IS_UNSET else kinds
+    has_types = len(types_of(Config.model_fields[keys[0]].annotation)) > 1 if kinds else False
+    return kinds | {NoneType} if has_types and keys[-1] in NULL_IS_UNSET else kinds
 
 
 def _kinds(annotation: Any) -> set[Any]:

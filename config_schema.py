@@ -101,6 +101,20 @@ NULL_IS_UNSET = frozenset(
 )
 
 
+#: Settings of a machine, its places and what is saved when, on which no result depends.
+NO_RESULT_DEPENDS_ON = (
+    "name",
+    "data_loader.args.in_memory",
+    "trainer.device",
+    "trainer.keep_freed_memory",
+    "trainer.lost_after_minutes",
+    "trainer.save_dir",
+    "trainer.save_every_minutes",
+    "trainer.save_period",
+    "trainer.tensorboard",
+)
+
+
 def _without_unset(block: Any) -> Any:
     if not isinstance(block, dict):
         return block

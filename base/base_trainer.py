@@ -49,7 +49,6 @@ class BaseTrainer(ABC, Generic[State]):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0  # spent on the epoch in progress before the last resume
         self.remarks: list[str] = []  # changes since the checkpoint, logged once the log is open
-        self.best_may_be_another = False  # whether the monitor differs from the checkpoint's
         self._started = 0.0
         self._saved = (-1, time.monotonic())  # step and time of the newest save
         self._csv_is_whole = True
@@ -128,9 +127,9 @@ class BaseTrainer(ABC, Generic[State]):
                     self.log.info(self._how_it_ended())
                 self.finish()
             except NonFiniteLossError as error:
-                self.world.agreed_to_end = True  # the loss of all processes together
                 if self.world.first:
                     write_divergence(self.folder, error.epoch, error.step)
+                self.world.common(error)  # the loss is that of all processes together
                 raise
             finally:
                 self.board.close()
@@ -183,8 +182,9 @@ class BaseTrainer(ABC, Generic[State]):
                 on_epoch(dict(row))
         except StopTraining:
             self._agree(END)
-        except BaseException:
+        except BaseException as error:
             self._agree(FAILED)
+            self.world.common(error)
             raise
         else:
             self._agree(GO_ON)
@@ -199,12 +199,9 @@ class BaseTrainer(ABC, Generic[State]):
         self.told_to_stop = outcome == END
         if outcome != GO_ON:
             self._save_if_behind()
-        self.world.agreed_to_end = outcome == FAILED
         if outcome == FAILED != own:
-            raise ProcessError(
-                f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why; the "
-                "epoch is saved. Go on with -r auto"
-            )
+            said = f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why"
+            raise self.world.common(ProcessError(f"{said}; the epoch is saved. Go on with -r auto"))
 
     def _save_if_behind(self) -> None:
         if self._saved[0] != self.global_step:
@@ -226,13 +223,10 @@ class BaseTrainer(ABC, Generic[State]):
         return minutes is not None and step != self.global_step and time.monotonic() - when >= 60.0 * minutes
 
     def _stop(self, number: int) -> NoReturn:
-        self.world.agreed_to_end = True
         where = f"after epoch {self.epoch}" + (f" and {self.batch} batches" if self.batch else "")
-        raise Stopped(
-            exit_code(number),
-            f"stopped by {signal.Signals(number).name} {where}; saved. "
-            f"Go on with: python train.py -r auto --run-dir {shlex.quote(str(self.folder))}",
-        )
+        said = f"stopped by {signal.Signals(number).name} {where}; saved"
+        again = f"python train.py -r auto --run-dir {shlex.quote(str(self.folder))}"
+        raise self.world.common(Stopped(exit_code(number), f"{said}. Go on with: {again}"))
 
     def _write_csv(self) -> None:
         """Write the tables. A failure is a warning: checkpoints hold the history, and the next epoch tries again."""

@@ -152,7 +152,11 @@ def load_grid(path: Path) -> Grid:
     if count > MOST_CELLS:
         raise ConfigError(f"{path}: {count:,} runs, which are more than {MOST_CELLS:,}; make several grids of it")
     folder = user_path(file.save_dir) / file.name
-    return Grid(file.name, folder, tuple(_cells(file, path, folder)), tuple(file.notes))
+    cells = tuple(_cells(file, path, folder))
+    for name, uses in Counter(cell.name for cell in cells).items():
+        if uses > 1:
+            raise ConfigError(f"{path}: {uses} of its runs have the name {name}; name datasets or arms otherwise")
+    return Grid(file.name, folder, cells, tuple(file.notes))
 
 
 def _cells(file: GridFile, path: Path, folder: Path) -> Iterator[Cell]:

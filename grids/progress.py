@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from config_schema import NO_RESULT_DEPENDS_ON
 from grids.plan import Cell, Grid
 from parse_config import LARGEST_CONFIG, load_config
 from utils import strict_json
@@ -160,8 +161,7 @@ def _share(states: list[str]) -> str:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings that a result depends on, by dotted key."""
-    ignored = {"name", "trainer.save_dir", "trainer.device", "trainer.tensorboard", "trainer.save_every_minutes"}
-    ignored.add("weights.sha256")  # which a run notes
+    ignored = {*NO_RESULT_DEPENDS_ON, "weights.sha256"}  # which a run notes
     return {key: value for key, value in flat(config) if key not in ignored}
 
 

@@ -253,6 +253,25 @@ def test_42_only_the_best_checkpoint_is_left(copy: Path, capsys: pytest.CaptureF
     assert (copy / "metrics.csv.abandoned").read_bytes() == before
 
 
+@pytest.mark.parametrize("monitor", ["off", "max train_loss"])
+def test_42_rows_before_the_first_checkpoint_are_made_again(coco_dir: Path, tmp_path: Path, monitor: str) -> None:
+    """A run that is killed before its first checkpoint has rows, and perhaps the best one."""
+    options = (f"trainer.monitor={monitor}", "trainer.save_period=4", "trainer.epochs=5")
+    assert run(*coco(coco_dir, tmp_path / "straight", *options)) == 0
+    if monitor != "off":
+        assert read(tmp_path / "straight" / "model_best.pth")["epoch"] == 1
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "straight", killed)
+    for path in killed.glob("checkpoint-*.pth"):
+        path.unlink()
+    lines = (killed / "metrics.csv").read_text().splitlines(keepends=True)
+    (killed / "metrics.csv").write_text("".join(lines[:4]))
+    assert run(*coco(coco_dir, killed, *options), "-r", "auto") == 0
+    assert [row | {"seconds": ""} for row in rows(killed)] == [
+        row | {"seconds": ""} for row in rows(tmp_path / "straight")
+    ]
+
+
 def test_42_an_old_checkpoint_beside_a_long_table(copy: Path, capsys: pytest.CaptureFixture) -> None:
     table = copy / "metrics.csv"
     last = table.read_text().splitlines()[-1].partition(",")[2]

@@ -1,5 +1,6 @@
 """Several processes that train one model, and what becomes of them. The numbers are those of docs/faults.md."""
 
+import json
 import os
 import signal
 import socket
@@ -140,6 +141,26 @@ def test_36_an_error_of_on_epoch_saves_the_epoch_and_ends_both(
     assert "".join(said).startswith(second_says), second
     assert "gone" not in first.out + second.out
     assert saved_and_whole(tmp_path / "run")["epoch"] == 1
+
+
+def test_36_an_error_of_one_process_alone_ends_both(coco_dir: Path, tmp_path: Path) -> None:
+    fails = "import trainer.trainer; trainer.trainer.Trainer.run_epoch = None"
+    first, second = from_python(coco_dir, tmp_path, fails, "trainer.lost_after_minutes=100")
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert "raised: TypeError" in first.out
+    assert "raised: ProcessError process 1 of 2: another process has gone" in second.out
+
+
+def test_36_the_first_loss_of_any_process_that_is_not_finite_is_told(coco_dir: Path, tmp_path: Path) -> None:
+    """That of the first process alone, and one step later, through the gradients, that of the second."""
+    spoils = "sys._getframe(2).f_locals['self'].model.head.bias.data.fill_(float('nan'))"
+    first, second = from_python(coco_dir, tmp_path, spoils, "trainer.save_period=1")
+    assert "NonFiniteLossError" in first.out
+    assert "NonFiniteLossError" in second.out
+    assert (
+        json.loads((tmp_path / "run" / "diverged.json").read_text())["step"]
+        == saved_and_whole(tmp_path / "run")["global_step"] + 1
+    )
 
 
 @pytest.mark.parametrize(

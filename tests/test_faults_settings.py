@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from config_schema import types_of
+from config_schema import NO_RESULT_DEPENDS_ON, types_of
 from grids.plan import load_grid
 from grids.slurm import _ALLOWED, _SET_BY_GRID, _executor, parameters_of
 from models.compiled import compiled
@@ -25,7 +25,7 @@ from tests.conftest import ROOT, same_tree
 from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
-from trainer.changes import NOT_REPORTED, ORDER, changes, check_function, check_order, report_lines
+from trainer.changes import ORDER, changes, check_function, check_order, report_lines
 from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
@@ -280,8 +280,9 @@ def within(coco_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             "data_loader.args.batch_size=10",
-            "another one: data_loader.args.batch_size 8 -> 10; set it back, or ",
+            "would not fit together: data_loader.args.batch_size 8 -> 10; set it back, or ",
         ),
+        ('metrics=["accuracy"]', 'together: metrics ["accuracy", "top5_accuracy"] -> ["accuracy"]; set it back'),
         ("seed=13", "set "),  # which other splits are refused for as well
     ],
 )
@@ -373,14 +374,14 @@ def test_56_no_setting_falls_through() -> None:
     for key, value in config.settings().items():
         since = {key: (value, "changed")}
         lines = report_lines(since, config, config, state, 5)
-        assert lines == [] if key in NOT_REPORTED else lines[0].startswith(f"changed since: {key} "), key
+        assert lines == [] if key in NO_RESULT_DEPENDS_ON else lines[0].startswith(f"changed since: {key} "), key
         for refused, check in (
             (key.startswith("arch."), partial(check_function, since, 10, "test")),
             (key in ORDER, partial(check_order, state, since, config, 160, 1, "test")),
         ):
             with pytest.raises(CheckpointError) if refused else contextlib.nullcontext():
                 check()
-    assert {*ORDER, *NOT_REPORTED} <= config.settings().keys()
+    assert {*ORDER, *NO_RESULT_DEPENDS_ON} <= config.settings().keys()
 
 
 # --- 63 ------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from utils.files import read_file
 from utils.keys import short_names
 from utils.lock import FolderLock
 
+BN, COCO = {"arch.args.norm": "bn"}, {"config": str(ROOT / "configs" / "coco_bn_0noise.json")}
 SHIPPED = sorted((ROOT / "configs" / "grids").glob("*.json"))
 
 
@@ -145,6 +146,10 @@ def test_an_arm_may_have_a_name_of_its_own_and_a_dataset_arms_of_its_own() -> No
         ({"sweep": {"optimizer.args.lr": [0.1, 0]}}, "coco_bn_20noise_lr0: "),
         ({"sweep": {"optimizer.args.rate": [0.1]}}, "unknown key 'optimizer.args.rate'"),
         ({"sweep": {"seed": [1, 2]}}, "seed cannot be among the settings"),
+        (
+            {"datasets": ["x", "x_bn"], "arms": ["a", "bn_a"], "by_arm": {"a": BN, "bn_a": BN}, **COCO},
+            "2 of its runs have the name x_bn_a_20noise/seed1; name datasets or arms otherwise",
+        ),
         ({"sweep": {"seed=3 x": [1]}}, "'seed=3 x' is no key of a setting"),
         ({"sweep": {key: [*range(1000)] for key in "abcd"}}, "4,000,000,000,000 runs, which are more than 10,000"),
     ],

@@ -84,8 +84,9 @@ def test_a_run_has_the_results_of_its_folder_and_leaves_the_process_as_it_was(tm
     assert not result.model.training
 
 
-def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was() -> None:
-    before = torch._dynamo.config.recompile_limit
+def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = 8
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", before)
     with in_this_process(Callback(None)):
         compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
         assert torch._dynamo.config.recompile_limit == MOST_GRAPHS != before

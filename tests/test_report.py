@@ -234,6 +234,19 @@ def test_the_dataset_is_the_name_without_arm_and_noise() -> None:
     assert labelled("my experiment") == "TinyCOCO"
 
 
+def test_a_grid_s_arms_have_the_names_that_it_gives_them(tmp_path: Path) -> None:
+    arms = ("bn", "wide", "bn_lr0.05")
+    planned(tmp_path, "cifar10", arms, (0,), SEEDS)
+    for arm in arms:
+        for seed in SEEDS:
+            name = f"cifar10_{arm}_0noise"
+            write_run(tmp_path / name / f"seed{seed}", config(name, "bn", 0.0, seed, 4), {"test_accuracy": [0.5] * 4})
+    results = read_results([tmp_path])
+    assert results.datasets == ["cifar10"]
+    assert sorted(results.arms("cifar10", 0.0)) == sorted(arms)
+    assert not results.missing
+
+
 def test_a_variant_of_an_arm_is_an_arm_of_its_own() -> None:
     named = {"cifar10_bn_clipped_0noise": "bn_clipped", "cifar10_bn_0noise": "bn", "mine": "bn"}
     for name, arm in named.items():

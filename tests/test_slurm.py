@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from grids.plan import Cell, load_grid
-from grids.progress import standing
+from grids.progress import FINISHED, log_path, standing
 from grids.running import command
-from grids.slurm import _threads
+from grids.slurm import SlurmRun, _exit_path, _threads
 from tests.conftest import ROOT, program
 from tests.own_slurm import slurm, why_not
 from tests.test_faults_processes import start_two
@@ -201,6 +201,20 @@ def test_a_failed_job_is_told_of(tmp_path: Path, coco_dir: Path, cluster: dict[s
     assert ended.stderr.count("\n") == 1
     assert "1 of 2 runs failed: coco_bn_20noise/seed1; exit code 6: error: the loss became NaN" in ended.stderr
     assert standing(load_grid(path).cells[1]).finished
+
+
+def test_a_job_that_ended_well_is_finished_though_its_last_rows_cannot_be_seen_yet(
+    tmp_path: Path, coco_dir: Path
+) -> None:
+    slurm = SlurmRun.__new__(SlurmRun)  # whose constructor asks for Slurm
+    slurm.grid = load_grid(write_grid(tmp_path, coco_dir, seeds=[1]))
+    slurm.states = {}
+    cell = slurm.grid.cells[0]
+    place = _exit_path(log_path(slurm.grid, cell))
+    place.parent.mkdir(parents=True)
+    place.write_text("0")
+    slurm._tell(cell, "1")
+    assert slurm.states == {cell: FINISHED}
 
 
 @needs_slurm

@@ -497,6 +497,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(
     assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == before
 
 
+def test_the_best_so_far_is_kept_where_a_run_goes_back(finished: Path, tmp_path: Path) -> None:
+    """A later epoch was better, and its weights are set aside; if all fails from there on, the best before are left."""
+    folder = tmp_path / "run"
+    options = ("trainer.epochs=3", "trainer.monitor=min train_loss")
+    config = json.loads((finished / "config.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert run("-c", tmp_path / "c.json", "--run-dir", folder, *options) == 0
+    assert read(folder / "model_best.pth")["epoch"] == 3
+    assert run("-r", folder / "checkpoint-epoch2.pth", "trainer.epochs=4", "optimizer.args.lr=1e30") == 6
+    assert read(folder / "model_best.pth")["epoch"] == 2
+
+
 def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_saved(
     coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

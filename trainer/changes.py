@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from config_schema import Config
+from config_schema import NO_RESULT_DEPENDS_ON, Config
 from data_loader.batches import batch_bounds
 from trainer.optim import Step, rate_of
 from trainer.state import RunState
@@ -10,17 +10,8 @@ from utils.errors import CheckpointError
 from utils.text import shortened
 
 FUNCTION = "arch."  # prefix of the settings that define the model's function; they may never change
-#: Settings that change the order of the images at the same splits; they may change only between two epochs.
-ORDER = ("seed", "data_loader.args.batch_size")
-#: Settings of a machine and its places, on which no result depends. Settings in none of these three are reported.
-NOT_REPORTED = (
-    "name",
-    "data_loader.args.in_memory",
-    "trainer.save_dir",
-    "trainer.device",
-    "trainer.tensorboard",
-    "trainer.keep_freed_memory",
-)
+#: Settings that an epoch has from its start: they make the order of the images, or are what is added up over them.
+ORDER = ("seed", "data_loader.args.batch_size", "metrics")
 WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
 
 #: A setting's dotted key -> (its old value, its new value).
@@ -34,8 +25,8 @@ def changes(saved: Config, now: Config) -> Changes:
 
 
 def check_order(state: RunState, since: Changes, now: Config, images: int, processes: int, source: str) -> None:
-    """Raise CheckpointError if `state` is within an epoch and the order of images has changed: the rest of the epoch
-    would skip images or repeat them. `images` is the size of the training split."""
+    """Raise CheckpointError if `state` is within an epoch whose rest would skip images, repeat them, or be measured
+    otherwise than its beginning. `images` is the size of the training split."""
     if state["batch"] == 0:
         return
     wrong = {key: since[key] for key in ORDER if key in since}
@@ -46,7 +37,7 @@ def check_order(state: RunState, since: Changes, now: Config, images: int, proce
             wrong = {WORLD_SIZE: (before, processes)}
     if wrong:
         raise CheckpointError(
-            f"{source}: it was saved within epoch {state['epoch'] + 1}, the order of which would be another one: "
+            f"{source}: it was saved within epoch {state['epoch'] + 1}, whose parts would not fit together: "
             f"{listed(wrong)}; set it back, or go on from an epoch's end, where it may change"
         )
 
@@ -74,7 +65,7 @@ def report_lines(since: Changes, saved: Config, now: Config, state: RunState, ba
     """Lines that report the changed settings and a changed learning rate of the next step. `batches` are those of an
     epoch."""
     lines = []
-    reported = {key: both for key, both in since.items() if key not in NOT_REPORTED}
+    reported = {key: both for key, both in since.items() if key not in NO_RESULT_DEPENDS_ON}
     if reported:
         lines.append(f"changed since: {listed(reported)}")
     epoch, history = state["epoch"], state["history"]

@@ -135,7 +135,8 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
                 raise
             get_logger().warning("%s; trying an older one", error)
             continue
-        if candidates == [folder / BEST_NAME] and rows_of_metrics(Folder(folder)) > state["epoch"]:
+        rows, period = rows_of_metrics(Folder(folder)), state["config"]["trainer"].get("save_period", 1)
+        if candidates == [folder / BEST_NAME] and rows > state["epoch"] and rows >= period:
             raise CheckpointError(
                 f"{folder}: of its checkpoints only {BEST_NAME} is left, after epoch {state['epoch']}, and metrics.csv "
                 f"has more; -r {candidate} goes back to it and keeps that table aside"
@@ -144,9 +145,10 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
         return Start(config, folder, state, str(candidate), True, request.names_data_of(config))
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
-    refuse_to_lose_tables(Folder(folder))
+    config = _config(request, folder, None, "")
+    refuse_to_lose_tables(Folder(folder), config.trainer.save_period)
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
-    return Start.afresh(_config(request, folder, None, ""), folder, in_place=True)
+    return Start.afresh(config, folder, in_place=True)
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:

@@ -25,6 +25,7 @@ from trainer.identity import (
     keep_identity,
     may_go_on_in,
     read_identity,
+    rows_of_metrics,
     set_strangers_aside,
     strangers,
     tables,
@@ -86,10 +87,10 @@ def refuse_what_is_there(folder: Folder) -> None:
         raise FileSystemError(f"{folder} holds what is not a run's ({listed}); choose another, or an empty folder")
 
 
-def refuse_to_lose_tables(folder: Folder) -> None:
+def refuse_to_lose_tables(folder: Folder, save_period: int = 1) -> None:
     """Raise CheckpointError if a new run in `folder` would overwrite the results of an earlier one."""
     found = tables(folder)
-    if found:
+    if found and rows_of_metrics(folder) >= save_period:  # with fewer it was killed before its first checkpoint
         raise CheckpointError(
             f"{folder} holds the results of a run ({', '.join(found)}) whose checkpoints are gone; a run that started "
             "there would write over them: choose another --run-dir, or move the folder away"

@@ -60,9 +60,9 @@ def begin(trainer: Trainer, start: Start) -> None:
 
 
 def _make_best(trainer: Trainer, start: Start) -> None:
-    """Update model_best.pth if `trainer.monitor` has changed; it would hold the best epoch of another monitor."""
+    """Make model_best.pth that of the best epoch: the monitor may have changed, or a later best been set aside."""
     column, best = trainer.monitor.column, trainer.monitor.best
-    if trainer.best_may_be_another and column is not None and best is not None:
+    if column is not None and best is not None:
         epoch = best_epoch(trainer.history, column, best)
         line = make_best(trainer.folder, epoch, trainer.loop.monitor, Path(start.source))
         trainer.remarks += [line] if line else []

@@ -44,7 +44,7 @@ from utils.stopping import Handlers
 from utils.text import visible
 from utils.world import World
 
-NONE_YET = -1
+NONE_YET = 2**62  # a step that no run comes to
 
 
 class Trainer(BaseTrainer[RunState]):
@@ -241,7 +241,6 @@ class Trainer(BaseTrainer[RunState]):
         # find the best epoch again: this config's monitor may differ from the checkpoint's
         column = self.monitor.column or ""
         self.monitor = self.new_monitor().add_all(row.get(column) for row in self.history)
-        self.best_may_be_another = "trainer.monitor" in since
         self.meter.load_state_dict(state["partial_sums"])
         self.diagnostic_rows = [dict(row) for row in state.get("diagnostics", [])]
         if self.diagnostics is not None:
@@ -261,7 +260,7 @@ class Trainer(BaseTrainer[RunState]):
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))
 
     def check_finite(self) -> None:
-        step = self.world.largest(int(self.bad_step))
+        step = -self.world.largest(-int(self.bad_step))  # the first of all processes
         if step != NONE_YET:
             raise self._diverged(self.epoch + 1, step + 1)
 

@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from utils.errors import ConfigError, ProcessError, Stopped, UserError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 # How long the others wait for a process that says nothing. A dead process closes its connections, and is noticed at
 # once; a machine that loses its network or its power does not.
 JOINING = timedelta(minutes=5)  # torchrun starts all of them together
@@ -47,8 +48,8 @@ class World:
         # For gradients and buffers; None is torch's own group. On GPUs it is that: SyncBatchNorm uses it too, two
         # groups of NCCL could block each other, and NCCL, which ends a process by a signal, is to be more patient.
         self._tensors: Any = None
-        #: All processes end at one point, so an error says nothing of the others.
-        self.agreed_to_end = False
+        self._nccl = False  # whether the GPUs communicate
+        self._common: BaseException | None = None  # an error that all processes end with, at one point
         self._after = contextlib.ExitStack()  # what to put back in this process
 
     @property
@@ -81,9 +82,10 @@ class World:
         self._after.close()
         if self._group is None:
             return
-        if error is None or self.agreed_to_end:
+        together = error is None or error is self._common
+        if together or not self._nccl:  # one process alone would wait in NCCL for the others
             dist.destroy_process_group()
-        elif isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        if not together and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             text = str(error)
             if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
                 raise ProcessError(
@@ -98,6 +100,7 @@ class World:
         """From here on, a process that keeps the others waiting for so many minutes counts as lost, and they raise."""
         if self.size > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(minutes=minutes))
+            self._nccl = device.type == "cuda"
             if device.type == "cpu":
                 self._tensors = self._group
 
@@ -115,12 +118,14 @@ class World:
             except UserError as error:
                 failed, outcome = error, [None, error.exit_code]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
-        self.agreed_to_end = bool(outcome[1])
-        if failed is not None:
-            raise failed
         if outcome[1]:
-            raise FirstFailed(outcome[1])
+            raise self.common(failed or FirstFailed(outcome[1]))
         return cast(T, value if self.first else outcome[0])
+
+    def common(self, error: E) -> E:
+        """`error`, with which all processes end at this point, so that it says nothing of the others."""
+        self._common = error
+        return error
 
     def first_then_others(self, function: Callable[[], T]) -> T:
         """Call `function` in the first process, then in the others, which may use files that it made."""

@@ -1,14 +1,14 @@
 """Writes the files of the report on folders of runs."""
 
 import os
-import shutil
 import signal
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reporting.figures.style import TITLE
 from reporting.render.html import html
@@ -98,7 +98,8 @@ def write_report(results: Results, folder: Path, warn: Callable[[str], object] =
         files = _files(results, _with_pictures(blocks, warn))
         (folder / NAME).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            beside = {place: stack.enter_context(_beside(folder / place)) for place in (".", NAME)}
+            stage = partial(TemporaryDirectory, ".tmp", f".{NAME}.", ignore_cleanup_errors=True)  # beside their places
+            beside = {place: Path(stack.enter_context(stage(folder / place))) for place in (".", NAME)}
             staged = {folder / path: beside[str(Path(path).parent)] / Path(path).name for path in files}
             for path, text in files.items():
                 write_atomically(staged[folder / path], text.encode())
@@ -139,16 +140,6 @@ def _remove_old(folder: Path, new: set[Path]) -> None:
     for old in sorted(folder.glob("*.svg")):
         if old.name.startswith(FIGURES) and old not in new and _written_by_report(old):
             old.unlink()
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, from which files are moved to their places by renaming."""
-    place = Path(tempfile.mkdtemp(prefix=f".{NAME}.", suffix=".tmp", dir=folder))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

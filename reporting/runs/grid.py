@@ -44,7 +44,9 @@ def read_grid(folders: list[Path]) -> Plan:
         try:
             grid = strict_json.loads(read_file(path, LARGEST_GRID).decode("utf-8-sig"))
             found = [
-                Place(_wanted(cell), (root, (below / str(cell["folder"])).as_posix()), cell.get("sweep", {}))
+                Place(
+                    _wanted(cell), (root, (below / str(cell["folder"])).as_posix()), cell.get("sweep", {}), cell["arm"]
+                )
                 for cell in grid["cells"]
             ]
             told = grid.get("notes", [])

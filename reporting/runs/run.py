@@ -43,6 +43,7 @@ class Place(NamedTuple):
     want: Wanted
     folder: tuple[int, str]
     sweep: Mapping[str, Any]
+    arm: str = ""
 
 
 def in_search(dataset: str) -> str:
@@ -91,6 +92,7 @@ class Run:
     data: Data | None = None
     diverged: int | None = None
     sweep: Mapping[str, Any] = field(default_factory=dict)
+    planned_arm: str = ""  # by the grid's own name; empty if no grid planned it
 
     @cached_property
     def dataset(self) -> str:
@@ -134,7 +136,8 @@ class Run:
     def _name_parts(self) -> re.Match[str] | None:
         """The match of <dataset>_<arm>_<N>noise, where the arm is a norm, or the run's own norm and a suffix."""
         own = re.escape(self.config["arch"]["args"]["norm"])
-        arms = "|".join([rf"{own}_[a-z0-9]+", *sorted({own, *map(re.escape, ARMS)}, key=len, reverse=True)])
+        planned = [re.escape(self.planned_arm)] if self.planned_arm else []
+        arms = "|".join([*planned, rf"{own}_[a-z0-9]+", *sorted({own, *map(re.escape, ARMS)}, key=len, reverse=True)])
         return re.fullmatch(rf"(.+?)_({arms})_[0-9.]+noise", self.config["name"])
 
     @property
@@ -146,6 +149,8 @@ class Run:
     def own_arm(self) -> str:
         """The norm; of a variant, such as a control, its name in the run's name."""
         norm, match = self.config["arch"]["args"]["norm"], self._name_parts
+        if self.planned_arm:
+            return plain(self.planned_arm)
         return plain(match[2] if match and match[2].startswith(f"{norm}_") and match[2] not in ARMS else norm)
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config_schema import Config
+from config_schema import NO_RESULT_DEPENDS_ON, Config
 from reporting.runs.run import Key, Run
 from reporting.runs.words import LONGEST, first_of, percent, plain
 from utils.keys import flat, value_at
@@ -17,19 +17,7 @@ from utils.keys import flat, value_at
 #: A setting that an arm has of its own.
 _OF_AN_ARM = "trainer.clip_grad_norm"
 #: Settings that a cell or a machine has of its own; runs that differ in others are not quite comparable.
-_OWN = {
-    "name",
-    "seed",
-    "arch.args.norm",
-    "data_loader.args.in_memory",
-    "label_noise.rate",
-    "trainer.diagnostics",
-    "trainer.keep_freed_memory",
-    "trainer.save_dir",
-    "trainer.save_every_minutes",
-    "trainer.save_period",
-    "trainer.tensorboard",
-}
+_OWN = {*NO_RESULT_DEPENDS_ON, "seed", "arch.args.norm", "label_noise.rate", "trainer.diagnostics"}
 MOST_SETTINGS = 20  # that are named where runs differ
 
 

@@ -92,15 +92,15 @@ def smallest_error(value: Interval, decides: Callable[[Interval], bool]) -> floa
     return high
 
 
-def holm(errors: Sequence[float], level: float = 1.0 - CONFIDENCE) -> list[float | None]:
+def holm(errors: Sequence[float]) -> list[float | None]:
     """The level at which each of m errors may decide, None if it may not: Holm 1979, Scand. J. Stat. 6, 65-70.
 
-    The smallest error may decide at level / m, the next at level / (m - 1) and so on, up to the first error above its
+    The smallest error may decide at 5 % / m, the next at 5 % / (m - 1) and so on, up to the first error above its
     level.
     """
     allowed: list[float | None] = [None] * len(errors)
     for rank, index in enumerate(sorted(range(len(errors)), key=lambda index: errors[index])):
-        share = level / (len(errors) - rank)
+        share = (1.0 - CONFIDENCE) / (len(errors) - rank)
         if errors[index] > share:
             break
         allowed[index] = share

@@ -138,8 +138,13 @@ def sort_into_cells(
 ) -> Results:
     """Sort `runs`. `wanted` are the planned runs with their folders; None takes each hole in the grid as missing."""
     warnings, places = list(warnings), list(wanted or ())
-    sweeps = {place.folder: place.sweep for place in places if place.sweep}
-    runs = [replace(run, sweep=sweeps.get((run.root, run.folder), {})) for run in runs] if sweeps else runs
+    planned = {place.folder: place for place in places}
+    runs = [
+        replace(run, sweep=place.sweep, planned_arm=place.arm)
+        if (place := planned.get((run.root, run.folder))) is not None
+        else run
+        for run in runs
+    ]
     by_cell: dict[Key, dict[int, list[Run]]] = {}
     for run in runs:
         by_cell.setdefault(run.key, {}).setdefault(run.seed, []).append(run)
@@ -204,8 +209,8 @@ def _absent(wanted: list[Place], runs: list[Run], have: set[Wanted]) -> list[Wan
     If a run lies in the folder that the grid names, the grid's name for its dataset counts as the run's own.
     """
     folders = {(run.root, run.folder): run for run in runs}
-    labels = {want.key.dataset: folders[folder].dataset for want, folder, _ in wanted if folder in folders}
-    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder, _ in wanted)
+    labels = {want.key.dataset: folders[folder].dataset for want, folder, *_ in wanted if folder in folders}
+    named = ((want._replace(key=_named(want.key, labels)), folder) for want, folder, *_ in wanted)
     return [want for want, folder in named if folder not in folders and want not in have]
 
 
