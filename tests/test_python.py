@@ -84,13 +84,12 @@ def test_a_run_has_the_results_of_its_folder_and_leaves_the_process_as_it_was(tm
     assert not result.model.training
 
 
-def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = 8
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", before)
-    with in_this_process(Callback(None)):
-        compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
-        assert torch._dynamo.config.recompile_limit == MOST_GRAPHS != before
-    assert torch._dynamo.config.recompile_limit == before
+def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was() -> None:
+    with torch._dynamo.config.patch(recompile_limit=8):
+        with in_this_process(Callback(None)):
+            compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
+            assert torch._dynamo.config.recompile_limit == MOST_GRAPHS
+        assert torch._dynamo.config.recompile_limit == 8
 
 
 def test_one_seed_is_one_history_in_a_thread_in_a_loop_and_after_an_error(tmp_path: Path) -> None:
