@@ -169,10 +169,10 @@ def step_of(arm: str, width: int, batch: int) -> Recorder:
     return recorder
 
 
-def layer_of(method: str, channels: int = 64, batch: int = 128, size: int = 32) -> tuple[int, int]:
+def layer_of(method: str) -> tuple[int, int]:
     """Kernels of one layer's forward and backward pass."""
-    layer = PreConv2d(channels, channels, 3, padding=1, method=method, device="meta")
-    x = torch.randn(batch, channels, size, size, device="meta").to(memory_format=torch.channels_last)
+    layer = PreConv2d(64, 64, 3, padding=1, method=method, device="meta")
+    x = torch.randn(128, 64, 32, 32, device="meta").to(memory_format=torch.channels_last)
     x.requires_grad_()
     layer(x)
     with recorded() as forward:

@@ -18,46 +18,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import interleaved, machine, medians, ratio, set_up
-from benchmarks.speed import Training
-from parse_config import load_config
+from benchmarks.speed import Training, quiet_trainer
 from trainer.checkpoint import CheckpointStore
 from trainer.checkpoint_file import serialise
-from trainer.environment import environment
-from trainer.state import FORMAT_VERSION, RunState
-from utils.columns import FIRST_COLUMNS, LAST_COLUMN, columns_of
+from trainer.state import RunState
 from utils.files import _check_written
-from utils.seeding import rng_state
 
 TRAIN, HELD_OUT, BATCH = 2720, 680, 128  # TinyCOCO's images: 80 % train, 10 % validate, 10 % test
-
-
-def full_state(training: Training, epoch: int) -> RunState:
-    """What Trainer.state_dict has, of the whole ResNet18 with SGD's momenta, after a run of some length."""
-    half = torch.arange(HELD_OUT // 2)
-    row = dict.fromkeys((*FIRST_COLUMNS, *columns_of(["top5_accuracy"]), LAST_COLUMN), 0.5)
-    return {
-        "format_version": FORMAT_VERSION,
-        "environment": environment(torch.device("cpu"), 1),
-        "config": load_config("configs/coco_bn_0noise.json").model_dump(),
-        "dataset_sha256": "0" * 64,
-        "classes": ["a"] * 10,
-        "splits": {"train": torch.arange(TRAIN), "val": half, "test": half},
-        "given_labels": torch.zeros(TRAIN + HELD_OUT, dtype=torch.int64),
-        "epoch": epoch,
-        "batch": 0,
-        "global_step": 22 * epoch,
-        "model": training.model.state_dict(),
-        "optimizer_type": "SGD",
-        "optimizer": training.optimizer.state_dict(),
-        "scheduler": {"last_epoch": epoch},
-        "scaler": {},
-        "best": 0.5,
-        "epochs_since_best": 0,
-        "partial_sums": {},
-        "history": [{**row, "epoch": i} for i in range(1, epoch + 1)],
-        "seconds": 0.0,
-        "rng": rng_state(),
-    }
 
 
 def plain_save(state: RunState, path: Path) -> None:
@@ -100,11 +67,11 @@ def main() -> None:
     args = parser.parse_args()
     set_up(args.threads)
     training = Training("bn", 64, BATCH, 32)
-    training.step()
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+    with quiet_trainer(TRAIN + HELD_OUT) as trainer, tempfile.TemporaryDirectory(dir=args.folder) as name:
+        trainer.train_step(next(iter(trainer.data.train.batches(1))))  # the optimizer makes its state
         folder = Path(name)
         store = CheckpointStore(folder)
-        state = full_state(training, 1)
+        state = trainer.state_dict()
         saves = {
             "plain": lambda: plain_save(state, folder / "plain.pth"),
             "ours": lambda: store.save(state, newest=True, best=False),

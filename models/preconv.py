@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from . import preconv_cost, preconv_export, preconv_fft, preconv_filter, preconv_operators
 from .preconv_constants import Geometry
-from .preconv_kept import KeptFilter, KeptSpectra, under_a_transform
+from .preconv_kept import KeptFilter, KeptSpectra, has_hooks, under_a_transform
 from .preconv_running import RunningPreconditioner, under_autocast, without_autocast
 
 
@@ -49,7 +49,8 @@ class Method(NamedTuple):
         if that would keep too much memory.
     keeps_kernels: what `prepare` makes depends on the weight, beside V.
     narrow: the products run in bfloat16 under bfloat16 autocast.
-    groups: there may be more than one group.
+    any_convolution: groups and dilation cost nothing, since they are left to torch's convolution; without it there is
+        one group.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Method(NamedTuple):
     prepare: Callable[[Tensor, Tensor, Tensor, int, int, int, int], KeptFilter | None] | None = None
     keeps_kernels: bool = False
     narrow: bool = False
-    groups: bool = True
+    any_convolution: bool = True
 
 
 FFT = Method("fft", preconv_fft.preconditioner, preconv_fft.filtered_conv)
@@ -73,7 +74,7 @@ METHODS = {
             preconv_operators.prepare,
             keeps_kernels=True,
             narrow=True,
-            groups=False,
+            any_convolution=False,
         ),
         Method("filter", preconv_operators.preconditioner, preconv_operators.conv_then_filter, preconv_filter.prepare),
     )
@@ -81,7 +82,7 @@ METHODS = {
 # "auto" computes V by the shorter way whatever the method.
 AUTO = {name: method._replace(preconditioner=preconv_operators.preconditioner) for name, method in METHODS.items()}
 EXPORT = Method("fft", preconv_export.preconditioner, preconv_export.filtered_conv)
-ANY_CONVOLUTION = ("fft", "filter")  # the methods that leave groups and dilation to torch's convolution
+ANY_CONVOLUTION = tuple(method.name for method in METHODS.values() if method.any_convolution)
 LARGEST_MATMUL_GRID = 130  # where costs are not known: a DFT by products grows with the cube of the grid's side
 
 
@@ -91,16 +92,20 @@ class AffinePart:
     """The affine part of a forward pass: from y (N, C_out, H', W') to the layer's output, of that shape.
 
     It holds the parameters of that pass, since those of the layer may be others in the backward pass
-    (torch.func.functional_call): weight (C_out, 1, k, k) and bias (C_out,), or none if there is no affine part, or if
-    it is in the kernels already. The output has `dtype`, and is contiguous if it is to be `dense`.
+    (torch.func.functional_call): weight (C_out, 1, k, k) and bias (C_out,), or none if there is no affine part, if it
+    is in the kernels already, or if it is to be called as a `module`, for its hooks. The output has `dtype`, and is
+    contiguous if it is to be `dense`.
     """
 
     parameters: tuple[Tensor, ...]
     dtype: torch.dtype
     dense: bool
+    module: nn.Conv2d | None = None
 
     def __call__(self, y: Tensor) -> Tensor:
-        if self.parameters:
+        if self.module is not None:
+            y = self.module(y.to(self.module.weight.dtype))
+        elif self.parameters:
             weight, bias = (parameter.to(y.dtype) for parameter in self.parameters)
             with without_autocast(y):
                 y = F.conv2d(y, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
@@ -214,7 +219,7 @@ class PreConv2d(RunningPreconditioner):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise the kernels as Conv2d does, and the affine part as the identity.
+        """Initialise the kernels as Conv2d does, and the affine part as the identity. Forget the running estimate.
 
         The reference leaves the affine part at Conv2d's random default, which scales each channel by about 0.33 and
         blurs it at random. With the identity the layer starts as the channel-wise isometry that the paper describes
@@ -225,6 +230,8 @@ class PreConv2d(RunningPreconditioner):
             assert self.affine.bias is not None
             nn.init.dirac_(self.affine.weight, groups=self.out_channels)
             nn.init.zeros_(self.affine.bias)
+        self._kept = None
+        self._forget_estimate()
 
     def forward(self, x: Tensor) -> Tensor:
         y, finish = self.split(x)
@@ -245,7 +252,8 @@ class PreConv2d(RunningPreconditioner):
         with without_autocast(x):
             y = self._filter(method, x.to(torch.bfloat16 if narrow else dtype), self.weight.to(dtype))
         parameters = self._affine_parameters() if self.kernel_size > 1 else ()
-        return y, AffinePart(parameters, y.dtype if autocast else self.weight.dtype, x.is_contiguous())
+        module = self.affine if self.affine is not None and has_hooks(self.affine) else None
+        return y, AffinePart(parameters, y.dtype if autocast else self.weight.dtype, x.is_contiguous(), module)
 
     def _filter(self, method: Method, x: Tensor, weight: Tensor) -> Tensor:
         grid = (x.shape[2] + self._reach, x.shape[3] + self._reach)
@@ -264,7 +272,7 @@ class PreConv2d(RunningPreconditioner):
         return method.filtered_conv(x, weight, v, self.stride, self.padding, self.dilation, self.groups)
 
     def _affine_parameters(self) -> tuple[Tensor, Tensor] | tuple[()]:
-        if self.affine is None:
+        if self.affine is None or has_hooks(self.affine):
             return ()
         assert self.affine.bias is not None
         return self.affine.weight, self.affine.bias
@@ -303,7 +311,7 @@ class PreConv2d(RunningPreconditioner):
     def evaluation_gain(self, grid: tuple[int, int]) -> Tensor:
         """The V (C_out, P1, P2 // 2 + 1) of evaluation on `grid`; give (1, 1) for k = 1. It updates nothing."""
         if not self._is_estimated_at(grid):
-            return preconv_fft.preconditioner(self.weight, grid, self.dilation)
+            return preconv_fft.preconditioner(self.weight.to(_wide(self.weight.dtype)), grid, self.dilation)
         assert self.running_preconditioner is not None
         return self.running_preconditioner
 

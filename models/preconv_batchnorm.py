@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .normed import Normed
 from .preconv import PreConv2d
-from .preconv_kept import under_a_transform
+from .preconv_kept import has_hooks, under_a_transform, under_saved_tensor_hooks
 
 
 class ConvNormBatchNorm(Normed):
@@ -18,6 +18,8 @@ class ConvNormBatchNorm(Normed):
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self
         assert isinstance(conv, PreConv2d)
+        if has_hooks(conv):
+            return norm(conv(x))
         y, affine = conv.split(x)
         z = affine(y)
         if (
@@ -26,6 +28,7 @@ class ConvNormBatchNorm(Normed):
             or torch.compiler.is_compiling()  # the compiler decides itself what to recompute
             or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or under_a_transform()  # torch.func refuses hooks on saved tensors
+            or under_saved_tensor_hooks()
         ):
             return norm(z)
         source, made = y.detach(), _identity(z)

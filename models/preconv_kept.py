@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 T = TypeVar("T")
@@ -25,6 +25,19 @@ def under_a_mode() -> bool:
 def under_a_transform() -> bool:
     """Whether a transform of torch.func (`vmap`, `grad`, ...) is active; torch has no public function for this."""
     return torch._C._are_functorch_transforms_active()
+
+
+def under_saved_tensor_hooks() -> bool:
+    """Whether hooks on saved tensors are active, as of torch.utils.checkpoint; torch has no public function for this.
+    Hooks inside them would take their place."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of `module` does more than its `forward`: pruning, weight_norm and FSDP hook into it."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def kept(build: Callable[..., T]) -> Callable[..., T]:

@@ -147,8 +147,8 @@ def _forward(x: Tensor, weight: Tensor, v: Tensor, stride: int, padding: int) ->
 def _operator(name: str, kernel: Callable[..., Any]) -> torch._ops.OpOverload:
     """Register `kernel`, without gradients, and return the operator.
 
-    It is what `torch.library.custom_op` does, except that its kernels import torch._dynamo at their first call, which
-    takes more than a second.
+    Unlike those of `torch.library.custom_op`, its kernels do not import torch._dynamo at their first call, which takes
+    more than a second; and there can be one of a name in a process.
     """
     qualified = f"{OPERATORS}::{name}"
     schema = torch.library.infer_schema(kernel, mutates_args=())

@@ -61,6 +61,13 @@ class RunningPreconditioner(nn.Module, ABC):
         self.register_buffer("running_preconditioner", running)
         self.register_buffer("num_batches_tracked", count)
 
+    def _forget_estimate(self) -> None:
+        """Set the estimate to none, of whatever shape it has."""
+        self._grid, self._counted = None, False
+        for buffer in (self.running_preconditioner, self.num_batches_tracked):
+            if buffer is not None:
+                buffer.zero_()
+
     def _is_estimated_at(self, grid: tuple[int, int]) -> bool:
         """Whether there is an estimate that belongs to `grid`."""
         running = self.running_preconditioner

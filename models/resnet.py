@@ -98,25 +98,14 @@ class ResNet(BaseModel):
 
 def resnet18(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
     """ResNet18 with a `norm` of NORMS and an `activation` of ACTIVATIONS. Raises ValueError for an unknown name."""
-    return _resnet(BasicBlock, (2, 2, 2, 2), norm, num_classes, width, activation)
+    return ResNet(BasicBlock, (2, 2, 2, 2), *parts(norm, activation), num_classes, width)
 
 
 def resnet34(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
     """ResNet34; see `resnet18`."""
-    return _resnet(BasicBlock, (3, 4, 6, 3), norm, num_classes, width, activation)
+    return ResNet(BasicBlock, (3, 4, 6, 3), *parts(norm, activation), num_classes, width)
 
 
 def resnet50(norm: str = "bn", num_classes: int = 10, width: int = 64, activation: str = "relu") -> ResNet:
     """ResNet50, with bottleneck blocks; see `resnet18`."""
-    return _resnet(Bottleneck, (3, 4, 6, 3), norm, num_classes, width, activation)
-
-
-def _resnet(
-    block: type[BasicBlock] | type[Bottleneck],
-    depths: tuple[int, int, int, int],
-    norm: str,
-    num_classes: int,
-    width: int,
-    activation: str,
-) -> ResNet:
-    return ResNet(block, depths, *parts(norm, activation), num_classes, width)
+    return ResNet(Bottleneck, (3, 4, 6, 3), *parts(norm, activation), num_classes, width)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 import config_schema
 from models.activations import ACTIVATIONS, SReLU
@@ -91,6 +93,44 @@ def test_any_norm_may_stand_behind_conv_norm(kind: str) -> None:
         (y**2).sum().backward()
         found.append([y, x.grad, *(parameter.grad for parameter in layer.parameters())])
     torch.testing.assert_close(found[0], found[1])
+
+
+def pruned(pair: type[nn.Sequential], kernel: int, part: str) -> nn.Sequential:
+    layer = pair(PreConv2d(3, 4, kernel, padding=kernel // 2), nn.BatchNorm2d(4))
+    prune.l1_unstructured(layer.get_submodule(part), "weight", 0.5)
+    return layer
+
+
+@pytest.mark.parametrize("part", ["0", "0.affine"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_hooks_of_a_layer_s_parts_are_called(kernel: int, part: str) -> None:
+    """Pruning computes the weight in such a hook, from what a state dict holds."""
+    x, found = torch.randn(4, 3, 8, 8), []
+    for pair in (ConvNormBatchNorm, nn.Sequential):
+        torch.manual_seed(1)
+        layer, other = pruned(pair, kernel, part), pruned(pair, kernel, part)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for _ in range(3):
+            layer(x).square().mean().backward()
+            optimizer.step()
+        other.load_state_dict(layer.state_dict())
+        found.append([layer.eval()(x), *layer.parameters()])
+        torch.testing.assert_close(other.eval()(x), found[-1][0])
+        assert (layer.get_submodule(part).weight == 0).sum() == layer.get_submodule(part).weight.numel() // 2
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_checkpointed_layer_keeps_its_input_alone() -> None:
+    x, held, gradients = torch.randn(4, 3, 16, 16).requires_grad_(), [], []
+    for pair in (ConvNormBatchNorm, nn.Sequential):
+        torch.manual_seed(1)
+        layer = pair(PreConv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        layer(x)  # what is made once is not counted
+        size, y = held_bytes(lambda layer=layer: checkpoint(layer, x, use_reentrant=False))
+        held.append(size)
+        gradients.append(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+    assert held[0] == held[1]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("groups", [1, 8])

@@ -288,6 +288,35 @@ def test_narrow_parameters_compute_in_float32_and_return_their_own_type() -> Non
     assert relative_error(narrow.float(), exact) < 2e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gain_of_narrow_kernels_at_another_size(dtype: torch.dtype) -> None:
+    layer = PreConv2d(3, 4, 3, dtype=dtype)
+    expected = preconditioner(layer.weight.float(), (7, 9))
+    torch.testing.assert_close(layer.evaluation_gain((7, 9)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("input_size", [None, (8, 8)])
+def test_a_layer_that_is_reset_has_seen_no_batch(input_size: tuple[int, int] | None) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    trained, made_later = PreConv2d(3, 4, 3, input_size=input_size), PreConv2d(3, 4, 3, device="meta")
+    trained(x)
+    made_later.to_empty(device="cpu")
+    assert made_later.num_batches_tracked is not None
+    made_later.num_batches_tracked.fill_(1_000_000)  # what the memory happens to hold
+    for layer in (trained, made_later):
+        layer.reset_parameters()
+        layer.eval()
+        own = PreConv2d(3, 4, 3).eval()
+        own.weight = layer.weight
+        torch.testing.assert_close(layer(x), own(x))
+        layer.train()
+        own.train()
+        layer(x)
+        own(x)
+        assert layer.num_batches_tracked == 1
+        torch.testing.assert_close(layer.eval()(x), own.eval()(x))
+
+
 def test_kernels_that_vanish_give_no_nan() -> None:
     layer = PreConv2d(2, 3, 3, padding=1)
     with torch.no_grad():

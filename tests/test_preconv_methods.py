@@ -404,6 +404,19 @@ def test_tracing_takes_the_fft_form() -> None:
     torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_the_fastest_method_is_chosen_within_one_compiled_graph(dynamic: bool | None, training: bool) -> None:
+    """As torch.compile does it by default: a second size makes a graph for any size."""
+    layer, counter = PreConv2d(3, 8, 3, padding=1).train(training), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=dynamic)
+    for count in (4, 6, 9):
+        x = torch.randn(count, 3, 12, 12)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count <= 3
+
+
 def test_one_compiled_graph_serves_all_sizes() -> None:
     layer, counter = PreConv2d(3, 4, 3, padding=1, method="matmul").eval(), CompileCounter()
     torch._dynamo.reset()

@@ -94,7 +94,6 @@ def test_the_wheel_holds_the_layer_alone_and_wants_torch_alone(wheel: Path) -> N
     head = about.partition("\n\n")[0].splitlines()
     assert [line for line in head if line.startswith("Requires-Dist")] == ["Requires-Dist: torch>=2.10"]
     assert {"Name: convnorm", f"Version: {models.__version__}", "License-Expression: MIT"} <= set(head)
-    assert wheel.stat().st_size < 48_000
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ CASES = [
     ((4, 4, 5, 2, 3, 2, 2), (13, 12)),
     ((4, 6, 1, 2, 0, 3, 2), (5, 6)),
 ]
-GROUPED = {name for name, method in METHODS.items() if method.groups}
+GROUPED = {name for name, method in METHODS.items() if method.any_convolution}
 
 
 def gain(weight: np.ndarray, rows: int, columns: int, dilation: int) -> np.ndarray:
