@@ -1,4 +1,4 @@
-"""What lets ConvNorm alone train at a rate of 0.1: python benchmarks/conv_arm.py data/cifar10-images.zip identity clip
+"""What lets ConvNorm alone train at a rate of 0.1: python -m benchmarks.conv_arm data/cifar10-images.zip identity clip
 
 A deliberately small experiment (ResNet18 at width 16, 5,000 training and 2,000 test images, six epochs, one thread)
 that compares initialisations and gradient clipping for the `conv` arm, with `bn` beside them. docs/design.md has the

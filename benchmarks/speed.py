@@ -1,6 +1,7 @@
 """What ConvNorm costs beside BatchNorm, and the trainer beside a bare loop: python -m benchmarks.speed [-o FOLDER]
 
-Every figure is a ratio of two things that took turns in one process (peak memory: of two processes). The table has the
+Every figure is a ratio of two things that took turns in one process (peak memory: of two processes), but for three of
+seconds and images a second at the end. The table has the
 median of the turn-by-turn ratios, and their range. docs/performance.md explains them.
 """
 
