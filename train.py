@@ -86,7 +86,7 @@ def run(
     args.resume = None if resume is None else str(resume)
     args.run_dir = None if run_dir is None else Path(run_dir)
     called = Callback(on_epoch)
-    with in_this_process(called), FolderLock() as lock, World() as world:
+    with in_this_process(called), FolderLock() as lock, World(lives_on=True) as world:
         trainer = _train(args, lock, world, dataset, called)
         assert trainer is not None, "only --check trains nothing"
         return Result.of(trainer)

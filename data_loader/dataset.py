@@ -19,7 +19,7 @@ class ImageDataset:
     its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
     images are to be kept in memory; if not, they are a map of a file. None leaves it open. `digest_classes` take the
     place of `classes` in the digest, so that a file that comes to name its classes stays the same data. `names` are
-    those of the images' files in their source, if each has one.
+    those of the images' files in their source, if each has one. `from_python`: it is not the one that the config names.
 
     Raises:
         DataError: there are no images, or a label is out of range.
@@ -35,6 +35,7 @@ class ImageDataset:
     in_memory: bool | None = None
     digest_classes: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
+    from_python: bool = False
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

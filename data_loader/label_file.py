@@ -61,7 +61,7 @@ def read_labels(path: Path, key: str | None, classes: Sequence[str] = ()) -> Lab
         if any(name not in arrays for name in wanted):
             raise DataError(f"{source}: it has no labels, only {quoted(arrays)}")
         if reader is _of_csv and arrays[wanted[-1]].dtype.kind == "f":
-            _check_names(classes, source)
+            _check_names(arrays[wanted[-1]], classes, source)
     with errors_as(DataError, source, "malformed text"):  # numbers beyond Unicode
         labels = _checked(arrays, wanted[-1], source, classes)
     if labels.index is not None:
@@ -82,7 +82,10 @@ def _wanted(names: Sequence[str], key: str | None, source: str) -> tuple[str, ..
     if not labels:
         return ("index", "given_label")
     if len(labels) > 1:
-        raise ConfigError(f"label_noise.key: {source} has several labels; name one of {quoted(labels)}")
+        raise ConfigError(
+            f"label_noise.key: {source} has several labels; name one of {quoted(labels)}; "
+            "without a column index the rows are taken in the dataset's order"
+        )
     return (labels[0],)
 
 
@@ -141,11 +144,11 @@ def _of_text(values: list[str], name: str, source: str, classes: Sequence[str]) 
     raise _no_label(source, name, kinds, wrong, quoted([values[wrong]]) + advice)
 
 
-def _check_names(classes: Sequence[str], source: str) -> None:
+def _check_names(column: np.ndarray, classes: Sequence[str], source: str) -> None:
     """Raise DataError if a number in text could be a label or the name of a class with another label: folders 0 to 11
     are sorted as text, so that class 10 has label 2."""
     for label, name in enumerate(classes):
-        if _is_whole(name) and float(name) != label:
+        if _is_whole(name) and label != float(name) < len(classes) and float(name) in column:
             raise DataError(
                 f"{source}: {name} could be label {name} or the class {name!r}, whose label is {label}; save the "
                 "column in an .npz instead, as whole numbers or as text"

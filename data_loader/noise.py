@@ -72,7 +72,14 @@ def given_labels(
     for name in ("train", "val") if noise.on_validation else ("train",):
         streams = generator(seed, f"label noise {name}"), generator(seed, "label noise")
         request = NoiseRequest(name, dataset, splits.named()[name], given[name], *streams)
-        given[name] = _noisy(request, noise, include_true_class)
+        found = _noisy(request, noise, include_true_class)
+        whole = found.dtype == torch.int64 and found.shape == given[name].shape
+        if not whole or bool(((found < 0) | (found >= len(dataset.classes))).any()):
+            raise ConfigError(
+                f"label_noise.type: {noise.type} must give each of {len(given[name]):,} images a label from 0 to "
+                f"{len(dataset.classes) - 1}, as int64"
+            )
+        given[name] = found
     return given
 
 

@@ -123,8 +123,7 @@ def _secret(make: bool = False) -> bytes:
     path = _home() / "cache.key"
     if make and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:  # of two processes' keys the later stays, and the other's cache is made again
-            Path(file.name).chmod(0o600)
+        with replacing(path, 0o600) as file:  # of two processes' keys the later stays; the other's cache is made again
             file.write(secrets.token_bytes(_KEY_BYTES))
     secret = read_file(path, _KEY_BYTES)
     if len(secret) != _KEY_BYTES:

@@ -1,6 +1,7 @@
 """A dataset given from Python, in the one form that the project trains on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def as_image_dataset(dataset: Any) -> ImageDataset:
         DataError: it is anything else, or `d[i]` raises an Exception.
     """
     if isinstance(dataset, ImageDataset):
-        return dataset
+        return replace(dataset, from_python=True)
     if isinstance(dataset, torch.utils.data.DataLoader):
         raise DataError("dataset=: this is a DataLoader; give the dataset itself, its .dataset")
     try:
@@ -40,7 +41,8 @@ def as_image_dataset(dataset: Any) -> ImageDataset:
     if count == 0:
         raise DataError(f"{SOURCE} holds no images")
     images, labels = _read(dataset, count)
-    return ImageDataset(images, labels, _classes(dataset, labels), f"{SOURCE} ({type(dataset).__name__})")
+    source = f"{SOURCE} ({type(dataset).__name__})"
+    return ImageDataset(images, labels, _classes(dataset, labels), source, from_python=True)
 
 
 def _read(dataset: Any, count: int) -> tuple[Tensor, Tensor]:

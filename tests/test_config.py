@@ -423,7 +423,7 @@ def test_null_means_unset_where_earlier_code_wrote_it(block: str, name: str) -> 
         unset = {"include_true_class": None, "path": None, "map": None, "key": None}
         earlier = {"type": name, "rate": 0.0, "on_validation": True, **unset, **given}
     elif block == "loss":
-        earlier = name
+        earlier = {"type": name, **given} if given else name
     resolved = validate({"name": "x", block: earlier}, "test").model_dump()[block]
     assert resolved == {"type": name, **expected}
 

@@ -242,6 +242,20 @@ def test_42_tables_without_checkpoints(
         assert contents(copy, "*.csv") == before
 
 
+def test_42_tables_of_a_run_that_ended_between_two_checkpoints(
+    coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The last epoch is always saved, whatever the period, so these are results; a period given now changes nothing."""
+    folder, rare = tmp_path / "run", "trainer.save_period=9"
+    assert run(*coco(coco_dir, folder, "trainer.epochs=2", rare, "trainer.monitor=off")) == 0
+    for path in folder.glob("*.pth"):
+        path.unlink()
+    before = contents(folder, "*.csv")
+    for more in ([], ["trainer.epochs=20"], [rare, "trainer.epochs=1"]):
+        refused(4, capsys, run("-r", "auto", "--run-dir", folder, *more), folder, "metrics.csv", "move the folder away")
+    assert contents(folder, "*.csv") == before
+
+
 def test_42_only_the_best_checkpoint_is_left(copy: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copy(copy / "checkpoint-epoch2.pth", copy / "model_best.pth")
     for path in copy.glob("checkpoint*.pth"):
@@ -266,7 +280,9 @@ def test_42_rows_before_the_first_checkpoint_are_made_again(coco_dir: Path, tmp_
         path.unlink()
     lines = (killed / "metrics.csv").read_text().splitlines(keepends=True)
     (killed / "metrics.csv").write_text("".join(lines[:4]))
+    before = (killed / "metrics.csv").read_bytes()
     assert run(*coco(coco_dir, killed, *options), "-r", "auto") == 0
+    assert (killed / "metrics.csv.abandoned").read_bytes() == before
     assert [row | {"seconds": ""} for row in rows(killed)] == [
         row | {"seconds": ""} for row in rows(tmp_path / "straight")
     ]

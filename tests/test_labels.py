@@ -270,12 +270,21 @@ def test_classes_that_are_named_by_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "numbers.npz", data.labels.numpy())
     for name in ("text.npz", "numbers.npz"):
         assert given_by(tmp_path / name, data) == data.labels.tolist()
+    (tmp_path / "labels.csv").write_text("label\n" + "\n".join("0" * 50))
+    assert given_by(tmp_path / "labels.csv", data)[:40] == [0] * 40, "0 is the label of class 0"
     (tmp_path / "labels.csv").write_text("label\n" + "\n".join(text))
     with pytest.raises(DataError, match="10 could be label 10 or the class '10', whose label is 2; save the column in"):
         given_by(tmp_path / "labels.csv", data)
     data = replace(data, classes=tuple(map(str, range(12))))
     (tmp_path / "labels.csv").write_text("\n".join(map(str, data.labels.tolist())))
     assert given_by(tmp_path / "labels.csv", data) == data.labels.tolist()
+
+
+@pytest.mark.parametrize("found", [torch.tensor([10] * 30), torch.zeros(29).long(), torch.zeros(30)])
+def test_noise_of_one_s_own_must_give_labels(monkeypatch: pytest.MonkeyPatch, found: torch.Tensor) -> None:
+    monkeypatch.setattr("data_loader.noise.symmetric", lambda *_: found)
+    with pytest.raises(ConfigError, match="symmetric must give each of 30 images a label from 0 to 9, as int64"):
+        noisy(people(), parts(people()), type="symmetric", rate=0.5)
 
 
 class Evil:

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 import logging
 import os
 import random
@@ -90,6 +91,17 @@ def test_a_compiled_run_leaves_torch_s_limit_of_graphs_as_it_was() -> None:
             compiled(torch.nn.Linear(2, 2), True, torch.device("cpu"))
             assert torch._dynamo.config.recompile_limit == MOST_GRAPHS
         assert torch._dynamo.config.recompile_limit == 8
+
+
+def test_a_run_on_a_dataset_from_python_says_so_and_is_not_begun_again_on_the_config_s(tmp_path: Path) -> None:
+    result = run(CONFIG, settings(tmp_path), dataset=Stripes())
+    assert json.loads((result.folder / "data.json").read_text())["from_python"] is True
+    for left in ("*.pth", "*.csv"):  # as if it had been killed in its first epoch
+        for path in result.folder.glob(left):
+            path.unlink()
+    with pytest.raises(CheckpointError, match="a run was begun there on other data"):
+        run(CONFIG, settings(tmp_path), resume="auto", run_dir=result.folder)
+    assert run(CONFIG, settings(tmp_path), dataset=Stripes(), resume="auto", run_dir=result.folder).history
 
 
 def test_one_seed_is_one_history_in_a_thread_in_a_loop_and_after_an_error(tmp_path: Path) -> None:
@@ -233,7 +245,7 @@ def test_classes_and_grey_images() -> None:
     assert found.images.shape == (6, 3, 8, 9)
     assert found.classes == ("0", "1", "2")
     own = ImageDataset(found.images, found.labels, found.classes, "mine")
-    assert as_image_dataset(own) is own
+    assert as_image_dataset(own).images is own.images
 
 
 class Broken(Stripes):

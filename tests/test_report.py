@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -22,10 +23,11 @@ from reporting.figures import curves
 from reporting.figures.style import Look, looks, shortened
 from reporting.render.markdown import markdown
 from reporting.render.writing import read_results, report_files
-from reporting.runs.run import Key, Run
+from reporting.runs.run import Data, Key, Run
 from reporting.statistics import measures, paper, statements
+from reporting.statistics.differences import differing_data
 from reporting.statistics.intervals import Interval, holm, interval, paired, smallest_error, spread
-from reporting.statistics.measures import chance
+from reporting.statistics.measures import chance, classes
 from reporting.statistics.numbers import number, with_interval, with_std
 from reporting.statistics.results import Results
 from reporting.statistics.robustness import drop, drop_less_than, kept
@@ -245,6 +247,31 @@ def test_a_grid_s_arms_have_the_names_that_it_gives_them(tmp_path: Path) -> None
     assert results.datasets == ["cifar10"]
     assert sorted(results.arms("cifar10", 0.0)) == sorted(arms)
     assert not results.missing
+
+
+def of_data(config: dict[str, Any], **facts: Any) -> Run:
+    return Run(0, "x", config, {}, None, Data((8, 1, 1), 0, **facts))
+
+
+def test_what_is_not_the_paper_s_is_not_held_against_it() -> None:
+    plain = config("cifar10_bn_0noise", "bn", 0.0, 1, 2)
+    assert paper.dataset_of(of_data(plain)) == "cifar10"
+    assert paper.dataset_of(of_data(config("tiny_coco_bn_0noise", "bn", 0.0, 1, 2, "ImageFolder"))) == "coco"
+    for other in (
+        of_data(config("cocoa_leaves_bn_0noise", "bn", 0.0, 1, 2, "ImageFolder")),
+        of_data({**plain, "label_noise": {"type": "pair_flip", "rate": 0.0}}),
+        of_data(plain, from_python=True),
+    ):
+        assert paper.dataset_of(other) is None
+    assert of_data(plain, from_python=True).dataset == "cifar10 (from Python)"
+    assert classes(of_data(plain, classes=3)) == 3
+
+
+def test_runs_on_different_data_are_told_of() -> None:
+    runs = [of_data(config("x_bn_0noise", "bn", 0.0, seed, 2), sha256=str(seed // 2)) for seed in (1, 2, 3)]
+    (said,) = differing_data({runs[0].key: {run.seed: run for run in runs}})
+    assert said.startswith("Runs of x were trained on 2 different sets of images and labels")
+    assert not differing_data({runs[0].key: {run.seed: run for run in runs[1:]}})
 
 
 def test_a_variant_of_an_arm_is_an_arm_of_its_own() -> None:

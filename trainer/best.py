@@ -19,8 +19,13 @@ def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | N
         FileSystemError: model_best.pth cannot be written.
     """
     best = folder.path / BEST_NAME
-    if _whole_epoch(best) == epoch:
-        return None
+    if BEST_NAME in folder.names():
+        try:
+            state = read(best, allow_inexact=True)
+        except CheckpointError as error:
+            return f"{error}; it stays as it is until a better epoch replaces it"
+        if state["epoch"] == epoch and not state["batch"]:
+            return None
     found = _first_of([folder.path / checkpoint_name(epoch, 0), source], epoch)
     data = None if found is None else found.read_bytes()
     aside = folder.set_aside(BEST_NAME, "abandoned") if BEST_NAME in folder.names() else None
@@ -43,7 +48,7 @@ def _first_of(paths: Iterable[Path], epoch: int) -> Path | None:
 def _whole_epoch(path: Path) -> int | None:
     """The epoch after which a checkpoint was saved; None if it is missing, damaged, or from within an epoch."""
     try:
-        state = read(path)
+        state = read(path, allow_inexact=True)
     except CheckpointError:
         return None
     return None if state["batch"] else state["epoch"]

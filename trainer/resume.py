@@ -30,8 +30,8 @@ class Start:
     """The start of a run: afresh (`state` is None), or from a checkpoint's state.
 
     `folder` None means a new run folder. `in_place`: the run continues in its own `folder`. `data_named`: the user
-    named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint.
-    `weights` are those that a run which starts afresh begins with, instead of random ones.
+    named the place of the data, rather than the checkpoint or its folder. `chosen`: the user named the checkpoint, or
+    there is no other. `weights` are those that a run which starts afresh begins with, instead of random ones.
     """
 
     config: Config
@@ -135,20 +135,29 @@ def _auto(request: Request, run_dir: Path | None, lock: FolderLock | None) -> St
                 raise
             get_logger().warning("%s; trying an older one", error)
             continue
-        rows, period = rows_of_metrics(Folder(folder)), state["config"]["trainer"].get("save_period", 1)
-        if candidates == [folder / BEST_NAME] and rows > state["epoch"] and rows >= period:
+        only_best = candidates == [folder / BEST_NAME]
+        if only_best and rows_of_metrics(Folder(folder)) > state["epoch"] and not _ended_before_a_save(Folder(folder)):
             raise CheckpointError(
                 f"{folder}: of its checkpoints only {BEST_NAME} is left, after epoch {state['epoch']}, and metrics.csv "
                 f"has more; -r {candidate} goes back to it and keeps that table aside"
             )
         config = _config(request, folder, state, str(candidate))
-        return Start(config, folder, state, str(candidate), True, request.names_data_of(config))
+        return Start(config, folder, state, str(candidate), True, request.names_data_of(config), chosen=only_best)
     if candidates:
         raise CheckpointError(f"{folder}: none of its {len(candidates)} checkpoints can be read; not starting over")
-    config = _config(request, folder, None, "")
-    refuse_to_lose_tables(Folder(folder), config.trainer.save_period)
+    if not _ended_before_a_save(Folder(folder)):
+        refuse_to_lose_tables(Folder(folder))
     get_logger().info("nothing to resume in %s; starting it afresh", folder)
-    return Start.afresh(config, folder, in_place=True)
+    return Start.afresh(_config(request, folder, None, ""), folder, in_place=True)
+
+
+def _ended_before_a_save(folder: Folder) -> bool:
+    """Whether a run has rows, and too few for a first checkpoint by its own settings: it was killed before that."""
+    try:
+        loop = load_config(folder.path / CONFIG_NAME).trainer
+    except ConfigError:
+        return False
+    return 0 < rows_of_metrics(folder) < min(loop.save_period, loop.epochs)
 
 
 def _enter(folder: Path, lock: FolderLock | None) -> None:

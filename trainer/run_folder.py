@@ -25,7 +25,6 @@ from trainer.identity import (
     keep_identity,
     may_go_on_in,
     read_identity,
-    rows_of_metrics,
     set_strangers_aside,
     strangers,
     tables,
@@ -87,10 +86,10 @@ def refuse_what_is_there(folder: Folder) -> None:
         raise FileSystemError(f"{folder} holds what is not a run's ({listed}); choose another, or an empty folder")
 
 
-def refuse_to_lose_tables(folder: Folder, save_period: int = 1) -> None:
+def refuse_to_lose_tables(folder: Folder) -> None:
     """Raise CheckpointError if a new run in `folder` would overwrite the results of an earlier one."""
     found = tables(folder)
-    if found and rows_of_metrics(folder) >= save_period:  # with fewer it was killed before its first checkpoint
+    if found:
         raise CheckpointError(
             f"{folder} holds the results of a run ({', '.join(found)}) whose checkpoints are gone; a run that started "
             "there would write over them: choose another --run-dir, or move the folder away"
@@ -123,8 +122,14 @@ def write_run_files(
 
     `here` is the environment of this process; `before` is that of the checkpoint from which the run goes on.
 
-    Raises FileSystemError.
+    Raises:
+        FileSystemError: a file cannot be written.
+        CheckpointError: a run that had no checkpoint yet was begun there on other data.
     """
+    if before is None and _record(folder).get("sha256", data.sha256) != data.sha256:
+        raise CheckpointError(
+            f"{folder}: a run was begun there on other data; choose another --run-dir, or move it away"
+        )
     set_strangers_aside(folder)
     keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
@@ -139,11 +144,17 @@ def _environments(folder: Folder, here: Mapping[str, Any], before: Mapping[str, 
     """The environments of all processes of a run, in order; of neighbours that are equal, one."""
     found: list[Any] = []
     if before is not None:
-        with contextlib.suppress(ValueError, RecursionError, FileSystemError):
-            record = strict_json.loads((folder.read(DATA_NAME, LARGEST_RECORD) or b"").decode())
-            found = list(record["environments"]) if isinstance(record.get("environments"), list) else []
-        found = found or [before]
+        earlier = _record(folder).get("environments")
+        found = earlier if isinstance(earlier, list) and earlier else [before]
     return found[-MOST_ENVIRONMENTS:] + [here] * (found[-1:] != [here])
+
+
+def _record(folder: Folder) -> dict[str, Any]:
+    """The data.json of an earlier process; empty if there is none that can be read."""
+    with contextlib.suppress(ValueError, RecursionError, FileSystemError):
+        record = strict_json.loads((folder.read(DATA_NAME, LARGEST_RECORD) or b"{}").decode())
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def data_record(config: Config, data: RunData) -> dict[str, Any]:
@@ -153,6 +164,7 @@ def data_record(config: Config, data: RunData) -> dict[str, Any]:
     wrong = {name: int((given != data.dataset.labels[parts[name]]).sum()) for name, given in data.given.items()}
     return {
         "sha256": data.sha256,
+        **({"from_python": True} if data.dataset.from_python else {}),
         "classes": list(data.dataset.classes),
         "images": {name: len(part) for name, part in parts.items()},
         "wrong_labels": wrong,

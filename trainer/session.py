@@ -50,6 +50,8 @@ def begin(trainer: Trainer, start: Start) -> None:
             # A killed run has rows beyond its last checkpoint, and makes them again as they were.
             tolerance = 0 if start.chosen else trainer.store.keep * trainer.loop.save_period
             set_tables_aside(trainer.folder, trainer.epoch, tolerance)
+        else:
+            set_tables_aside(trainer.folder, 0, 0)
         here = {**environment(trainer.device, trainer.world.size), "code": code_version()}
         write_run_files(trainer.folder, config, trainer.data, here, start.state and start.state["environment"])
         set_up_logging(trainer.folder)
@@ -69,9 +71,11 @@ def _make_best(trainer: Trainer, start: Start) -> None:
 
 
 def log_outcome(trainer: Trainer) -> None:
-    """Log the result, the run folder, and the command that shows the curves."""
+    """Log the result, the run folder, and the command that shows the curves, if there are any."""
     log = get_logger()
     log.info("test accuracy after epoch %d: %.2f%%", trainer.epoch, 100 * trainer.history[-1]["test_accuracy"])
     log.info("run folder: %s", trainer.folder)
+    if not trainer.loop.tensorboard:
+        return
     tensorboard = ["tensorboard"] if shutil.which("tensorboard") else [sys.executable, "-m", "tensorboard.main"]
     log.info("to see the curves, type: %s", shlex.join([*tensorboard, "--logdir", str(trainer.folder)]))

@@ -137,8 +137,9 @@ def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> N
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file, for what is too large for `write_atomically`; at the end it is synced and becomes `path`.
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A temporary file, for what is too large for `write_atomically`; at the end it is synced and becomes `path`, with
+    the permissions `mode`, less the umask.
 
     An error removes it. What a killed process left of one is removed after an hour. Raises OSError.
     """
@@ -148,7 +149,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             if temporary_of(other) == path.name and time.time() - other.stat().st_mtime > _ABANDONED:
                 other.unlink()
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

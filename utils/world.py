@@ -42,7 +42,9 @@ class World:
     The processes communicate through the CPU here, so that nothing waits for a GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lives_on: bool = False) -> None:
+        """`lives_on`: this process does not end with an error, so it must leave the others then."""
+        self._lives_on = lives_on
         self.rank, self.size, self.local_rank = 0, 1, 0
         self._group: Any = None  # for what the processes agree on
         # For gradients and buffers; None is torch's own group. On GPUs it is that: SyncBatchNorm uses it too, two
@@ -83,7 +85,8 @@ class World:
         if self._group is None:
             return
         together = error is None or error is self._common
-        if together or not self._nccl:  # one process alone would wait in NCCL for the others
+        # A process alone waits here for what it does jointly, in NCCL for ever. One that ends leaves the others anyway.
+        if together or (self._lives_on and not self._nccl):
             dist.destroy_process_group()
         if not together and isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             text = str(error)

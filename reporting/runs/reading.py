@@ -159,7 +159,14 @@ def read_data(path: Path) -> Data:
     wrong = value_at(record, ("wrong_labels", "train"))
     if wrong is not None and not whole(0, sizes[0])(wrong):
         raise DamagedRun("wrong_labels has more or less than there can be")
-    return Data(sizes, wrong, tuple(dict.fromkeys(map(_place, _list_of(record, "environments")))))
+    return Data(
+        sizes,
+        wrong,
+        tuple(dict.fromkeys(map(_place, _list_of(record, "environments")))),
+        len(_list_of(record, "classes")) or None,
+        str(value_at(record, ("sha256",)) or ""),
+        value_at(record, ("from_python",)) is True,
+    )
 
 
 def _list_of(record: Any, key: str) -> list[Any]:

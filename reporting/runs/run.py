@@ -68,12 +68,16 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Data:
-    """From data.json: the numbers of images in train, val and test, the number of wrong labels in train, and where it
-    was trained, by device, torch and code; nothing in older files."""
+    """From data.json: the numbers of images in train, val and test, the number of wrong labels in train, where it was
+    trained, by device, torch and code (nothing in older files), the number of classes, the dataset's digest, and
+    whether the dataset was given from Python, so that the config does not name it."""
 
     images: tuple[int, ...]
     wrong: int | None
     places: tuple[str, ...] = ()
+    classes: int | None = None
+    sha256: str = ""
+    from_python: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,8 @@ class Run:
             notes.append("partly as published")
         elif self.as_published and "published" not in label.lower():
             notes.append("as published")
+        if self.data and self.data.from_python:
+            notes.append("from Python")
         if self.noise_type != SYMMETRIC:
             notes.append("labels of a file" if self.noise_type == FROM_FILE else f"{plain(self.noise_type)} noise")
         label = f"{label} ({', '.join(notes)})" if notes else label

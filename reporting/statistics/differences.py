@@ -70,6 +70,21 @@ def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     ]
 
 
+def differing_data(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
+    """A sentence for each dataset whose runs were trained on images or labels that are not the same."""
+    digests: dict[str, set[str]] = {}
+    for group in groups:
+        for key, cell in group.items():
+            known = {run.data.sha256 for run in cell.values() if run.data}
+            digests.setdefault(key.dataset, set()).update(known - {""})
+    return [
+        f"Runs of {dataset} were trained on {len(found)} different sets of images and labels (sha256 in data.json), so "
+        "they do not compare."
+        for dataset, found in sorted(digests.items())
+        if len(found) > 1
+    ]
+
+
 def _short(text: str) -> str:
     return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 

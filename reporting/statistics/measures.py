@@ -115,7 +115,9 @@ def _percent_by_epoch(run: Run, column: str) -> list[tuple[int, float]]:
 
 
 def classes(run: Run) -> int | None:
-    """The number of classes by the config, or by the dataset's type or name; None if they do not say."""
+    """The number of classes by data.json or the config, or by the dataset's type or name; None if they do not say."""
+    if run.data and run.data.classes:
+        return run.data.classes
     own = run.config["arch"]["args"].get("num_classes")
     by_name = 10 if paper.named_cifar10(run.dataset) else None
     return own or _CLASSES.get(run.config["data_loader"]["type"]) or by_name

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reporting.runs.run import THE_PAPERS, Run
+from reporting.runs.run import SYMMETRIC, THE_PAPERS, Run
 
 PATH = Path(__file__).with_name("paper.json")
 #: The arm's name in the paper, by ours.
@@ -40,13 +40,13 @@ class Logged:
 
 
 def dataset_of(run: Run) -> str | None:
-    """The dataset of the paper that a run uses, in full or reduced; None if it uses another, or another network than
-    the paper's."""
-    if run.network != THE_PAPERS:
+    """The dataset of the paper that a run uses, in full or reduced; None if it uses another, another network or another
+    kind of noise than the paper's."""
+    if run.network != THE_PAPERS or run.noise_type != SYMMETRIC or (run.data and run.data.from_python):
         return None
     by_type = {"CIFAR10": CIFAR10, "TinyCOCO": COCO}.get(run.config["data_loader"]["type"])
     name = run.dataset.lower()
-    return by_type or (CIFAR10 if named_cifar10(name) else COCO if "coco" in name else None)
+    return by_type or (CIFAR10 if named_cifar10(name) else COCO if re.search("coco(?![a-z])", name) else None)
 
 
 def named_cifar10(name: str) -> bool:

@@ -70,7 +70,7 @@ NO_STATEMENTS = _line("""
 SEARCH = _line("""
     Best validation accuracy of a run in percent, mean ± sample standard deviation over seeds. The highest mean is the
     choice, of the settings with the most finished seeds; of equals the first by name. Test accuracy has no part in it.
-    Validation labels hold the noise.
+    Validation labels hold the noise, unless `label_noise.on_validation` is false.
 """)
 SUMMARY = _line("""
     Test accuracy in percent, mean ± sample standard deviation over seeds. Best by validation is the test accuracy of
@@ -79,8 +79,8 @@ SUMMARY = _line("""
 """)
 CURVES = _line(f"""
     {BAND}; dotted vertical lines are steps of the learning rate, thin lines unfinished runs. Training figures are
-    those of the training pass itself, with augmentation. Validation and training labels hold the noise, test labels
-    are true. A loss far above the others leaves its panel.
+    those of the training pass itself, with augmentation. Training labels hold the noise, and so do validation labels,
+    unless `label_noise.on_validation` is false; test labels are true. A loss far above the others leaves its panel.
 """)
 ROBUSTNESS = _line("""
     Points of test accuracy (last epoch) lost to noise, paired over seeds: mean [95 % confidence interval, Student's
