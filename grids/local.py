@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grids.plan import Cell, Grid
-from grids.progress import FINISHED, RUNNING, WAITING, log_path
+from grids.progress import RUNNING, WAITING, log_path
 from grids.running import GridRun, Show, command, start
 from utils.errors import FileSystemError
 from utils.lock import FolderLock
@@ -82,9 +82,7 @@ class LocalRun(GridRun):
         self.show()
 
     def _ended(self, cell: Cell, code: int) -> None:
-        if code == 0:
-            self.states[cell] = FINISHED
-        elif self.stop.signal:
+        if code and self.stop.signal:
             self.states[cell] = WAITING
         else:
             self.ended(cell, code, log_path(self.grid, cell), self._log_starts[cell])

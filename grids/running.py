@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grids.plan import Cell, Grid
-from grids.progress import FAILED, Progress, misfit
+from grids.progress import FAILED, FINISHED, Progress, misfit
 from utils import strict_json
 from utils.errors import ConfigError, FileSystemError, ProcessError, Stopped, UserError
 from utils.folder import Folder
@@ -141,12 +141,14 @@ class GridRun(ABC):
         self.notes[cell] = f"exit code {code}: {why}"
 
     def ended(self, cell: Cell, code: int, log: Path, since: int = 0) -> None:
-        """Record that the run of `cell` failed with this return code; its output starts at byte `since` of `log`."""
-        if code >= 0:
+        """Record how the run of `cell` ended, by its return code; its output starts at byte `since` of `log`."""
+        if code == 0:
+            self.states[cell] = FINISHED
+        elif code > 0:
             self.fail(cell, code, last_line(log, since))
-            return
-        memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-        self.fail(cell, ProcessError.exit_code, f"killed by {_signal_name(-code)}{memory}; see {log}")
+        else:
+            memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+            self.fail(cell, ProcessError.exit_code, f"killed by {_signal_name(-code)}{memory}; see {log}")
 
     def show(self, last: bool = False) -> None:
         self._shown = time.monotonic()

@@ -223,11 +223,8 @@ class SlurmRun(GridRun):
         except (OSError, ValueError):
             where = self._executor.folder / f"{number}_0_log.out"
             self.fail(cell, 1, f"its job has gone, and its run did not say why; see {where}, if that is there")
-        else:
-            if code == 0:  # its last rows may not be seen from here yet
-                self.states[cell] = FINISHED
-            else:
-                self.ended(cell, code, log)
+        else:  # after 0 its last rows may not be seen from here yet
+            self.ended(cell, code, log)
 
     def _read_ids(self) -> dict[str, str]:
         path = self.grid.folder / JOBS_NAME

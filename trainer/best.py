@@ -1,5 +1,6 @@
 """Updates model_best.pth after a change of the monitor."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ def make_best(folder: Folder, epoch: int, monitor: str, source: Path) -> str | N
     best = folder.path / BEST_NAME
     if BEST_NAME in folder.names():
         try:
-            state = read(best, allow_inexact=True)
+            if _whole_epoch(best) == epoch:
+                return None
         except CheckpointError as error:
             return f"{error}; it stays as it is until a better epoch replaces it"
-        if state["epoch"] == epoch and not state["batch"]:
-            return None
     found = _first_of([folder.path / checkpoint_name(epoch, 0), source], epoch)
     data = None if found is None else found.read_bytes()
     aside = folder.set_aside(BEST_NAME, "abandoned") if BEST_NAME in folder.names() else None
@@ -42,13 +42,18 @@ def best_epoch(history: Iterable[dict[str, Any]], column: str, best: float) -> i
 
 
 def _first_of(paths: Iterable[Path], epoch: int) -> Path | None:
-    return next((path for path in paths if _whole_epoch(path) == epoch), None)
+    for path in paths:
+        with contextlib.suppress(CheckpointError):
+            if _whole_epoch(path) == epoch:
+                return path
+    return None
 
 
 def _whole_epoch(path: Path) -> int | None:
-    """The epoch after which a checkpoint was saved; None if it is missing, damaged, or from within an epoch."""
-    try:
-        state = read(path, allow_inexact=True)
-    except CheckpointError:
-        return None
+    """The epoch after which a checkpoint was saved; None if it is from within an epoch.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    state = read(path, allow_inexact=True)
     return None if state["batch"] else state["epoch"]

@@ -47,11 +47,10 @@ def begin(trainer: Trainer, start: Start) -> None:
         if start.state is not None:
             trainer.store.set_aside_later_than(start.state)
             _make_best(trainer, start)
-            # A killed run has rows beyond its last checkpoint, and makes them again as they were.
-            tolerance = 0 if start.chosen else trainer.store.keep * trainer.loop.save_period
-            set_tables_aside(trainer.folder, trainer.epoch, tolerance)
-        else:
-            set_tables_aside(trainer.folder, 0, 0)
+        # A killed run has rows beyond its last checkpoint, and makes them again as they were.
+        goes_on = start.state is not None and not start.chosen
+        tolerance = trainer.store.keep * trainer.loop.save_period if goes_on else 0
+        set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         here = {**environment(trainer.device, trainer.world.size), "code": code_version()}
         write_run_files(trainer.folder, config, trainer.data, here, start.state and start.state["environment"])
         set_up_logging(trainer.folder)

@@ -38,12 +38,12 @@ class Wanted(NamedTuple):
 
 class Place(NamedTuple):
     """A run that a grid asks for; the number of the searched folder and where in it the run should lie; the settings
-    that the grid's sweep gives it."""
+    that the grid's sweep gives it; the grid's own name of its arm."""
 
     want: Wanted
     folder: tuple[int, str]
     sweep: Mapping[str, Any]
-    arm: str = ""
+    arm: str
 
 
 def in_search(dataset: str) -> str:

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,14 +23,10 @@ MOST_SETTINGS = 20  # that are named where runs differ
 
 def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A warning for each setting in which runs of one dataset differ, apart from arm, noise and seed."""
-    by_dataset: dict[str, dict[tuple[Key, str], Run]] = {}  # one run of each cell for each config but for name and seed
-    for group in groups:
-        for key, cell in group.items():
-            for run in cell.values():
-                config = json.dumps({**run.config, "name": None, "seed": None})
-                by_dataset.setdefault(key.dataset, {})[key, config] = run
     warnings = []
-    for dataset, runs in sorted(by_dataset.items()):
+    for dataset, cells in _by_dataset(groups):
+        # one run of each cell for each config but for name and seed
+        runs = {(key, json.dumps({**run.config, "name": None, "seed": None})): run for key, run in cells}
         settings = [(key, _settings(run.config)) for (key, _), run in runs.items()]
         swept = tuple({key.removesuffix("type") for run in runs.values() for key in run.sweep})  # args go with a type
         differing = 0
@@ -45,9 +41,7 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
                 continue
             differing += 1
             if differing <= MOST_SETTINGS:
-                said = "; ".join(
-                    f"{_short(value)} in {first_of(sorted(cells), 3)}" for value, cells in sorted(arms.items())
-                )
+                said = "; ".join(f"{_short(value)} in {first_of(sorted(at), 3)}" for value, at in sorted(arms.items()))
                 warnings.append(f"Runs of {dataset} differ in `{_short(name)}`, so they do not quite compare: {said}.")
         if differing > MOST_SETTINGS:
             warnings.append(f"Runs of {dataset} differ in {differing - MOST_SETTINGS} more settings.")
@@ -56,33 +50,37 @@ def differing_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
 
 def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A sentence for each dataset whose runs were not all trained on one kind of machine by one version of the code."""
-    by_dataset: dict[str, Counter[str]] = {}
-    for group in groups:
-        for key, cell in group.items():
-            for run in cell.values():
-                places = run.data.places if run.data else ()
-                by_dataset.setdefault(key.dataset, Counter())[", then ".join(places) or "not recorded"] += 1
-    return [
-        f"Runs of {dataset} were not all trained on one machine by one version of the code: "
-        f"{first_of([f'{place} ({count})' for place, count in sorted(places.items())], MOST_SETTINGS, '; ')}."
-        for dataset, places in sorted(by_dataset.items())
-        if len(places) > 1
-    ]
+    sentences = []
+    for dataset, runs in _by_dataset(groups):
+        places = Counter(", then ".join(run.data.places if run.data else ()) or "not recorded" for _, run in runs)
+        if len(places) > 1:
+            said = first_of([f"{place} ({count})" for place, count in sorted(places.items())], MOST_SETTINGS, "; ")
+            sentences.append(
+                f"Runs of {dataset} were not all trained on one machine by one version of the code: {said}."
+            )
+    return sentences
 
 
 def differing_data(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A sentence for each dataset whose runs were trained on images or labels that are not the same."""
-    digests: dict[str, set[str]] = {}
+    sentences = []
+    for dataset, runs in _by_dataset(groups):
+        digests = {run.data.sha256 for _, run in runs if run.data} - {""}
+        if len(digests) > 1:
+            sentences.append(
+                f"Runs of {dataset} were trained on {len(digests)} different sets of images and labels (sha256 in "
+                "data.json), so they do not compare."
+            )
+    return sentences
+
+
+def _by_dataset(groups: Iterable[Mapping[Key, Mapping[int, Run]]]) -> list[tuple[str, list[tuple[Key, Run]]]]:
+    """The runs of each dataset with their cells, in the order of the names."""
+    found: dict[str, list[tuple[Key, Run]]] = {}
     for group in groups:
         for key, cell in group.items():
-            known = {run.data.sha256 for run in cell.values() if run.data}
-            digests.setdefault(key.dataset, set()).update(known - {""})
-    return [
-        f"Runs of {dataset} were trained on {len(found)} different sets of images and labels (sha256 in data.json), so "
-        "they do not compare."
-        for dataset, found in sorted(digests.items())
-        if len(found) > 1
-    ]
+            found.setdefault(key.dataset, []).extend((key, run) for run in cell.values())
+    return sorted(found.items())
 
 
 def _short(text: str) -> str:
