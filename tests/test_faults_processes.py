@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.runs import Ended, Started, coco, launch, one_line, rows
+from tests.runs import Ended, Started, coco, launch, one_line, rows, run
 from trainer.checkpoint import CheckpointStore, read
 
 MANY = ("trainer.epochs=400", "lr_scheduler.args.milestones=[200]", "trainer.save_period=2")
@@ -186,6 +186,48 @@ def test_36_a_signal_to_one_in_the_last_epoch_stops_both(coco_dir: Path, tmp_pat
         assert "raised: Stopped stopped by SIGTERM after epoch 1; saved." in ended.out, ended
         assert ended.code == 0, ended.err
     assert saved_and_whole(tmp_path / "run")["epoch"] == 1
+
+
+# --- joining -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_36_a_signal_while_the_other_does_not_come(
+    coco_dir: Path, tmp_path: Path, rank: int, number: int, code: int
+) -> None:
+    """PyTorch waits for the other in C++, where Python's handlers are not called."""
+    port = free_port()
+    with socket.socket() as first:
+        if rank == 1:
+            first.bind(("127.0.0.1", port))
+            first.listen()
+        alone = Started(coco(coco_dir, tmp_path / "run"), tmp_path / "process", [partial(_join, rank, port)])
+        if rank == 1:
+            silent, _ = first.accept()  # and says nothing to what it is asked
+        else:
+            alone.until(lambda: first.connect_ex(("127.0.0.1", port)) == 0)
+        time.sleep(0.2)
+        alone.send(number)
+        one_line(alone.end(SECONDS), code, f"stopped by {signal.Signals(number).name}")
+        if rank == 1:
+            silent.close()
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize(("rank", "size"), [("0", "0"), ("0", "-1"), ("2", "2"), ("-1", "2"), ("one", "2")])
+def test_36_numbers_of_processes_that_cannot_be(
+    coco_dir: Path,
+    tmp_path: Path,
+    rank: str,
+    size: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", rank), ("LOCAL_RANK", "0"), ("WORLD_SIZE", size)):
+        monkeypatch.setenv(name, value)
+    assert run(*coco(coco_dir, tmp_path / "run")) == 2
+    assert "cannot join the other processes: start several processes with torchrun" in capsys.readouterr().err
 
 
 # --- under torchrun ------------------------------------------------------------------------------------------------

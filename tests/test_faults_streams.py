@@ -252,6 +252,42 @@ def test_67_a_run_goes_on_whatever_becomes_of_its_output(coco_dir: Path, tmp_pat
     assert "WARNING" not in said
 
 
+def _paused_reader(descriptors: tuple[int, ...], room: int) -> None:
+    """A pipe of 8192 bytes that has so much room left, and whose reader does not read."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 8192)
+    os.write(write, b"x" * (8192 - room))
+    for number in descriptors:
+        os.dup2(write, number)
+    os.set_inheritable(read, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is Linux's")
+@pytest.mark.parametrize(("room", "descriptors"), [(0, (1,)), (6000, (1, 2))])
+def test_67_a_signal_while_nobody_reads(
+    coco_dir: Path, tmp_path: Path, room: int, descriptors: tuple[int, ...]
+) -> None:
+    """Its next line waits for the reader, so it waits there for the signal, too."""
+    folder = tmp_path / "run"
+    long = coco(coco_dir, folder, "trainer.epochs=500", "lr_scheduler.args.milestones=[400]", *SHORT[1:])
+    started = Started(long, tmp_path / "process", [partial(_paused_reader, descriptors, room)])
+    started.until((folder / "config.json").exists)
+    seen = b"", time.monotonic()
+
+    def stands_still() -> bool:
+        nonlocal seen
+        table = folder / "metrics.csv"
+        now = table.read_bytes() if table.exists() else b""
+        seen = seen if now == seen[0] else (now, time.monotonic())
+        return time.monotonic() > seen[1] + 2
+
+    started.until(stands_still)
+    started.send(signal.SIGTERM)
+    assert started.end(60).code == 143
+    assert len(rows(folder)) < 500 if room else not (folder / "metrics.csv").exists()
+    assert bool(list(folder.glob("checkpoint-*.pth"))) is bool(room)
+
+
 @pytest.mark.parametrize("fault", ["no reader", "closed"])
 def test_60_test_py_writes_its_files_though_nobody_reads_its_table(finished: Path, tmp_path: Path, fault: str) -> None:
     checkpoint = shutil.copytree(finished, tmp_path / "run") / "model_best.pth"

@@ -1,6 +1,7 @@
 """Ends the command-line programs: an error is one line on stderr and an exit code."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
     # Other users must not be able to change the files, whatever the umask.
     os.umask(os.umask(0o077) | 0o002)
     Stopped.forget()
+    Handlers.came = math.inf
     try:
         with _no_traceback_of_stopped(), Handlers(_stop):
             main()
@@ -69,6 +71,8 @@ def run_program(main: Callable[[], None], arguments: Sequence[str]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process with `code`; a later signal does not change it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()  # which may wait for its reader, and so for a signal
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

@@ -4,25 +4,15 @@ Until the program has its own handlers, a signal that asks it to stop ends it at
 without a traceback. And its threads look for work no longer than is good for it and for others.
 """
 
-import contextlib
 import os
 import signal
 import sys
-from types import FrameType
-
-from utils.stopping import STOP_SIGNALS, exit_code
 
 PROGRAMS = ("train", "test", "predict", "export", "grid", "report", "prepare_data")
 
 #: How often a thread of libgomp (torch's on Linux) looks for work before it sleeps. It reads this when torch is loaded.
 #: A bound suits both an idle machine and a shared one (docs/performance.md, benchmarks/threads.py).
 SPINS = "100000"
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"stopped by {signal.Signals(number).name}; nothing was left to save\n".encode())
-    os._exit(exit_code(number))
 
 
 def _is_ours(main: object) -> bool:
@@ -39,7 +29,11 @@ def _bound_spinning() -> None:
 
 
 if _is_ours(sys.modules["__main__"]):
-    _bound_spinning()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the imports
+    from utils.stopping import STOP_SIGNALS, end_at_once
+
     for _number in STOP_SIGNALS:
         if signal.getsignal(_number) != signal.SIG_IGN:
-            signal.signal(_number, _end)
+            signal.signal(_number, lambda number, frame: end_at_once(number))
+    _bound_spinning()

@@ -7,14 +7,18 @@ library's warnings, and the interpreter's own at shutdown.
 import errno
 import io
 import os
+import select
 import sys
 import time
 from typing import Any, TextIO
 
+from utils.stopping import Handlers
 from utils.text import as_line, escaped
 
 LONGEST = 20_000  # characters of a line; a table of a thousand classes has rows of six thousand
-_PAUSE = 0.01  # seconds until a full pipe is tried again
+_PAUSE = 0.05  # seconds until a full pipe is tried again
+_PATIENCE = 1.0  # seconds after a signal in which a reader who lags may still take what is said
+_AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes; as many fit into a pipe that is said to have room
 
 
 def say(*lines: str) -> None:
@@ -79,19 +83,32 @@ def _safe(stream: TextIO | None, number: int) -> "_Stream":
 
 class _Raw(io.RawIOBase):
     """The raw stream below the interpreter's. It drops output that cannot be written, because the reader has gone, the
-    terminal is closed or the disk is full: that must not end the work. Closing it leaves the descriptor open, as with
-    the interpreter's own streams."""
+    terminal is closed or the disk is full: that must not end the work. It waits for a reader who lags, but once a
+    signal has asked the program to stop, no longer than _PATIENCE: a write would block for ever, and so would the stop.
+    Closing it leaves the descriptor open, as with the interpreter's own streams."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
 
     def write(self, data: Any) -> int:
         try:
-            while (count := self._raw.write(data)) is None:  # a full pipe that does not block
-                time.sleep(_PAUSE)
+            while self._is_read():
+                count = self._raw.write(data[:_AT_ONCE])
+                if count is not None:
+                    return int(count)
+                time.sleep(_PAUSE)  # a full pipe that does not block
         except (OSError, ValueError):
-            return len(data)
-        return int(count)
+            pass
+        return len(data)
+
+    def _is_read(self) -> bool:
+        """Wait until there is room. False if there is none and a signal came."""
+        if os.name == "nt":  # where select knows sockets alone
+            return True
+        while not select.select([], [self._raw], [], _PAUSE)[1]:
+            if time.monotonic() > Handlers.came + _PATIENCE:
+                return False
+        return True
 
     def writable(self) -> bool:
         return True

@@ -1,10 +1,15 @@
 """Signals that ask a program to stop."""
 
+import contextlib
+import math
+import os
+import select
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped
 
@@ -19,6 +24,41 @@ def exit_code(number: int) -> int:
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
 
 
+def end_at_once(number: int) -> None:
+    """End the process as one that this signal stopped, wherever its threads are."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.name == "nt" or select.select([], [2], [], 0)[1]:  # a full pipe must not keep it
+            os.write(2, f"stopped by {signal.Signals(number).name}; nothing was left to save\n".encode())
+    os._exit(exit_code(number))
+
+
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """While in this context, in the main thread, a signal that asks to stop ends the process at once.
+
+    Python calls a handler between two instructions of its own, and so not while a library waits in C++. The number of a
+    signal is written to a descriptor all the same, and a thread reads it there.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write)
+
+    def watch() -> None:
+        while numbers := os.read(read, 1):
+            if numbers[0] in STOP_SIGNALS:
+                end_at_once(numbers[0])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        watcher.join()
+        os.close(read)
+
+
 class Handlers:
     """While in this context, calls `handle` with the number of each signal in STOP_SIGNALS that comes.
 
@@ -26,6 +66,8 @@ class Handlers:
     is left to it. Outside the main thread, where Python cannot handle signals, the context does nothing. On entering it
     raises an earlier request that was lost.
     """
+
+    came: ClassVar[float] = math.inf  #: when the program got its first signal, by time.monotonic()
 
     def __init__(self, handle: Callable[[int], None]) -> None:
         self._handle = handle
@@ -45,6 +87,7 @@ class Handlers:
         self._previous = {}
 
     def _called(self, number: int, frame: FrameType | None) -> None:
+        Handlers.came = min(Handlers.came, time.monotonic())
         self._handle(number)
 
 

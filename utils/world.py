@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import ConfigError, ProcessError, Stopped, UserError
+from utils.stopping import ended_at_once
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -64,6 +65,8 @@ class World:
             return self
         try:
             self.rank, self.size, self.local_rank = (int(os.environ[name]) for name in VARIABLES)
+            if not 0 <= self.rank < self.size or self.local_rank < 0:
+                raise ValueError
         except (KeyError, ValueError):
             self._no_world("start several processes with torchrun, which sets")
         if not self.first:
@@ -72,10 +75,12 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             _choose_interface()
             try:
-                found, *_ = next(rendezvous("env://", timeout=JOINING))
-                store = store_of_this_turn(found, self.rank, self.size)
-                dist.init_process_group(backend, None, PREPARING, self.size, self.rank, store)
-                self._group = dist.new_group(backend="gloo", timeout=PREPARING)
+                # In a program that ends with its errors there is nothing to save before they have joined.
+                with contextlib.nullcontext() if self._lives_on else ended_at_once():
+                    found, *_ = next(rendezvous("env://", timeout=JOINING))
+                    store = store_of_this_turn(found, self.rank, self.size)
+                    dist.init_process_group(backend, None, PREPARING, self.size, self.rank, store)
+                    self._group = dist.new_group(backend="gloo", timeout=PREPARING)
             except (RuntimeError, ValueError) as error:
                 self._no_world(f"{' '.join(str(error).split()[:20])}: check")
         return self
