@@ -458,10 +458,12 @@ def test_machines_that_differ_are_said(tmp_path: Path) -> None:
         record = json.dumps({"images": images, "environments": environments})
         (tmp_path / "cifar10_bn_0noise" / f"seed{seed}" / "data.json").write_text(record)
     (warning,) = read_results([tmp_path]).warnings
-    assert warning.endswith(
-        "version of the code: cpu, torch 2.14.1, code abc (2); "
-        "cpu, torch 2.14.1, code abc, then a GPU, torch 2.14.1, code abc (1)."
+    assert warning.endswith("by one code: cpu, torch 2.14.1 (2); cpu, torch 2.14.1, then a GPU, torch 2.14.1 (1).")
+    (tmp_path / "cifar10_bn_0noise" / "seed12" / "data.json").write_text(
+        json.dumps({"images": images, "environments": [{**here, "code": "def"}]})
     )
+    (warning,) = read_results([tmp_path]).warnings
+    assert warning.endswith("torch 2.14.1 (1); 2 versions of the code, which each run's data.json names.")
 
 
 def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -> None:

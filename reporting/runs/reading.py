@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reporting.runs.run import FROM_FILE, Column, Data, Diagnostics, Run
+from reporting.runs.run import FROM_FILE, NOT_RECORDED, Column, Data, Diagnostics, Run
 from reporting.runs.settings import misfit, whole
 from reporting.runs.words import LONGEST, plain
 from utils import strict_json
@@ -174,11 +174,11 @@ def _list_of(record: Any, key: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _place(environment: Any) -> str:
-    """Device, torch and code in words; threads are left out, as they differ too often and change little."""
+def _place(environment: Any) -> tuple[str, str]:
+    """Device and torch in words, and the code; threads are left out, as they differ too often and change little."""
     values = (value_at(environment, (key,)) for key in ("device", "torch", "code"))
-    device, torch, code = ("not recorded" if value is None else plain(str(value))[:LONGEST] for value in values)
-    return f"{device}, torch {torch}, code {code}"
+    device, torch, code = (NOT_RECORDED if value is None else plain(str(value))[:LONGEST] for value in values)
+    return f"{device}, torch {torch}", code
 
 
 def read_divergence(path: Path) -> int:

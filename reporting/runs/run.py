@@ -15,6 +15,7 @@ from utils.keys import short_names, value_at
 from utils.monitor import Monitor
 
 AS_PUBLISHED = "as_published"
+NOT_RECORDED = "not recorded"
 THE_PAPERS = "resnet18"  # network
 SYMMETRIC, FROM_FILE = "symmetric", "file"
 ARMS: tuple[str, ...] = get_args(NormName)
@@ -69,12 +70,12 @@ class Diagnostics:
 @dataclass(frozen=True)
 class Data:
     """From data.json: the numbers of images in train, val and test, the number of wrong labels in train, where it was
-    trained, by device, torch and code (nothing in older files), the number of classes, the dataset's digest, and
-    whether the dataset was given from Python, so that the config does not name it."""
+    trained, as device and torch, and by what code (nothing in older files), the number of classes, the digest of the
+    dataset, and whether it was given from Python, so that the config does not name it."""
 
     images: tuple[int, ...]
     wrong: int | None
-    places: tuple[str, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
     classes: int | None = None
     sha256: str = ""
     from_python: bool = False

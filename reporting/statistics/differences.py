@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config_schema import NO_RESULT_DEPENDS_ON, Config
-from reporting.runs.run import Key, Run
+from reporting.runs.run import NOT_RECORDED, Key, Run
 from reporting.runs.words import LONGEST, first_of, percent, plain
 from utils.keys import flat, value_at
 
@@ -52,12 +52,14 @@ def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A sentence for each dataset whose runs were not all trained on one kind of machine by one version of the code."""
     sentences = []
     for dataset, runs in _by_dataset(groups):
-        places = Counter(", then ".join(run.data.places if run.data else ()) or "not recorded" for _, run in runs)
-        if len(places) > 1:
-            said = first_of([f"{place} ({count})" for place, count in sorted(places.items())], MOST_SETTINGS, "; ")
-            sentences.append(
-                f"Runs of {dataset} were not all trained on one machine by one version of the code: {said}."
-            )
+        places = [run.data.places if run.data else () for _, run in runs]
+        if len(set(places)) == 1:
+            continue
+        machines = Counter(", then ".join(dict.fromkeys(on for on, _ in each)) or NOT_RECORDED for each in places)
+        said = first_of([f"{each} ({count})" for each, count in sorted(machines.items())], MOST_SETTINGS, "; ")
+        codes = len({code for each in places for _, code in each} - {NOT_RECORDED})
+        more = f"; {codes} versions of the code, which each run's data.json names" if codes > 1 else ""
+        sentences.append(f"Runs of {dataset} were not all trained on one kind of machine by one code: {said}{more}.")
     return sentences
 
 
