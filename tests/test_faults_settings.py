@@ -22,7 +22,7 @@ from grids.slurm import _ALLOWED, _SET_BY_GRID, _executor, parameters_of
 from models.compiled import compiled
 from parse_config import Config, load_config, parse_overrides, validate
 from tests.conftest import ROOT, same_tree
-from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
+from tests.runs import Started, call, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
 from trainer.changes import ORDER, changes, check_function, check_order, report_lines
@@ -30,6 +30,7 @@ from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
 from utils.errors import CheckpointError, ConfigError
+from utils.files import user_path
 from utils.keys import nested
 
 DEMO = ROOT / "configs" / "demo.json"
@@ -151,6 +152,21 @@ def test_50_a_control_character_on_the_command_line(tmp_path: Path, capsys: pyte
         assert "must not hold the control character \\" in error
         assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_50_a_character_that_no_path_has(tmp_path: Path) -> None:
+    config = tmp_path / "c.json"
+    for values, place in (
+        ({"trainer": {"save_dir": "a\ud800"}}, "trainer.save_dir: "),
+        ({"data_loader": {"args": {"data_dir": "\ud800"}}}, "data_loader.args.data_dir: "),
+        ({"weights": {"path": "\ud800.pth"}}, "weights.path: "),
+        ({"_base_": "\ud800"}, "a file name "),
+    ):
+        config.write_text(json.dumps({"_base_": str(DEMO), **values}))
+        one_line(call("train.py", "-c", config), 2, f"{place}must not hold the character \\ud800")
+    assert list(tmp_path.iterdir()) == [config]
+    with pytest.raises(ConfigError, match="it must not hold the character"):
+        user_path("\ud800")
 
 
 def cluster(place: Path) -> dict[str, str]:

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from parse_config import load_config
 from tests.conftest import ROOT, program, write_image_folder
-from tests.runs import Ended, Started, coco, contents, evaluate, launch, one_line, rows, run
+from tests.runs import Ended, Started, call, coco, contents, evaluate, launch, one_line, rows, run
 from tests.test_grid import settings, write_grid
 from utils import output
 from utils.cli import run_program
@@ -250,6 +252,27 @@ def test_67_a_run_goes_on_whatever_becomes_of_its_output(coco_dir: Path, tmp_pat
     said = (folder / "train.log").read_text()
     assert "test accuracy after epoch 1" in said
     assert "WARNING" not in said
+
+
+def test_67_a_path_that_is_not_utf_8(coco_dir: Path, tmp_path: Path) -> None:
+    """Every program takes it, also a run that ends, and TensorBoard's texts have it as escapes."""
+    odd = tmp_path / os.fsdecode(b"a\xff")
+    data, folder, picture = shutil.copytree(coco_dir, odd / "data"), odd / os.fsdecode(b"run\xff"), odd / "a.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    for command in (
+        ["train.py", *coco(data, folder, "trainer.epochs=1", f"trainer.save_dir={odd}")],
+        ["train.py", "-r", "auto", "--run-dir", folder],
+        ["test.py", "-r", folder / "model_best.pth"],
+        ["predict.py", "-r", folder, picture, "-o", odd / "out.csv"],
+        ["export.py", "-r", folder, "--safetensors", odd / "out.safetensors"],
+        ["report.py", folder, "-o", odd / "report", "--records", odd / "records.zip"],
+    ):
+        ended = call(*command)
+        assert (ended.code, ended.err) == (0, ""), command[0]
+    shown = b"".join(contents(folder, "events*").values())
+    assert f"{tmp_path}/a\\udcff/data".encode() in shown
+    assert b"trainer.save_dir" in shown
+    assert load_config(folder / "config.json").data_loader.args.data_dir == str(data)
 
 
 @pytest.mark.parametrize("fault", ["no reader", "closed"])

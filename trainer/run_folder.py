@@ -223,7 +223,7 @@ def _identity(folder: Folder) -> Identity:
     found = read_identity(folder)
     if found is not None:
         return found
-    head = (folder.read(METRICS_NAME, 1 << 16) or str(folder).encode()).splitlines()[:2]
+    head = (folder.read(METRICS_NAME, 1 << 16) or os.fsencode(folder.path)).splitlines()[:2]
     name = folder.path.name if STAMPED.fullmatch(folder.path.name) else ""
     saved = max((folder.path / file).stat().st_mtime for file in folder.names() if is_own_name(file) and file[0] != ".")
     return Identity(hashlib.sha256(b"".join(head)).hexdigest(), name, datetime.fromtimestamp(saved, UTC))
