@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.keys import flat
+from utils.owner import host_name
 from utils.text import encodable
 
 #: The settings in TensorBoard's table of runs, and the figure that comes first behind them.
@@ -192,7 +192,7 @@ def _begin(folder: Folder, first_epoch: int) -> _File:
 
     made = [name.split(".")[3] for name in folder.names() if name.startswith(_PREFIX)]
     newest = max((int(second) for second in made if second.isdecimal() and len(second) == 10), default=0)
-    name = f"{_PREFIX}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
+    name = f"{_PREFIX}{max(int(time.time()), newest + 1):010d}.{host_name()}.{os.getpid()}.0"
     folder.create(name).close()
     file = _File(folder, name)
     file.add(step=first_epoch, file_version="brain.Event:2")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -28,7 +29,7 @@ class Owner:
         self._folder = folder
         self._record = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "host": host_name(),
             "machine": _machine(),
             "born": _start_of(os.getpid()),
             "folder": folder.path.name,
@@ -144,6 +145,11 @@ def read(folder: Folder) -> dict[str, Any] | None:
 
 def name_of(found: dict[str, Any] | None) -> str:
     return f"pid {found['pid']} on {found['host']}" if found else "another process"
+
+
+def host_name() -> str:
+    """This machine's name for a file or a file's name: the system takes any bytes for one."""
+    return re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII) or "unnamed"
 
 
 def _machine() -> str:
