@@ -21,6 +21,7 @@ from PIL import Image
 
 from parse_config import load_config
 from tests.conftest import ROOT, program, write_image_folder
+from tests.faults import little_memory_for_a_step
 from tests.runs import Ended, Started, call, coco, contents, evaluate, launch, one_line, rows, run
 from tests.test_grid import settings, write_grid
 from utils import output
@@ -465,26 +466,8 @@ def test_74_a_compiler_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the compiler is no program); set trainer.compile=false\n" in capsys.readouterr().err
 
 
-def _little_memory() -> None:
-    """Where the tensors of a step no longer fit: a real limit, set once the model is there."""
-    import resource
-
-    from trainer.trainer import Trainer
-
-    train_step = Trainer.train_step
-
-    def limited(*arguments: object, **options: object) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + (1 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        torch.empty(1 << 28)
-        train_step(*arguments, **options)
-
-    Trainer.train_step = limited
-
-
 def test_76_too_little_memory_for_a_step(coco_dir: Path, tmp_path: Path) -> None:
-    ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *SHORT), prepare=[_little_memory])
+    ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *SHORT), prepare=[little_memory_for_a_step])
     one_line(ended, 2, "error: out of memory", "arch.args.width", "data_loader.args.batch_size")
 
 
