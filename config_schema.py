@@ -24,7 +24,7 @@ from pydantic import (
 
 from utils.columns import columns_of
 from utils.keys import flat, value_at
-from utils.text import control_character
+from utils.text import unfit_character
 
 # The names that a config may use. A test holds each list against the registry that it names.
 ArchName = Literal["resnet18", "resnet34", "resnet50", "vgg16", "simple_cnn"]  # models.build.MODELS
@@ -56,15 +56,15 @@ PositiveFloat = Annotated[float, Field(gt=0.0, le=LARGEST)]
 NotNegative = Annotated[float, Field(ge=0.0, le=LARGEST)]
 
 
-def _without_control_characters(text: str) -> str:
-    found = control_character(text)
+def _fit(text: str) -> str:
+    found = unfit_character(text)
     if found is not None:
-        raise ValueError(f"must not hold the control character {found}")
+        raise ValueError(f"must not hold {found}")
     return text
 
 
-#: What may end in a script, a command line or a log: no character of it ends a line or is one that a terminal acts on.
-PathText = Annotated[str, AfterValidator(_without_control_characters)]
+#: What may end in a script, a command line or a log, or name a file: no character of it is an `unfit_character`.
+PathText = Annotated[str, AfterValidator(_fit)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -55,6 +55,8 @@ class BaseTrainer(ABC, Generic[State]):
         self.stop = StopRequest()
         self.board: TensorBoard | None = None
         self.monitor = self.new_monitor()
+        #: Called once the first step, which memory or a compiler may be lacking for, is done, or if none is left to do.
+        self.on_accepted: Callable[[], object] = lambda: None
         #: Called with each epoch's row, once that is saved; it may raise StopTraining.
         self.on_epoch: Callable[[dict[str, float]], object] | None = None
         self.told_to_stop = False
@@ -108,6 +110,7 @@ class BaseTrainer(ABC, Generic[State]):
             FileSystemError: a checkpoint, or in the end a table, cannot be written.
         """
         if self.finished:
+            self._accept()
             if self.world.first:
                 self.write_tables()  # the run may have ended because it could not write them
             if not self.world.largest(self._lacks_events()):
@@ -139,6 +142,7 @@ class BaseTrainer(ABC, Generic[State]):
 
     def between_batches(self) -> None:
         """Save if `save_every_minutes` have passed. Save and raise Stopped if any process got a signal."""
+        self._accept()
         wish = self.world.largest(STOP + self.stop.signal if self.stop.signal else SAVE * self._save_is_due())
         if wish:
             self.check_finite()
@@ -156,6 +160,10 @@ class BaseTrainer(ABC, Generic[State]):
             self.note_save()
         if newest:
             self._saved = (self.global_step, time.monotonic())
+
+    def _accept(self) -> None:
+        accepted, self.on_accepted = self.on_accepted, lambda: None
+        accepted()
 
     def _one_epoch(self) -> None:
         self._started = time.perf_counter()

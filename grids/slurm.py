@@ -152,7 +152,7 @@ class SlurmRun(GridRun):
         super().__init__(grid, show)
         self._device = device
         # Of this very folder, so that jobs of a grid of that name elsewhere are not taken for its own.
-        self._name = f"{grid.name}-{hashlib.sha256(str(Path(os.path.realpath(grid.folder))).encode()).hexdigest()[:8]}"
+        self._name = f"{grid.name}-{hashlib.sha256(os.fsencode(os.path.realpath(grid.folder))).hexdigest()[:8]}"
         self._executor = _executor(grid, self._name, jobs or len(grid.cells), parameters)
         self._ids: dict[str, str] = {}  # of jobs, by the cell's name
         self._absent: set[Cell] = set()

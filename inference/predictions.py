@@ -20,7 +20,7 @@ from inference.loading import Trained
 from trainer.evaluation import AMP_TYPES
 from utils.errors import DataError
 from utils.progress import Bar
-from utils.text import csv_cell, visible
+from utils.text import csv_cell, encodable, visible
 
 COLUMNS = ("image", "class", "probability")
 _LONGEST = 1500  # characters of the line that names all broken pictures
@@ -149,7 +149,7 @@ def as_csv(answers: Sequence[Answer], top: int) -> bytes:
         for name, probability in zip(answer.classes, answer.probabilities, strict=True):
             row += [csv_cell(name), f"{probability:.8g}"]
         writer.writerow(row)
-    return text.getvalue().encode(errors="backslashreplace")  # a file's name need not be UTF-8
+    return encodable(text.getvalue()).encode()  # a file's name need not be UTF-8
 
 
 def is_ours(data: bytes) -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,8 @@ from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
 from utils.keys import flat
+from utils.owner import host_name
+from utils.text import encodable
 
 #: The settings in TensorBoard's table of runs, and the figure that comes first behind them.
 MAIN_SETTINGS = ("arch.args.norm", "label_noise.rate", "optimizer.args.lr", "seed")
@@ -123,7 +124,7 @@ class TensorBoard:
     def text(self, name: str, markdown: str, epoch: int) -> None:
         from torch.utils.tensorboard.summary import text
 
-        summary = text(name, markdown)
+        summary = text(name, encodable(markdown))
         summary.value[0].tag = name  # which torch lengthens
         self._add(step=epoch, summary=summary)
 
@@ -135,8 +136,8 @@ class TensorBoard:
         """
         from torch.utils.tensorboard.summary import hparams
 
-        settings = dict(flat(config))
-        plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()}
+        settings = {encodable(key): value for key, value in flat(config)}
+        plain = {key: v if isinstance(v, bool | int | float) else encodable(str(v)) for key, v in settings.items()}
         figures = {MAIN_FIGURE: 0.0} | {k: v for k, v in final.items() if k not in ("epoch", LAST_COLUMN, "lr")}
         tags = {tag(key): value for key, value in figures.items()}
         # With all settings in the table, which TensorBoard sorts by name, the accuracy would be its sixtieth column.
@@ -191,7 +192,7 @@ def _begin(folder: Folder, first_epoch: int) -> _File:
 
     made = [name.split(".")[3] for name in folder.names() if name.startswith(_PREFIX)]
     newest = max((int(second) for second in made if second.isdecimal() and len(second) == 10), default=0)
-    name = f"{_PREFIX}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}.0"
+    name = f"{_PREFIX}{max(int(time.time()), newest + 1):010d}.{host_name()}.{os.getpid()}.0"
     folder.create(name).close()
     file = _File(folder, name)
     file.add(step=first_epoch, file_version="brain.Event:2")

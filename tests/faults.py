@@ -99,6 +99,22 @@ def limit_more_memory(size: int) -> Callable[[], None]:
     return partial(_limit_more_memory, size)
 
 
+def little_memory_for_a_step() -> None:
+    """Where the tensors of a step no longer fit: a real limit, set once the model is there."""
+    import torch
+
+    from trainer.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    def limited(*arguments: Any, **options: Any) -> None:
+        _limit_more_memory(1 << 20)
+        torch.empty(1 << 28)
+        train_step(*arguments, **options)
+
+    Trainer.train_step = limited
+
+
 @contextmanager
 def file_system(folder: Path, size: str) -> Iterator[Path]:
     """A file system of `size` of its own at `folder`; the test is skipped where one cannot be mounted."""

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from utils.errors import FileSystemError
 from utils.files import write_atomically
 from utils.folder import Folder
 from utils.lock import FolderLock
-from utils.owner import PATIENCE
+from utils.owner import Owner
 
 DATA = ROOT / "tests" / "data"
 MINE = b"what the user wrote\n"
@@ -462,8 +463,8 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
     return environment
 
 
-def hold(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", HOLD, str(folder)]
+def hold(folder: Path, environment: dict[str, str], before: str = "") -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", before + HOLD, str(folder)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(argv, env=environment, text=True, cwd=ROOT, **pipes)
 
@@ -499,29 +500,53 @@ def test_46_no_locks_and_a_dead_process(preload: Callable[..., dict[str, str]], 
     assert second.returncode == 0
 
 
-@pytest.mark.parametrize(("ago", "code"), [(PATIENCE / 2, 1), (2 * PATIENCE, 0)], ids=["fresh", "silent"])
+ELSEWHERE = """
+import time, utils.owner
+now = time.time
+time.time = lambda: now() - 1e6  # its clock is days behind
+utils.owner._machine, utils.owner.BEAT = lambda: "another", 0.1
+"""
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["fresh", "silent"])
 def test_46_no_locks_and_a_process_of_another_machine(
-    preload: Callable[..., dict[str, str]], tmp_path: Path, ago: float, code: int
+    preload: Callable[..., dict[str, str]], tmp_path: Path, alive: bool
 ) -> None:
+    """It is judged by what it does, not by its clock."""
     environment = preload("noflock")
-    first = hold(tmp_path, environment)
+    first = hold(tmp_path, environment, ELSEWHERE)
     assert first.stdout.readline() == "held\n"
-    said = json.loads((tmp_path / ".owner").read_text())
-    said |= {"machine": "another", "host": "elsewhere", "time": time.time() - ago}
-    (tmp_path / ".owner").write_text(json.dumps(said))
-    second = hold(tmp_path, environment)
-    if code:
+    if not alive:
+        first.send_signal(signal.SIGSTOP)
+    second = hold(tmp_path, environment, "import utils.owner; utils.owner.PATIENCE = 1.0")
+    if alive:
         _, error = second.communicate(timeout=60)
-        assert error.startswith(f"5: {tmp_path} is in use by pid {first.pid} on elsewhere")
+        watching, ended = error.splitlines()
+        assert watching.startswith(f"watching for 1 s whether pid {first.pid} on ")
+        assert ended.startswith(f"5: {tmp_path} is in use by pid {first.pid} on ")
     else:
         assert second.stdout.readline() == "held\n"
+        first.send_signal(signal.SIGCONT)
         _, error = first.communicate(timeout=60)  # it comes back, and finds that it was taken for dead
         assert f"taken over by pid {second.pid}" in error
         assert not (tmp_path / "written").exists()
         second.communicate(timeout=60)
-    assert second.returncode == code
+    assert second.returncode == alive
     first.kill()
     first.communicate()
+
+
+def test_46_a_dead_process_s_file_goes_where_there_are_locks(tmp_path: Path) -> None:
+    """Otherwise each later run would watch it again."""
+    with Folder(tmp_path) as folder:
+        owner = Owner(folder)
+        owner.take()
+        said = (tmp_path / ".owner").read_bytes().replace(b'"born": "', b'"born": "1')
+        (tmp_path / ".owner").write_bytes(said)
+        with FolderLock() as lock:
+            lock.acquire(tmp_path)
+        assert set(os.listdir(tmp_path)) == {".lock"}
+        owner.give_back()
 
 
 # --- 47: set aside -------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Kills, signals and full disks, in real processes. The numbers are those of docs/faults.md."""
 
+import ctypes
 import itertools
 import logging
 import os
@@ -7,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -393,6 +395,24 @@ def test_10_the_lock_of_a_dead_process_is_taken_over(coco_dir: Path, tmp_path: P
 
 def test_10_a_run_that_ended_leaves_its_lock_open(finished: Path) -> None:
     assert (finished / ".lock").read_bytes() == b""
+
+
+def _on_a_machine_called(name: bytes) -> None:
+    assert ctypes.CDLL(None).unshare(0x04000000) == 0  # CLONE_NEWUTS: the name is this process's alone
+    socket.sethostname(name)
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"a\xff/b c", "a__b_c"), (b"", "unnamed")], ids=["odd", "none"])
+def test_10_a_machine_of_an_odd_name(coco_dir: Path, tmp_path: Path, name: bytes, shown: str) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--uts", "true"], capture_output=True).returncode:
+        pytest.skip("a process cannot have a machine's name of its own here")
+    folder = tmp_path / "run"
+    started = Started(coco(coco_dir, folder), tmp_path / "process", [partial(_on_a_machine_called, name)])
+    started.until(lambda: (folder / "metrics.csv").exists())
+    assert (folder / ".lock").read_text() == f"pid {started.process.pid} on {shown}\n"
+    ended = started.end()
+    assert (ended.code, ended.err) == (0, "")
+    assert [path.name.split(".", 4)[4].rsplit(".", 2)[0] for path in folder.glob("events*")] == [shown]
 
 
 # --- what lies in a run folder -------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from grids.slurm import _ALLOWED, _SET_BY_GRID, _executor, parameters_of
 from models.compiled import compiled
 from parse_config import Config, load_config, parse_overrides, validate
 from tests.conftest import ROOT, same_tree
-from tests.runs import Started, coco, contents, evaluate, final_state, launch, one_line, rows, run
+from tests.faults import little_memory_for_a_step
+from tests.runs import Started, call, coco, contents, evaluate, final_state, launch, one_line, rows, run
 from tests.test_grid import write_grid
 from tests.test_train import StoppingTrainer
 from trainer.changes import ORDER, changes, check_function, check_order, report_lines
@@ -30,6 +31,7 @@ from trainer.checkpoint import read
 from trainer.checkpoint_file import pack
 from trainer.trainer import Trainer
 from utils.errors import CheckpointError, ConfigError
+from utils.files import user_path
 from utils.keys import nested
 
 DEMO = ROOT / "configs" / "demo.json"
@@ -151,6 +153,21 @@ def test_50_a_control_character_on_the_command_line(tmp_path: Path, capsys: pyte
         assert "must not hold the control character \\" in error
         assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_50_a_character_that_no_path_has(tmp_path: Path) -> None:
+    config = tmp_path / "c.json"
+    for values, place in (
+        ({"trainer": {"save_dir": "a\ud800"}}, "trainer.save_dir: "),
+        ({"data_loader": {"args": {"data_dir": "\ud800"}}}, "data_loader.args.data_dir: "),
+        ({"weights": {"path": "\ud800.pth"}}, "weights.path: "),
+        ({"_base_": "\ud800"}, "a file name "),
+    ):
+        config.write_text(json.dumps({"_base_": str(DEMO), **values}))
+        one_line(call("train.py", "-c", config), 2, f"{place}must not hold the character \\ud800")
+    assert list(tmp_path.iterdir()) == [config]
+    with pytest.raises(ConfigError, match="it must not hold the character"):
+        user_path("\ud800")
 
 
 def cluster(place: Path) -> dict[str, str]:
@@ -365,6 +382,27 @@ def test_a_setting_that_only_one_type_has_is_told() -> None:
         "lr_scheduler.args.eta_min": (None, 0.0),
         "lr_scheduler.args.by": (None, "epoch"),
     }
+
+
+def test_56_settings_that_allow_no_step_are_not_kept(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    resume = ("-r", "auto", "--run-dir", folder, "trainer.epochs=4")
+    one_line(launch(tmp_path, *resume, prepare=[little_memory_for_a_step]), 2, "error: out of memory")
+    assert contents(folder)["config.json"] == contents(finished)["config.json"]
+    assert run(*resume) == 0
+    assert load_config(folder / "config.json").trainer.epochs == 4
+    assert run(*resume[:-1], "trainer.epochs=3") == 0, "nothing is left to do"
+    assert load_config(folder / "config.json").trainer.epochs == 3
+
+
+def test_56_weights_to_start_from_are_refused(finished: Path, tmp_path: Path, coco_dir: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    given = json.dumps({"path": str(finished / "model_best.pth")})
+    ended = call("train.py", "-r", "auto", "--run-dir", folder, f"weights={given}", "trainer.epochs=4")
+    one_line(ended, 2, "weights start a new run, and -r goes on with one: weights.path null -> ", "start a new run")
+    assert contents(folder) == contents(finished)
+    command = [*coco(coco_dir, tmp_path / "new", f"weights={given}", "trainer.epochs=1"), "-r", "auto"]
+    assert run(*command) == run(*command) == 0, "a grid says the same each time"
 
 
 def test_56_no_setting_falls_through() -> None:

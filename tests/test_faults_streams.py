@@ -17,9 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from parse_config import load_config
 from tests.conftest import ROOT, program, write_image_folder
-from tests.runs import Ended, Started, coco, contents, evaluate, launch, one_line, rows, run
+from tests.faults import little_memory_for_a_step
+from tests.runs import Ended, Started, call, coco, contents, evaluate, launch, one_line, rows, run
 from tests.test_grid import settings, write_grid
 from utils import output
 from utils.cli import run_program
@@ -288,6 +291,27 @@ def test_67_a_signal_while_nobody_reads(
     assert bool(list(folder.glob("checkpoint-*.pth"))) is bool(room)
 
 
+def test_67_a_path_that_is_not_utf_8(coco_dir: Path, tmp_path: Path) -> None:
+    """Every program takes it, also a run that ends, and TensorBoard's texts have it as escapes."""
+    odd = tmp_path / os.fsdecode(b"a\xff")
+    data, folder, picture = shutil.copytree(coco_dir, odd / "data"), odd / os.fsdecode(b"run\xff"), odd / "a.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    for command in (
+        ["train.py", *coco(data, folder, "trainer.epochs=1", f"trainer.save_dir={odd}")],
+        ["train.py", "-r", "auto", "--run-dir", folder],
+        ["test.py", "-r", folder / "model_best.pth"],
+        ["predict.py", "-r", folder, picture, "-o", odd / "out.csv"],
+        ["export.py", "-r", folder, "--safetensors", odd / "out.safetensors"],
+        ["report.py", folder, "-o", odd / "report", "--records", odd / "records.zip"],
+    ):
+        ended = call(*command)
+        assert (ended.code, ended.err) == (0, ""), command[0]
+    shown = b"".join(contents(folder, "events*").values())
+    assert f"{tmp_path}/a\\udcff/data".encode() in shown
+    assert b"trainer.save_dir" in shown
+    assert load_config(folder / "config.json").data_loader.args.data_dir == str(data)
+
+
 @pytest.mark.parametrize("fault", ["no reader", "closed"])
 def test_60_test_py_writes_its_files_though_nobody_reads_its_table(finished: Path, tmp_path: Path, fault: str) -> None:
     checkpoint = shutil.copytree(finished, tmp_path / "run") / "model_best.pth"
@@ -478,26 +502,8 @@ def test_74_a_compiler_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the compiler is no program); set trainer.compile=false\n" in capsys.readouterr().err
 
 
-def _little_memory() -> None:
-    """Where the tensors of a step no longer fit: a real limit, set once the model is there."""
-    import resource
-
-    from trainer.trainer import Trainer
-
-    train_step = Trainer.train_step
-
-    def limited(*arguments: object, **options: object) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + (1 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        torch.empty(1 << 28)
-        train_step(*arguments, **options)
-
-    Trainer.train_step = limited
-
-
 def test_76_too_little_memory_for_a_step(coco_dir: Path, tmp_path: Path) -> None:
-    ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *SHORT), prepare=[_little_memory])
+    ended = launch(tmp_path, *coco(coco_dir, tmp_path / "run", *SHORT), prepare=[little_memory_for_a_step])
     one_line(ended, 2, "error: out of memory", "arch.args.width", "data_loader.args.batch_size")
 
 

@@ -6,10 +6,11 @@ from config_schema import NO_RESULT_DEPENDS_ON, Config
 from data_loader.batches import batch_bounds
 from trainer.optim import Step, rate_of
 from trainer.state import RunState
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.text import shortened
 
 FUNCTION = "arch."  # prefix of the settings that define the model's function; they may never change
+START = "weights."  # prefix of the settings of the weights that a new run starts from
 #: Settings that an epoch has from its start: they make the order of the images, or are what is added up over them.
 ORDER = ("seed", "data_loader.args.batch_size", "metrics")
 WORLD_SIZE = "world_size"  # a key of the checkpoint's environment
@@ -39,6 +40,16 @@ def check_order(state: RunState, since: Changes, now: Config, images: int, proce
         raise CheckpointError(
             f"{source}: it was saved within epoch {state['epoch'] + 1}, whose parts would not fit together: "
             f"{listed(wrong)}; set it back, or go on from an epoch's end, where it may change"
+        )
+
+
+def check_start(since: Changes, source: str) -> None:
+    """Raise ConfigError if the run is to start from other weights than it did: it has started."""
+    wrong = {key: both for key, both in since.items() if key.startswith(START) and both[1] is not None}
+    if wrong:
+        raise ConfigError(
+            f"{source}: weights start a new run, and -r goes on with one: {listed(wrong)}; leave them as they were, or "
+            "start a new run"
         )
 
 

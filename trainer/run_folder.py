@@ -117,8 +117,8 @@ def _make_new(config: Config) -> Path:
 def write_run_files(
     folder: Folder, config: Config, data: RunData, here: Mapping[str, Any], before: Mapping[str, Any] | None = None
 ) -> None:
-    """Write run.json, config.json, the given labels (noise.npz), the realised noise (noise_transition.csv) and facts
-    about data and machine (data.json). Remove an earlier process's diverged.json.
+    """Write run.json, the given labels (noise.npz), the realised noise (noise_transition.csv) and facts about data and
+    machine (data.json). Remove an earlier process's diverged.json.
 
     `here` is the environment of this process; `before` is that of the checkpoint from which the run goes on.
 
@@ -132,12 +132,16 @@ def write_run_files(
         )
     set_strangers_aside(folder)
     keep_identity(folder)  # first: it marks the other files as a run's
-    folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
     record = {**data_record(config, data), "environments": _environments(folder, here, before)}
     folder.write(DATA_NAME, (json.dumps(record, indent=2) + "\n").encode())
     folder.remove(DIVERGED_NAME)
+
+
+def write_config(folder: Folder, config: Config) -> None:
+    """Write config.json, whose settings count at the next resume. Raises FileSystemError."""
+    folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
 
 
 def _environments(folder: Folder, here: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Any]:
@@ -223,7 +227,7 @@ def _identity(folder: Folder) -> Identity:
     found = read_identity(folder)
     if found is not None:
         return found
-    head = (folder.read(METRICS_NAME, 1 << 16) or str(folder).encode()).splitlines()[:2]
+    head = (folder.read(METRICS_NAME, 1 << 16) or os.fsencode(folder.path)).splitlines()[:2]
     name = folder.path.name if STAMPED.fullmatch(folder.path.name) else ""
     saved = max((folder.path / file).stat().st_mtime for file in folder.names() if is_own_name(file) and file[0] != ".")
     return Identity(hashlib.sha256(b"".join(head)).hexdigest(), name, datetime.fromtimestamp(saved, UTC))

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from data_loader.access import Access
@@ -12,9 +13,10 @@ from trainer.best import best_epoch, make_best
 from trainer.environment import code_version, environment
 from trainer.identity import set_tables_aside
 from trainer.resume import Start
-from trainer.run_folder import write_run_files
+from trainer.run_folder import write_config, write_run_files
 from trainer.trainer import Trainer
 from trainer.weights import start_from
+from utils.run_files import CONFIG_NAME
 
 
 def load(trainer: Trainer, start: Start) -> None:
@@ -39,6 +41,8 @@ def accept(trainer: Trainer, start: Start, access: Access) -> None:
 def begin(trainer: Trainer, start: Start) -> None:
     """Write the first files of a run folder, and set aside those that a resume replaces.
 
+    A run's own config.json stays until the settings of the resume are accepted: they count at the next one.
+
     Raises:
         FileSystemError: the folder cannot be written.
     """
@@ -53,6 +57,11 @@ def begin(trainer: Trainer, start: Start) -> None:
         set_tables_aside(trainer.folder, trainer.epoch, tolerance)
         here = {**environment(trainer.device, trainer.world.size), "code": code_version()}
         write_run_files(trainer.folder, config, trainer.data, here, start.state and start.state["environment"])
+        write = partial(write_config, trainer.folder, config)
+        if start.in_place and trainer.folder.size(CONFIG_NAME):
+            trainer.on_accepted = write
+        else:
+            write()
         set_up_logging(trainer.folder)
     log = get_logger()
     log.info("run folder: %s", trainer.folder)

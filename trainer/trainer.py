@@ -23,7 +23,7 @@ from models.loss import build_loss, class_weights
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
-from trainer.changes import changes, check_function, check_order, report_lines
+from trainer.changes import changes, check_function, check_order, check_start, report_lines
 from trainer.checkpoint import CheckpointStore
 from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
@@ -228,6 +228,7 @@ class Trainer(BaseTrainer[RunState]):
     def _load(self, state: RunState, source: str) -> None:
         saved_as = config_of(state, source)
         since = changes(saved_as, self.config)
+        check_start(since, source)
         check_order(state, since, self.config, self.data.train.sample_count, self.world.size, source)
         check_progress(state, len(self.data.train), source)
         check_data(self.data, state, source)

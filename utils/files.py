@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from utils.errors import ConfigError, FileSystemError, Stopped
 from utils.once import warn_once
-from utils.text import control_character
+from utils.text import unfit_character
 from utils.threads import in_thread
 
 _ABANDONED = 3600.0  # seconds without a write after which a temporary file of `replacing` has no writer
@@ -25,9 +25,9 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 def user_path(text: str) -> Path:
     """The path that a user wrote, with `~` expanded. Raises ConfigError if it is not a valid path."""
     try:
-        found = control_character(text)
+        found = unfit_character(text)
         if found is not None:
-            raise RuntimeError(f"it must not hold the control character {found}")
+            raise RuntimeError(f"it must not hold {found}")
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{text!r} is no path: {error}") from error

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import socket
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +10,7 @@ from utils.errors import FileSystemError, Stopped
 from utils.folder import Folder
 from utils.once import warn_once
 from utils.owner import NAME as OWNER_NAME
-from utils.owner import Owner, live_owner
+from utils.owner import Owner, host_name, live_owner
 
 try:
     import fcntl
@@ -70,7 +69,7 @@ class FolderLock:
             except OSError as error:
                 raise FileSystemError(f"cannot write into the {self._kind} {path}: {error.strerror}") from error
             if _HOLDER.fullmatch(found):  # otherwise it is not our file, and must not be overwritten
-                self._write(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+                self._write(file, f"pid {os.getpid()} on {host_name()}\n".encode())
                 undo.callback(self._write, file, b"")
             self.folder, self.left_by = folder, holder or None
             self._closing = undo.pop_all()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -10,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import FileSystemError, FolderGoneError
+from utils.errors import FileSystemError, FolderGoneError, Stopped
 from utils.folder import Folder
+from utils.once import warn_once
 
 NAME = ".owner"
 BEAT = 15.0  # seconds between two refreshes of the file
-PATIENCE = 120.0  # seconds without a refresh after which a process of another machine counts as dead
+PATIENCE = 120.0  # seconds for which the file of another machine's process is watched for a refresh
 _LONGEST = 4096  # bytes
 _KEYS = {"pid": int, "host": str, "machine": str, "born": str, "folder": str, "key": str, "time": float}
 
@@ -27,7 +29,7 @@ class Owner:
         self._folder = folder
         self._record = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "host": host_name(),
             "machine": _machine(),
             "born": _start_of(os.getpid()),
             "folder": folder.path.name,
@@ -41,8 +43,6 @@ class Owner:
         """Write the file. Raises FolderGoneError if another process is faster, FileSystemError or OSError if the file
         cannot be written."""
         with contextlib.suppress(FileExistsError):  # another process was faster; `_check` finds its key
-            if self._folder.size(NAME) is not None:
-                self._folder.remove(NAME)  # a dead process's file: the caller has checked for a live one
             self._file = self._folder.create(NAME)
             self._beat()
         time.sleep(0.2)  # any other process that saw the same dead owner has written by then
@@ -91,21 +91,41 @@ class Owner:
 
 
 def live_owner(folder: Folder) -> str | None:
-    """The living process that owns `folder`, for a message; None if there is none. `folder` is held.
+    """The living process that owns `folder`, for a message; None if there is none, and then its file is removed.
+    `folder` is held.
 
-    A process of this machine is alive if it exists, one of another machine if its last refresh is recent.
+    A process of this machine is alive if it exists, one of another machine if it refreshes its file.
 
     Raises:
         FileSystemError: there is a file of that name that none of our programs wrote.
     """
     found = read(folder)
-    if found is None or found["folder"] != folder.path.name:  # the folder is a copy
-        return None
-    if found["machine"] == _machine() and os.name != "nt":  # on Windows os.kill would end the process
-        alive = _start_of(found["pid"]) == found["born"] and _is_there(found["pid"])
-    else:
-        alive = abs(time.time() - found["time"]) <= PATIENCE
-    return name_of(found) if alive else None
+    if found is not None and found["folder"] == folder.path.name:  # otherwise the folder is a copy
+        if found["machine"] != _machine() or os.name == "nt":  # on Windows os.kill would end the process
+            found = _refreshed(folder, found)
+        elif _start_of(found["pid"]) != found["born"] or not _is_there(found["pid"]):
+            found = None
+        if found is not None:
+            return name_of(found)
+    folder.remove(NAME)
+    return None
+
+
+def _refreshed(folder: Folder, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What the file says once it is no longer `found`; None if it stays so for PATIENCE, or its writer has removed it.
+
+    The file is watched, because no time in it or of it proves anything: clocks of machines differ, and some file
+    systems note the time of a write by the clock of the machine that writes.
+    """
+    warn_once("owner", f"watching for {PATIENCE:.0f} s whether {name_of(found)} still writes {folder}")
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        Stopped.check()
+        now = read(folder)
+        if now != found:
+            return now
+    return None
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
@@ -125,6 +145,11 @@ def read(folder: Folder) -> dict[str, Any] | None:
 
 def name_of(found: dict[str, Any] | None) -> str:
     return f"pid {found['pid']} on {found['host']}" if found else "another process"
+
+
+def host_name() -> str:
+    """This machine's name for a file or a file's name: the system takes any bytes for one."""
+    return re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII) or "unnamed"
 
 
 def _machine() -> str:

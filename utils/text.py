@@ -22,20 +22,25 @@ def visible(text: str, limit: int = 2000) -> str:
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 4] + " ..."
 
 
-def control_character(text: str) -> str | None:
-    """The first control character, or line or paragraph separator, in `text`, as an escape such as \\n; or None."""
+def unfit_character(text: str) -> str | None:
+    """The first character that ends a line, that a terminal acts on, or that no name of a file can have, in words such
+    as "the control character \\n"; None if `text` has none.
+
+    The surrogates from U+DC80 to U+DCFF stand for the bytes of a name that is not UTF-8; no other one has a meaning.
+    """
     for char in text:
-        if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
-            return char.encode("unicode_escape").decode("ascii")
+        category = unicodedata.category(char)
+        if category in ("Cc", "Zl", "Zp") or (category == "Cs" and not "\udc80" <= char <= "\udcff"):
+            return f"the {'' if category == 'Cs' else 'control '}character {escaped(char)}"
     return None
 
 
 def one_line(text: str, what: str) -> str:
-    """`text` itself, which goes into a script, a command line or a log. Raises ConfigError for a control character:
+    """`text` itself, which goes into a script, a command line or a log. Raises ConfigError for an `unfit_character`:
     text after a newline could be run as a command."""
-    found = control_character(text)
+    found = unfit_character(text)
     if found is not None:
-        raise ConfigError(f"{what} must not hold the control character {found}: {text!r}")
+        raise ConfigError(f"{what} must not hold {found}: {text!r}")
     return text
 
 
@@ -70,6 +75,11 @@ def escaped(text: str, but: str = "") -> str:
     return "".join(
         char if char.isprintable() or char in but else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def encodable(text: str) -> str:
+    """`text` with each surrogate, which UTF-8 does not have, as an escape; a path that is not UTF-8 has some."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def first_of(texts: Iterable[str], most: int = 20) -> str:

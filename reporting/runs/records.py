@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from utils.errors import DataError, FileSystemError
 from utils.files import read_file, write_atomically
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
+from utils.text import encodable
 from utils.zips import name_of, open_zip, read_entry
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
@@ -45,7 +46,7 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
             for file in files:
                 if file.parent in of_runs or file.name == GRID_NAME:
                     place = (PurePosixPath(name) / file.relative_to(folder).as_posix()).as_posix()
-                    entry = zipfile.ZipInfo(place.encode("utf-8", "backslashreplace").decode(), _DATE)
+                    entry = zipfile.ZipInfo(encodable(place), _DATE)
                     try:
                         archive.writestr(entry, read_file(file, LARGEST_FILE), zipfile.ZIP_DEFLATED, 9)
                     except OSError as error:
