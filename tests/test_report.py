@@ -37,6 +37,7 @@ from reporting.text.blocks import Figure, Heading, Table
 from reporting.text.document import document
 from tests.conftest import ROOT
 from tests.made_runs import config, write_cell, write_run, write_table
+from tests.runs import coco, run
 from utils.errors import DataError
 
 T_2 = 4.302652729911275  # 0.975 quantile of Student's t with 2 degrees of freedom, from a table
@@ -464,6 +465,24 @@ def test_machines_that_differ_are_said(tmp_path: Path) -> None:
     )
     (warning,) = read_results([tmp_path]).warnings
     assert warning.endswith("torch 2.14.1 (1); 2 versions of the code, which each run's data.json names.")
+
+
+def test_settings_that_a_resume_changed_are_said(coco_dir: Path, tmp_path: Path) -> None:
+    """The config.json of such a run has the newest settings alone."""
+    folder = tmp_path / "runs" / "straight"
+    assert run(*coco(coco_dir, folder, "trainer.epochs=1")) == 0
+    assert run("-r", "auto", "--run-dir", folder) == 0  # nothing to do
+    assert read_results([tmp_path / "runs"]).warnings == ()
+    assert (
+        run("-r", "auto", "--run-dir", folder, "trainer.epochs=2", "optimizer.args.lr=0.01", "trainer.save_period=2")
+        == 0
+    )
+    assert run("-r", "auto", "--run-dir", folder, "trainer.epochs=3") == 0
+    said = [warning for warning in read_results([tmp_path / "runs"]).warnings if "went on" in warning]
+    assert said == [
+        f"Runs of coco went on with another `{name}` than they began with: `bn` at 20 %, seed 12."
+        for name in ("optimizer.args.lr", "trainer.epochs")
+    ]
 
 
 def test_a_setting_that_an_older_config_lacks_is_no_difference(tmp_path: Path) -> None:

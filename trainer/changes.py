@@ -68,6 +68,10 @@ def _same(key: str, both: tuple[Any, Any], classes: int) -> bool:
     return key == "arch.args.num_classes" and before == now
 
 
+def that_matter(since: Changes) -> Changes:
+    return {key: both for key, both in since.items() if key not in NO_RESULT_DEPENDS_ON}
+
+
 def listed(found: Changes) -> str:
     return ", ".join(f"{key} {shortened(before)} -> {shortened(now)}" for key, (before, now) in found.items())
 
@@ -76,8 +80,7 @@ def report_lines(since: Changes, saved: Config, now: Config, state: RunState, ba
     """Lines that report the changed settings and a changed learning rate of the next step. `batches` are those of an
     epoch."""
     lines = []
-    reported = {key: both for key, both in since.items() if key not in NO_RESULT_DEPENDS_ON}
-    if reported:
+    if reported := that_matter(since):
         lines.append(f"changed since: {listed(reported)}")
     epoch, history = state["epoch"], state["history"]
     step = Step(epoch, state["batch"], batches)

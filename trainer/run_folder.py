@@ -114,19 +114,15 @@ def _make_new(config: Config) -> Path:
     raise FileSystemError(f"{parent} has a thousand runs of {stamp}")
 
 
-def write_run_files(
-    folder: Folder, config: Config, data: RunData, here: Mapping[str, Any], before: Mapping[str, Any] | None = None
-) -> None:
-    """Write run.json, the given labels (noise.npz), the realised noise (noise_transition.csv) and facts about data and
-    machine (data.json). Remove an earlier process's diverged.json.
-
-    `here` is the environment of this process; `before` is that of the checkpoint from which the run goes on.
+def write_run_files(folder: Folder, data: RunData, new: bool) -> None:
+    """Write run.json, the given labels (noise.npz) and the realised noise (noise_transition.csv). Remove an earlier
+    process's diverged.json. `new`: the run does not go on from a checkpoint.
 
     Raises:
         FileSystemError: a file cannot be written.
         CheckpointError: a run that had no checkpoint yet was begun there on other data.
     """
-    if before is None and _record(folder).get("sha256", data.sha256) != data.sha256:
+    if new and _record(folder).get("sha256", data.sha256) != data.sha256:
         raise CheckpointError(
             f"{folder}: a run was begun there on other data; choose another --run-dir, or move it away"
         )
@@ -134,14 +130,20 @@ def write_run_files(
     keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
     folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
-    record = {**data_record(config, data), "environments": _environments(folder, here, before)}
-    folder.write(DATA_NAME, (json.dumps(record, indent=2) + "\n").encode())
     folder.remove(DIVERGED_NAME)
 
 
-def write_config(folder: Folder, config: Config) -> None:
-    """Write config.json, whose settings count at the next resume. Raises FileSystemError."""
+def write_settings(
+    folder: Folder, config: Config, data: RunData, here: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> None:
+    """Write the settings (config.json), which count at the next resume, and facts about data and machine (data.json).
+
+    `here` is the environment of this process and what it changed; `before` is the environment of the checkpoint from
+    which the run goes on. Raises FileSystemError.
+    """
     folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
+    record = {**data_record(config, data), "environments": _environments(folder, here, before)}
+    folder.write(DATA_NAME, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _environments(folder: Folder, here: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Any]:

@@ -13,7 +13,7 @@ from trainer.best import best_epoch, make_best
 from trainer.environment import code_version, environment
 from trainer.identity import set_tables_aside
 from trainer.resume import Start
-from trainer.run_folder import write_config, write_run_files
+from trainer.run_folder import write_run_files, write_settings
 from trainer.trainer import Trainer
 from trainer.weights import start_from
 from utils.run_files import CONFIG_NAME
@@ -41,7 +41,8 @@ def accept(trainer: Trainer, start: Start, access: Access) -> None:
 def begin(trainer: Trainer, start: Start) -> None:
     """Write the first files of a run folder, and set aside those that a resume replaces.
 
-    A run's own config.json stays until the settings of the resume are accepted: they count at the next one.
+    A run's own config.json and data.json stay until a step was done with the settings of the resume: they count at the
+    next one.
 
     Raises:
         FileSystemError: the folder cannot be written.
@@ -55,9 +56,11 @@ def begin(trainer: Trainer, start: Start) -> None:
         goes_on = start.state is not None and not start.chosen
         tolerance = trainer.store.keep * trainer.loop.save_period if goes_on else 0
         set_tables_aside(trainer.folder, trainer.epoch, tolerance)
+        write_run_files(trainer.folder, trainer.data, new=start.state is None)
         here = {**environment(trainer.device, trainer.world.size), "code": code_version()}
-        write_run_files(trainer.folder, config, trainer.data, here, start.state and start.state["environment"])
-        write = partial(write_config, trainer.folder, config)
+        here |= {"changed": trainer.changed} if trainer.changed else {}
+        before = start.state and start.state["environment"]
+        write = partial(write_settings, trainer.folder, config, trainer.data, here, before)
         if start.in_place and trainer.folder.size(CONFIG_NAME):
             trainer.on_accepted = write
         else:

@@ -23,7 +23,7 @@ from models.loss import build_loss, class_weights
 from models.metric import METRICS
 from parse_config import Config
 from trainer.batch_statistics import share_statistics
-from trainer.changes import changes, check_function, check_order, check_start, report_lines
+from trainer.changes import Changes, changes, check_function, check_order, check_start, report_lines, that_matter
 from trainer.checkpoint import CheckpointStore
 from trainer.diagnostics import Diagnostics
 from trainer.environment import environment
@@ -75,6 +75,7 @@ class Trainer(BaseTrainer[RunState]):
         self.metrics: Metrics = {name: METRICS[name] for name in config.metrics}
         self.world.begin(self.loop.lost_after_minutes, device)
         self.remarks += [*model.remarks]
+        self.changed: Changes = {}  # settings that a resume changed
         self.remarks += share_statistics(model, self.loop.sync_batch_norm, device, self.world.size)
         if self.world.size > 1 and isinstance(config.loss, CrossEntropy):
             self.class_weights = class_weights(config.loss.args.class_weights, given, outputs)
@@ -256,6 +257,7 @@ class Trainer(BaseTrainer[RunState]):
             set_rng_state(state["rng"])
         else:
             changed.append("it holds no state of the generators")
+        self.changed = that_matter(since)
         self.remarks += report_lines(since, saved_as, self.config, state, len(self.data.train))
         if changed:
             self.log.warning("resume not bit-exact: %s", "; ".join(changed))

@@ -159,13 +159,16 @@ def read_data(path: Path) -> Data:
     wrong = value_at(record, ("wrong_labels", "train"))
     if wrong is not None and not whole(0, sizes[0])(wrong):
         raise DamagedRun("wrong_labels has more or less than there can be")
+    environments = _list_of(record, "environments")
+    changed = (value_at(environment, ("changed",)) for environment in environments)
     return Data(
         sizes,
         wrong,
-        tuple(dict.fromkeys(map(_place, _list_of(record, "environments")))),
+        tuple(dict.fromkeys(map(_place, environments))),
         len(_list_of(record, "classes")) or None,
         str(value_at(record, ("sha256",)) or ""),
         value_at(record, ("from_python",)) is True,
+        tuple(sorted({key for found in changed if isinstance(found, dict) for key in found})),
     )
 
 

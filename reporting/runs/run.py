@@ -71,7 +71,8 @@ class Diagnostics:
 class Data:
     """From data.json: the numbers of images in train, val and test, the number of wrong labels in train, where it was
     trained, as device and torch, and by what code (nothing in older files), the number of classes, the digest of the
-    dataset, and whether it was given from Python, so that the config does not name it."""
+    dataset, whether it was given from Python, so that the config does not name it, and the settings that a resume
+    changed."""
 
     images: tuple[int, ...]
     wrong: int | None
@@ -79,6 +80,7 @@ class Data:
     classes: int | None = None
     sha256: str = ""
     from_python: bool = False
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,6 +76,21 @@ def differing_data(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     return sentences
 
 
+def changed_settings(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
+    """A sentence for each setting that a resume of some runs of one dataset changed."""
+    sentences = []
+    for dataset, runs in _by_dataset(groups):
+        found: dict[str, list[str]] = {}
+        for key, run in runs:
+            for name in run.data.changed if run.data else ():
+                found.setdefault(name, []).append(f"`{plain(key.arm)}` at {percent(key.noise)}, seed {run.seed}")
+        sentences += [
+            f"Runs of {dataset} went on with another `{_short(name)}` than they began with: {first_of(at, 3, '; ')}."
+            for name, at in sorted(found.items())[:MOST_SETTINGS]
+        ]
+    return sentences
+
+
 def _by_dataset(groups: Iterable[Mapping[Key, Mapping[int, Run]]]) -> list[tuple[str, list[tuple[Key, Run]]]]:
     """The runs of each dataset with their cells, in the order of the names."""
     found: dict[str, list[tuple[Key, Run]]] = {}

@@ -10,7 +10,7 @@ from itertools import product
 from reporting.runs.run import ARMS, Place, Run, Wanted
 from reporting.runs.run import Key as Key
 from reporting.runs.words import percent, plain
-from reporting.statistics.differences import differing_data, differing_places, differing_settings
+from reporting.statistics.differences import changed_settings, differing_data, differing_places, differing_settings
 
 MOST_HOLES = 10_000
 
@@ -158,7 +158,7 @@ def sort_into_cells(
                 which = f"`{plain(chosen.folder)}`, the newest{' complete' if chosen.finished else ''} one by its name"
                 warnings.append(f"There are {len(found)} runs of {describe(key)}, seed {seed}; {which}, counts.")
             (cells if chosen.finished else unfinished).setdefault(key, {})[seed] = chosen
-    for differing in (differing_settings, differing_data, differing_places):
+    for differing in (differing_settings, changed_settings, differing_data, differing_places):
         warnings += differing(cells, unfinished)
     lost = [
         f"{describe(key)}, seed {seed}"
