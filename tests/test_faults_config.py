@@ -131,6 +131,12 @@ def test_34_weights_that_blow_up_in_the_last_step(coco_dir: Path, tmp_path: Path
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
+def test_34_the_setting_that_the_rate_goes_by_is_named(coco_dir: Path, tmp_path: Path) -> None:
+    options = ("lr_scheduler.type=OneCycleLR", "lr_scheduler.args.max_lr=1e20", "trainer.epochs=1")
+    arguments = [each for each in coco(coco_dir, tmp_path / "run", *options) if "milestones" not in each]
+    one_line(call("train.py", *arguments), 6, "; lower lr_scheduler.args.max_lr\n")
+
+
 def test_34_nothing_is_saved_on_a_signal_either(coco_dir: Path, tmp_path: Path) -> None:
     """Nor by the clock: a state that is not finite resumes nothing."""
     options = ("optimizer.args.lr=1e20", "trainer.save_every_minutes=1e-9")

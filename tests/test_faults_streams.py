@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 
 from parse_config import load_config
-from tests.conftest import ROOT, program, write_image_folder
+from tests.conftest import ROOT, fresh_program, program, write_image_folder
 from tests.faults import little_memory_for_a_step
 from tests.runs import Ended, Started, call, coco, contents, evaluate, launch, one_line, rows, run
 from tests.test_grid import settings, write_grid
+from trainer.environment import code_version
 from utils import output
 from utils.cli import run_program
 from utils.errors import CheckpointError, DataError, Stopped
@@ -572,6 +573,23 @@ def test_76_debug_shows_every_cause(tmp_path: Path, coco_dir: Path, capsys: pyte
         assert "The above exception was the direct cause of the following exception:" in said
         assert run(*arguments) == code
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_75_settings_of_tqdm_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process of its own, since tqdm reads them when torch loads it."""
+    monkeypatch.setenv("TQDM_NCOLS", "abc")
+    monkeypatch.setenv("TQDM_BAR_FORMAT", "{x}")
+    ended = fresh_program("test.py", "-r", str(tmp_path / "x.pth"))
+    one_line(Ended(ended.returncode, ended.stdout, ended.stderr), 4, "x.pth is not there")
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"])
+def test_75_settings_of_git_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    before = code_version()
+    if before is None:
+        pytest.skip("the tests do not run in a checkout of git")
+    monkeypatch.setenv(name, str(tmp_path))
+    assert code_version() == before
 
 
 @pytest.mark.slow

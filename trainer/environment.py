@@ -25,7 +25,9 @@ def code_version() -> str | None:
     if not (_ROOT / ".git").exists():
         return None  # git would look for one further up
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # nothing is written, not even into .git
+    # Variables of git's, as a hook has them, may name another repository.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables["GIT_OPTIONAL_LOCKS"] = "0"  # nothing is written, not even into .git
     try:
         found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -104,6 +104,11 @@ def rate_of(config: Config) -> Curve:
     return warmed_up(_without_warmup(config), config.lr_scheduler.args)
 
 
+def setting_of_rate(config: Config) -> str:
+    """The setting that the learning rate goes by."""
+    return "lr_scheduler.args.max_lr" if isinstance(config.lr_scheduler, OneCycleLR) else "optimizer.args.lr"
+
+
 def _without_warmup(config: Config) -> Curve:
     schedule, base, epochs = config.lr_scheduler, config.optimizer.args.lr, config.trainer.epochs
     match schedule:

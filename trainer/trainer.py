@@ -30,7 +30,7 @@ from trainer.environment import environment
 from trainer.evaluation import AMP_TYPES, Evaluator, Metrics, measure, measure_noise
 from trainer.identity import note_save
 from trainer.meter import Meter
-from trainer.optim import Schedule, Step
+from trainer.optim import Schedule, Step, setting_of_rate
 from trainer.restore import check_data, check_progress, load_model, load_optimizer
 from trainer.state import FORMAT_VERSION, RunState, config_of
 from utils.columns import SPLITS, prefixed
@@ -269,7 +269,8 @@ class Trainer(BaseTrainer[RunState]):
 
     def _diverged(self, epoch: int, step: int) -> NonFiniteLossError:
         kept = f"; the best checkpoint is kept in {self.folder}" if self.monitor.best is not None else ""
-        said = f"the loss became NaN or infinite in epoch {epoch} at step {step}{kept}; lower optimizer.args.lr"
+        where = f"in epoch {epoch} at step {step}{kept}"
+        said = f"the loss became NaN or infinite {where}; lower {setting_of_rate(self.config)}"
         return NonFiniteLossError(said, epoch, step)
 
     def _show_images(self) -> None:

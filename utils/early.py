@@ -28,6 +28,13 @@ def _bound_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
+def _drop_settings_of_tqdm() -> None:
+    """Of tqdm's variables our bars heed TQDM_DISABLE alone. One that it cannot read would end it, and torch, which
+    loads it, with an error."""
+    for name in [name for name in os.environ if name.startswith("TQDM_") and name != "TQDM_DISABLE"]:
+        del os.environ[name]
+
+
 if _is_ours(sys.modules["__main__"]):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the imports
@@ -37,3 +44,4 @@ if _is_ours(sys.modules["__main__"]):
         if signal.getsignal(_number) != signal.SIG_IGN:
             signal.signal(_number, lambda number, frame: end_at_once(number))
     _bound_spinning()
+    _drop_settings_of_tqdm()
