@@ -106,11 +106,14 @@ def make_place(out: Path) -> None:
 Piece = bytes | memoryview | Callable[[], bytes]
 
 
-def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> None:
+def write_atomically(
+    path: Path, *pieces: Piece, folder: int | None = None, refuse: Callable[[], object] | None = None
+) -> None:
     """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
 
     The temporary file is read back and compared before it replaces the old file. Given the descriptor of `folder`, the
-    file is written there under the last part of `path`, wherever the rest of `path` leads.
+    file is written there under the last part of `path`, wherever the rest of `path` leads. If something lies there
+    then, `refuse` is called, which raises if it must stay: it may have come while the pieces were made.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
@@ -125,7 +128,7 @@ def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> N
         with open(descriptor, "w+b", buffering=0) as file:
             for piece in pieces:
                 _append(file, memoryview(piece() if callable(piece) else piece))
-        os.replace(source, target, src_dir_fd=folder, dst_dir_fd=folder)
+        _put(source, target, folder, refuse)
         _sync_folder(path.parent, folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -134,6 +137,18 @@ def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> N
             raise
         size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
         raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+
+
+def _put(source: Path, target: Path, folder: int | None, refuse: Callable[[], object] | None) -> None:
+    if refuse is not None:
+        try:
+            os.link(source, target, src_dir_fd=folder, dst_dir_fd=folder)  # unlike a rename, it replaces nothing
+        except OSError:  # something is there, or the file system has no links
+            refuse()
+        else:
+            os.unlink(source, dir_fd=folder)
+            return
+    os.replace(source, target, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextlib.contextmanager
