@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -161,6 +161,7 @@ class Files:
         self._source = source
         self._choose = choose
         self._zip: zipfile.ZipFile | None = None
+        self._closing = ExitStack()
         self.base: int | None = None
         if source.is_dir():
             if splits:
@@ -193,7 +194,7 @@ class Files:
 
     def _list_zip(self) -> Tree:
         try:
-            self._zip = open_zip(self._source)
+            self._zip = self._closing.enter_context(open_zip(self._source))
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{self._source} is neither a folder nor a readable .zip ({error})") from error
         # A zip may hold one name twice; the last one is read.
@@ -228,8 +229,7 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._zip:
-            self._zip.close()
+        self._closing.close()
 
 
 def read_picture(path: Path) -> bytes:

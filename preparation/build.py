@@ -16,10 +16,10 @@ from data_loader.class_names import problem_of
 from data_loader.npz import LARGEST
 from data_loader.picture_files import broken_message, dim_message
 from data_loader.pictures import BrokenImageError, Picture
-from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
+from preparation.manifest import LARGEST_MANIFEST, difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
-from utils.files import make_place, temporary_of, write_atomically
+from utils.files import make_place, read_file, temporary_of, write_atomically
 from utils.folder import Folder
 from utils.progress import Bar
 from utils.stopping import StopRequest, exit_code
@@ -175,7 +175,7 @@ def _write(plan: Plan, request: Request, data: memoryview, manifest: bytes) -> N
             out.with_name(name).unlink(missing_ok=True)
     stop = StopRequest()
     with stop:
-        old = beside.read_bytes() if beside.is_file() else None
+        old = read_file(beside, LARGEST_MANIFEST) if beside.is_file() else None
         write_atomically(beside, manifest, refuse=partial(_refuse_other_manifest, request))
         try:
             write_atomically(out, data, refuse=partial(_refuse_another, plan, request))

@@ -447,6 +447,39 @@ def test_43_a_file_stays_where_there_are_no_links(
     assert files_in(tmp_path) == ({"x.npz"} if there else {"x.npz", "x.npz.manifest.json"})
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("name", ["source", "x.npz", "x.npz.manifest.json"])
+def test_72_what_is_no_file_is_neither_waited_for_nor_read(images: Path, tmp_path: Path, kind: str, name: str) -> None:
+    source, out = tmp_path / "source", tmp_path / "x.npz"
+    source.symlink_to(images)
+    made("folder", source, "-o", out)
+    (tmp_path / name).unlink()
+    if kind == "fifo":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    line = refused(3 if name == "source" else 5, "folder", source, "-o", out)
+    assert str(source if name == "source" else out) in line
+    assert name == out.name + ".manifest.json" or "it is no regular file" in line
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("option", ["--annotations", "--images"])
+def test_72_annotations_and_images_that_are_no_file(
+    coco_source: tuple[Path, dict], tmp_path: Path, kind: str, option: str
+) -> None:
+    arguments = coco_arguments(*coco_source)
+    place = tmp_path / "pipe"
+    if kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+    arguments[arguments.index(option) + 1] = place
+    assert "it is no regular file" in refused(3, *arguments)
+
+
 # --- kills and signals ---------------------------------------------------------------------------------------------
 
 

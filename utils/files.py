@@ -48,7 +48,7 @@ def read_file(path: Path, limit: int) -> bytes:
         OSError: it cannot be read, is not a regular file (it never waits for a FIFO or a device), or is larger than
             `limit` bytes. `strerror` says which.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1) if size <= limit else b""  # read() allocates as much as is requested
         while size < len(data) <= limit and (more := file.read(1 << 20)):  # the file grows, or does not report its size
@@ -60,20 +60,24 @@ def read_file(path: Path, limit: int) -> bytes:
 
 def read_start(path: Path, count: int) -> bytes:
     """The first `count` bytes of a regular file. Raises OSError as `read_file` does."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         return file.read(count)
 
 
 def read_end(path: Path, count: int) -> tuple[bytes, int]:
     """The last `count` bytes of a regular file and its size. Raises OSError as `read_file` does."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - count))
         return file.read(count), size
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, opened for reading: the one way to open a file that a user names.
+
+    Raises OSError: it cannot be opened, or it is no regular file (a FIFO is not waited for).
+    """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -221,9 +225,12 @@ def _sync_folder(path: Path, folder: int | None) -> None:
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is called with the size of each piece."""
+    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is called with the size of each piece.
+
+    Raises OSError as `open_regular` does.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
             progress(len(piece))
