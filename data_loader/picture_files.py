@@ -29,7 +29,9 @@ NO_FORMAT = "of no format that is read"
 NO_FILE = "no regular file"
 EMPTY = "class folder with nothing in it"
 CIRCLE = "link to a folder that it lies in"
+TWICE = "on another way to a folder of the same class"
 UNREADABLE = "that cannot be looked into"
+_CLASS_DEPTH = 3  # of the path parts above the pictures, the most that name a class, as data/train/<class> do
 
 #: A predicate on a folder, by the parts of its path in the source.
 Parts = Callable[[Sequence[str]], bool]
@@ -97,7 +99,8 @@ class Tree:
 def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -> Tree:
     """All files below `folder`, in the subfolders that are `wanted`; hidden folders are never opened.
 
-    Links to folders are followed, except in circles; broken links are listed like files.
+    Links to folders are followed, except in circles, and within a class once to each folder: links to links would make
+    twice the work with each level. So several classes or splits may share a folder. Broken links are listed like files.
 
     Raises:
         UnreadableFileError: a `needed` folder cannot be opened.
@@ -112,17 +115,21 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
         tree.left_out.add(UNREADABLE, f"{inside.as_posix()}/")
 
     chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # folder -> its real path and those above it
+    visited: set[tuple[tuple[str, ...], Path]] = set()  # class and real path
     for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         chain = chains.pop(here)
-        for name in list(below):
+        names, below[:] = sorted(below), ()  # sorted: of two ways to a folder the same one is taken everywhere
+        for name in names:
             inside = (here / name).relative_to(folder)
             real = (here / name).resolve()
-            if hidden(name) or not wanted(inside.parts) or real in chain:
-                reason = HIDDEN if hidden(name) else CIRCLE if real in chain else OUTSIDE
-                tree.left_out.add(reason, f"{inside.as_posix()}/")
-                below.remove(name)
+            visit = inside.parts[:_CLASS_DEPTH], real
+            if hidden(name) or not wanted(inside.parts) or real in chain or visit in visited:
+                again = CIRCLE if real in chain else TWICE if visit in visited else OUTSIDE
+                tree.left_out.add(HIDDEN if hidden(name) else again, f"{inside.as_posix()}/")
             else:
+                below.append(name)
+                visited.add(visit)
                 chains[here / name] = (*chain, real)
                 tree.folders.append(inside.as_posix())
         for name in files:
