@@ -8,7 +8,6 @@ import signal
 import zipfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from data_loader.pictures import BrokenImageError, Picture
 from preparation.manifest import LARGEST_MANIFEST, difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
-from utils.files import make_place, read_file, temporary_of, write_atomically
-from utils.folder import Folder
+from utils.files import make_place, read_file, write_atomically
 from utils.progress import Bar
 from utils.stopping import StopRequest, exit_code
 from utils.text import CELL, visible
@@ -170,9 +168,6 @@ def _dither(images: np.ndarray, random: np.random.Generator) -> None:
 def _write(plan: Plan, request: Request, data: memoryview, manifest: bytes) -> None:
     """Write the manifest before the file, so that every file has one. A request to stop waits for both."""
     out, beside = request.output, manifest_path(request.output)
-    for name in Folder(out.parent).names():  # temporary files of a run that was killed
-        if temporary_of(Path(name)) in (out.name, beside.name):
-            out.with_name(name).unlink(missing_ok=True)
     stop = StopRequest()
     with stop:
         old = read_file(beside, LARGEST_MANIFEST) if beside.is_file() else None

@@ -15,11 +15,12 @@ from typing import BinaryIO
 
 from utils.errors import ConfigError, FileSystemError, Stopped
 from utils.once import warn_once
+from utils.process import lives, machine, start_of
 from utils.text import control_character
 from utils.threads import in_thread
 
-_ABANDONED = 3600.0  # seconds without a write after which a temporary file of `replacing` has no writer
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+_ABANDONED = 3600.0  # seconds without a write after which a temporary file of an unknown process has no writer
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(?:-([0-9a-f]{8})-(\d{1,10})-(\d*))?\.tmp")
 
 
 def user_path(text: str) -> Path:
@@ -123,24 +124,31 @@ def write_atomically(
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
             The temporary file is removed, and the old file stays.
     """
+    try:
+        with staged(path, *pieces, folder=folder) as source:
+            _put(source, path if folder is None else Path(path.name), folder, refuse)
+            _sync_folder(path.parent, folder)
+    except OSError as error:
+        size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
+        raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def staged(path: Path, *pieces: Piece, folder: int | None = None) -> Iterator[Path]:
+    """A temporary file of `path` that holds `pieces`, synced, read back and compared, for the caller to rename; if it
+    is still there at the end, it is removed. Raises OSError."""
     Stopped.check()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    source, target = (temporary, path) if folder is None else (Path(temporary.name), Path(path.name))
+    temporary = _new_temporary(path, folder)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(source, flags, 0o666, dir_fd=folder)  # less the umask
+        descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)  # less the umask
         with open(descriptor, "w+b", buffering=0) as file:
             for piece in pieces:
                 _append(file, memoryview(piece() if callable(piece) else piece))
-        _put(source, target, folder, refuse)
-        _sync_folder(path.parent, folder)
-    except BaseException as error:
+        yield temporary
+    finally:
         with contextlib.suppress(OSError):
-            os.unlink(source, dir_fd=folder)
-        if not isinstance(error, OSError):
-            raise
-        size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
-        raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+            os.unlink(temporary, dir_fd=folder)
 
 
 def _put(source: Path, target: Path, folder: int | None, refuse: Callable[[], object] | None) -> None:
@@ -160,13 +168,9 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A temporary file, for what is too large for `write_atomically`; at the end it is synced and becomes `path`, with
     the permissions `mode`, less the umask.
 
-    An error removes it. What a killed process left of one is removed after an hour. Raises OSError.
+    An error removes it. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    for other in path.parent.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if temporary_of(other) == path.name and time.time() - other.stat().st_mtime > _ABANDONED:
-                other.unlink()
+    temporary = _new_temporary(path)
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
@@ -175,6 +179,29 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_temporary(path: Path, folder: int | None = None) -> Path:
+    """A name for a temporary file of `path`, which says what process writes it. Those of `path` that killed processes
+    left are removed."""
+
+    def at(name: str) -> Path:
+        return path.with_name(name) if folder is None else Path(name)
+
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent if folder is None else folder):
+            if temporary_of(Path(name)) == path.name:
+                with contextlib.suppress(OSError):
+                    if not _has_writer(name, os.stat(at(name), dir_fd=folder, follow_symlinks=False).st_mtime):
+                        os.unlink(at(name), dir_fd=folder)
+    pid = os.getpid()
+    return at(f".{path.name}.{secrets.token_hex(4)}-{machine()}-{pid}-{start_of(pid)}.tmp")
+
+
+def _has_writer(temporary: str, written: float) -> bool:
+    match = _TEMPORARY.fullmatch(temporary)
+    known = lives(match[2], int(match[3]), match[4]) if match and match[2] else None
+    return time.time() - written <= _ABANDONED if known is None else known
 
 
 def temporary_of(path: Path) -> str | None:

@@ -7,11 +7,11 @@ import secrets
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import FileSystemError, FolderGoneError
 from utils.folder import Folder
+from utils.process import lives, machine, start_of
 
 NAME = ".owner"
 BEAT = 15.0  # seconds between two refreshes of the file
@@ -28,8 +28,8 @@ class Owner:
         self._record = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "machine": _machine(),
-            "born": _start_of(os.getpid()),
+            "machine": machine(),
+            "born": start_of(os.getpid()),
             "folder": folder.path.name,
             "key": secrets.token_hex(8),
         }
@@ -101,9 +101,8 @@ def live_owner(folder: Folder) -> str | None:
     found = read(folder)
     if found is None or found["folder"] != folder.path.name:  # the folder is a copy
         return None
-    if found["machine"] == _machine() and os.name != "nt":  # on Windows os.kill would end the process
-        alive = _start_of(found["pid"]) == found["born"] and _is_there(found["pid"])
-    else:
+    alive = lives(found["machine"], found["pid"], found["born"])
+    if alive is None:
         alive = abs(time.time() - found["time"]) <= PATIENCE
     return name_of(found) if alive else None
 
@@ -125,32 +124,3 @@ def read(folder: Folder) -> dict[str, Any] | None:
 
 def name_of(found: dict[str, Any] | None) -> str:
     return f"pid {found['pid']} on {found['host']}" if found else "another process"
-
-
-def _machine() -> str:
-    """Identifies the machine, even among machines of one name, and the pid namespace within it."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115
-    return " ".join(parts)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _start_of(pid: int) -> str:
-    """The start time of a process, which distinguishes it from a later one with its pid; "" if it is unknown or the
-    process has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
