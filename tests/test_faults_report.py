@@ -416,6 +416,24 @@ def test_72_files_that_never_end(tmp_path: Path, name: str, kind: str) -> None:
     assert any("seed12" in warning for warning in results.warnings)
 
 
+def test_72_folders_within_folders_without_end(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_cell(runs, "bn", 0.0, {12: 0.5})
+    at = [os.open(runs, os.O_RDONLY)]
+    try:
+        for _ in range(5000):  # a path of them all would be too long
+            os.mkdir("d", dir_fd=at[-1])
+            at.append(os.open("d", os.O_RDONLY, dir_fd=at[-1]))
+            os.close(at.pop(-2))
+        assert run_report(runs, "-o", tmp_path / "out", "--records", tmp_path / "records.zip") == 0
+        with zipfile.ZipFile(tmp_path / "records.zip") as archive:
+            assert len(archive.namelist()) == 2
+    finally:
+        os.close(at.pop())
+        while (runs / "d").exists():  # from above, in pieces, since shutil would call itself as often
+            subprocess.run(["rm", "-rf", str(runs / "d")], check=True)
+
+
 VALUES = (None, True, 0, -1, 10**12, 10**400, 0.5, 1e308, "", "x", f"../a\nb{RTL}")
 MORE_VALUES = ("`", "\ud800", "x" * 10_000, [], [1], {}, {"a": 1})
 

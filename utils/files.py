@@ -20,6 +20,7 @@ from utils.text import control_character
 from utils.threads import in_thread
 
 _ABANDONED = 3600.0  # seconds without a write after which a temporary file of an unknown process has no writer
+_DEEPEST = 100  # folders within one another that are searched
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(?:-([0-9a-f]{8})-(\d{1,10})-(\d*))?\.tmp")
 
 
@@ -84,6 +85,19 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         yield file
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and the folders below it, in order, each with the names of what is no folder in it.
+
+    Links to folders are not followed. What cannot be looked into is passed over, and so is what lies deeper than
+    _DEEPEST: os.walk and Path.rglob call themselves for each level, and paths may not be of any length.
+    """
+    above = len(root.parts)
+    for place, below, names in os.walk(root):
+        folder = Path(place)
+        below[:] = sorted(below) if len(folder.parts) - above < _DEEPEST else ()
+        yield folder, names
 
 
 def _in_units(size: int) -> str:
