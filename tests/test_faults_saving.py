@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from logger.log import get_logger, set_up_logging
 from tests.conftest import ROOT, same_tree
 from tests.faults import file_system, kill_at, limit_file_size, path_of, remount, slow_fsync
-from tests.runs import Ended, Started, coco, contents, final_state, launch, one_line, rows, same_run
+from tests.runs import Ended, Started, call, coco, contents, final_state, launch, one_line, rows, same_run
 from trainer.checkpoint import CheckpointStore, read
 from trainer.checkpoint_file import pack
 from utils.files import staged
@@ -390,6 +390,13 @@ def test_09_no_place_for_the_run(coco_dir: Path, tmp_path: Path) -> None:
         remount(disk, "ro")
         for folder in (disk / "there", disk / "new"):
             one_line(launch(tmp_path, *coco(coco_dir, folder)), 5, str(folder), "Read-only file system")
+
+
+def test_09_a_circle_of_links_for_the_run_s_folder(finished: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for resumed in (finished / "model_best.pth", "auto"):
+        one_line(call("train.py", "-r", resumed, "--run-dir", loop), 5, str(loop))
 
 
 def test_10_two_runs_in_one_folder(coco_dir: Path, tmp_path: Path, long_run: Path) -> None:
