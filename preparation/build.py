@@ -49,10 +49,10 @@ def build(plan: Plan, request: Request) -> list[str]:
     expected = select(plan, request)
     check_counts(plan, expected, request)
     _check_size(len(expected.chosen), request)
-    make_place(request.output)
-    if os.path.lexists(request.output) and not request.force:
+    if os.path.lexists(request.output) and not request.output.is_dir() and not request.force:
         _refuse_another(plan, request)
         return [f"nothing to do: {request.output} is what this command makes"]
+    make_place(request.output)  # not before: the disk may be read-only where there is nothing to do
     _refuse_other_manifest(request)
     selection, outcomes = _decode(plan, request, len(expected.chosen))
     check_counts(plan, selection, request, outcomes.get)

@@ -38,7 +38,7 @@ from preparation.coco import square_around
 from preparation.manifest import manifest_path
 from tests import runs
 from tests.conftest import ROOT, make_pixels, program, write_image_folder
-from tests.faults import kill_at, limit_file_size
+from tests.faults import file_system, kill_at, limit_file_size, remount
 from tests.runs import contents
 
 CLASSES = ("ant", "bee", "cat")
@@ -478,6 +478,15 @@ def test_72_annotations_and_images_that_are_no_file(
         place.symlink_to("/dev/zero")
     arguments[arguments.index(option) + 1] = place
     assert "it is no regular file" in refused(3, *arguments)
+
+
+def test_09_a_disk_that_is_read_only_and_nothing_to_do(images: Path, tmp_path: Path) -> None:
+    with file_system(tmp_path / "disk", "1m") as disk:
+        made("folder", images, "-o", disk / "x.npz", "--per-class", 3)
+        remount(disk, "ro")
+        assert "nothing to do" in made("folder", images, "-o", disk / "x.npz", "--per-class", 3)
+        assert "cannot write" in refused(5, "folder", images, "-o", disk / "x.npz", "--per-class", 3, "--force")
+        assert "cannot write" in refused(5, "folder", images, "-o", disk / "y.npz", "--per-class", 3)
 
 
 # --- kills and signals ---------------------------------------------------------------------------------------------
