@@ -13,7 +13,7 @@ def machine() -> str:
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+    return hashlib.sha256(os.fsencode(" ".join(parts))).hexdigest()[:8]
 
 
 def start_of(pid: int) -> str:
