@@ -6,6 +6,7 @@ Each file holds, beside the network, what inference needs as JSON texts: arch, c
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from utils.cli import OneLineParser, leave, run_program
@@ -44,17 +45,18 @@ def export(args: argparse.Namespace) -> None:
     from utils.output import say
 
     places = [user_path(name) for option in SUFFIXES if (name := getattr(args, option)) is not None]
-    for place in places:
-        refuse_others(place, formats.is_ours, limit=16 << 30)
+    refuse = {place: partial(refuse_others, place, formats.is_ours, limit=16 << 30) for place in places}
+    for check in refuse.values():
+        check()
     weights = read_weights(user_path(args.resume))
     network = trained(weights, torch.device("cpu"))
     facts = formats.facts_of(weights, network)
     for place in places:
         make_place(place)
     made = [formats.export(network, facts, place.suffix) for place in places]
-    for place, (data, check) in zip(places, made, strict=True):
-        Folder(place.parent).write(place.name, data)
-        say(f"wrote {place}: {len(data):,} bytes; {check}")
+    for place, (data, checked) in zip(places, made, strict=True):
+        Folder(place.parent).write(place.name, data, refuse=refuse[place])
+        say(f"wrote {place}: {len(data):,} bytes; {checked}")
 
 
 def main(argv: list[str] | None = None) -> int:

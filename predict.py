@@ -11,6 +11,7 @@ From Python:
 import utils.early  # isort: skip # noqa: F401
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,9 @@ def predict(args: argparse.Namespace) -> None:
     from utils.output import complain, say
 
     out = None if args.output is None else user_path(args.output)
-    if out is not None:
-        refuse_others(out, is_ours, limit=1 << 10)
+    refuse = None if out is None else partial(refuse_others, out, is_ours, limit=1 << 10)
+    if refuse is not None:
+        refuse()
     weights = read_weights(user_path(args.resume))
     if weights.config.trainer.keep_freed_memory:
         keep_freed_memory()
@@ -87,7 +89,7 @@ def predict(args: argparse.Namespace) -> None:
         say(*(answer.line() for answer in answers))
         complain(*pictures.notes)
     else:
-        Folder(out.parent).write(out.name, as_csv(answers, top))
+        Folder(out.parent).write(out.name, as_csv(answers, top), refuse=refuse)
         say(*pictures.notes, f"wrote {out}: {len(answers):,} pictures, by {weights.source}")
     if broken:
         raise DataError(f"{broken}; {len(answers):,} others were classified")

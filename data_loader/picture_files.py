@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -29,7 +29,9 @@ NO_FORMAT = "of no format that is read"
 NO_FILE = "no regular file"
 EMPTY = "class folder with nothing in it"
 CIRCLE = "link to a folder that it lies in"
+TWICE = "on another way to a folder of the same class"
 UNREADABLE = "that cannot be looked into"
+_CLASS_DEPTH = 3  # of the path parts above the pictures, the most that name a class, as data/train/<class> do
 
 #: A predicate on a folder, by the parts of its path in the source.
 Parts = Callable[[Sequence[str]], bool]
@@ -97,7 +99,8 @@ class Tree:
 def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -> Tree:
     """All files below `folder`, in the subfolders that are `wanted`; hidden folders are never opened.
 
-    Links to folders are followed, except in circles; broken links are listed like files.
+    Links to folders are followed, except in circles, and within a class once to each folder: links to links would make
+    twice the work with each level. So several classes or splits may share a folder. Broken links are listed like files.
 
     Raises:
         UnreadableFileError: a `needed` folder cannot be opened.
@@ -112,17 +115,21 @@ def walk(folder: Path, wanted: Parts = everything, needed: Parts = everything) -
         tree.left_out.add(UNREADABLE, f"{inside.as_posix()}/")
 
     chains: dict[Path, tuple[Path, ...]] = {folder: (folder.resolve(),)}  # folder -> its real path and those above it
+    visited: set[tuple[tuple[str, ...], Path]] = set()  # class and real path
     for place, below, files in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         chain = chains.pop(here)
-        for name in list(below):
+        names, below[:] = sorted(below), ()  # sorted: of two ways to a folder the same one is taken everywhere
+        for name in names:
             inside = (here / name).relative_to(folder)
             real = (here / name).resolve()
-            if hidden(name) or not wanted(inside.parts) or real in chain:
-                reason = HIDDEN if hidden(name) else CIRCLE if real in chain else OUTSIDE
-                tree.left_out.add(reason, f"{inside.as_posix()}/")
-                below.remove(name)
+            visit = inside.parts[:_CLASS_DEPTH], real
+            if hidden(name) or not wanted(inside.parts) or real in chain or visit in visited:
+                again = CIRCLE if real in chain else TWICE if visit in visited else OUTSIDE
+                tree.left_out.add(HIDDEN if hidden(name) else again, f"{inside.as_posix()}/")
             else:
+                below.append(name)
+                visited.add(visit)
                 chains[here / name] = (*chain, real)
                 tree.folders.append(inside.as_posix())
         for name in files:
@@ -161,6 +168,7 @@ class Files:
         self._source = source
         self._choose = choose
         self._zip: zipfile.ZipFile | None = None
+        self._closing = ExitStack()
         self.base: int | None = None
         if source.is_dir():
             if splits:
@@ -193,7 +201,7 @@ class Files:
 
     def _list_zip(self) -> Tree:
         try:
-            self._zip = open_zip(self._source)
+            self._zip = self._closing.enter_context(open_zip(self._source))
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{self._source} is neither a folder nor a readable .zip ({error})") from error
         # A zip may hold one name twice; the last one is read.
@@ -228,8 +236,7 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._zip:
-            self._zip.close()
+        self._closing.close()
 
 
 def read_picture(path: Path) -> bytes:

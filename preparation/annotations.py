@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from utils.errors import ConfigError, DataError
+from utils.files import open_regular
 from utils.reading import errors_as
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
@@ -64,7 +65,7 @@ def entries(path: Path) -> Iterator[tuple[int, Entry]]:
         ConfigError: ijson is not installed.
         DataError: the file cannot be read or is not JSON, a list is missing or there twice, or an object is incomplete.
     """
-    with errors_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open(path, "rb") as file:
+    with errors_as(DataError, str(path), "cannot be read as JSON", "; get the file again"), open_regular(path) as file:
         yield from _lists(path, _events(file, path))
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import os
 import pickle
 import signal
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -14,11 +15,10 @@ from data_loader.class_names import problem_of
 from data_loader.npz import LARGEST
 from data_loader.picture_files import broken_message, dim_message
 from data_loader.pictures import BrokenImageError, Picture
-from preparation.manifest import difference, dump, make_manifest, manifest_path, read_manifest
+from preparation.manifest import LARGEST_MANIFEST, difference, dump, make_manifest, manifest_path, read_manifest
 from preparation.plan import Candidate, Outcome, Plan, Request, Selection, check_counts, select
 from utils.errors import ConfigError, DataError, FileSystemError, Stopped
-from utils.files import make_place, temporary_of, write_atomically
-from utils.folder import Folder
+from utils.files import make_place, read_file, write_atomically
 from utils.progress import Bar
 from utils.stopping import StopRequest, exit_code
 from utils.text import CELL, visible
@@ -49,25 +49,35 @@ def build(plan: Plan, request: Request) -> list[str]:
     expected = select(plan, request)
     check_counts(plan, expected, request)
     _check_size(len(expected.chosen), request)
-    make_place(request.output)
-    if request.output.exists() and not request.force:
-        reason = difference(plan, request)
-        if reason:
-            raise FileSystemError(f"{request.output} exists, and {reason}; give another -o, or --force to replace it")
+    if os.path.lexists(request.output) and not request.output.is_dir() and not request.force:
+        _refuse_another(plan, request)
         return [f"nothing to do: {request.output} is what this command makes"]
-    manifest_file = manifest_path(request.output)
-    if manifest_file.exists() and not request.force and read_manifest(request.output) is None:
-        raise FileSystemError(f"{manifest_file} is no manifest of this program; move it away, or --force")
+    make_place(request.output)  # not before: the disk may be read-only where there is nothing to do
+    _refuse_other_manifest(request)
     selection, outcomes = _decode(plan, request, len(expected.chosen))
     check_counts(plan, selection, request, outcomes.get)
     pictures = [picture for candidate in selection.chosen if (picture := outcomes[candidate].picture)]
     data = pack(pictures, [candidate.label for candidate in selection.chosen], request, plan.own_names(request))
     digest = hashlib.sha256(data).hexdigest()
     manifest = make_manifest(plan, request, selection, outcomes, {"bytes": len(data), "sha256": digest})
-    _write(request.output, data, dump(manifest))
+    _write(plan, request, data, dump(manifest))
     dim = [candidate.name for candidate, picture in zip(selection.chosen, pictures, strict=True) if picture.dim]
     written = f"wrote {request.output}: {len(pictures):,} images, {len(data):,} bytes, SHA-256 {digest}"
-    return [*_report(plan, selection, dim), written, f"wrote {manifest_file}"]
+    return [*_report(plan, selection, dim), written, f"wrote {manifest_path(request.output)}"]
+
+
+def _refuse_another(plan: Plan, request: Request) -> None:
+    """Raise FileSystemError if `request.output` is there, is not what `request` makes, and is not to be replaced."""
+    if os.path.lexists(request.output) and not request.force:
+        reason = difference(plan, request)
+        if reason:
+            raise FileSystemError(f"{request.output} exists, and {reason}; give another -o, or --force to replace it")
+
+
+def _refuse_other_manifest(request: Request) -> None:
+    path = manifest_path(request.output)
+    if os.path.lexists(path) and not request.force and read_manifest(request.output) is None:
+        raise FileSystemError(f"{path} is no manifest of this program; move it away, or --force")
 
 
 def _check_size(images: int, request: Request) -> None:
@@ -155,19 +165,19 @@ def _dither(images: np.ndarray, random: np.random.Generator) -> None:
     images.clip(0, 255, out=images)
 
 
-def _write(out: Path, data: memoryview, manifest: bytes) -> None:
+def _write(plan: Plan, request: Request, data: memoryview, manifest: bytes) -> None:
     """Write the manifest before the file, so that every file has one. A request to stop waits for both."""
-    for name in Folder(out.parent).names():  # temporary files of a run that was killed
-        if temporary_of(Path(name)) in (out.name, manifest_path(out).name):
-            out.with_name(name).unlink(missing_ok=True)
-    stop, beside = StopRequest(), manifest_path(out)
+    out, beside = request.output, manifest_path(request.output)
+    stop = StopRequest()
     with stop:
-        old = beside.read_bytes() if beside.is_file() else None
-        write_atomically(beside, manifest)
+        old = read_file(beside, LARGEST_MANIFEST) if beside.is_file() else None
+        write_atomically(beside, manifest, refuse=partial(_refuse_other_manifest, request))
         try:
-            write_atomically(out, data)
+            write_atomically(out, data, refuse=partial(_refuse_another, plan, request))
         except FileSystemError:
-            if old is not None:
+            if old is None:
+                beside.unlink(missing_ok=True)
+            else:
                 write_atomically(beside, old)  # so that the file which stays keeps its own
             raise
     if stop.signal:

@@ -8,9 +8,10 @@ from typing import Any
 
 from preparation.plan import UNSAID, Candidate, Outcome, Plan, Request, Selection
 from utils.errors import DataError
-from utils.files import sha256_of_file
+from utils.files import read_file, sha256_of_file
 from utils.progress import Bar
 
+LARGEST_MANIFEST = 1 << 30  # bytes of a manifest
 _PROGRAM = "prepare_data.py"
 _NAMED = "classes_in_file"  # in the manifest of a file that has the names of its classes
 _FORMAT = 2  # raise it when the same arguments come to mean other pixels
@@ -62,7 +63,11 @@ def dump(manifest: Mapping[str, Any]) -> bytes:
 def difference(plan: Plan, request: Request) -> str | None:
     """How the file at `request.output` differs from the one that `request` would make now; None if it does not."""
     manifest = read_manifest(request.output)
-    if manifest is None or manifest["output"].get("sha256") != sha256_of_file(request.output):
+    try:
+        digest = sha256_of_file(request.output)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if manifest is None or manifest["output"].get("sha256") != digest:
         return "there is no manifest beside it that says what it was made from"
     for key, value in json.loads(json.dumps(_identity(plan, request))).items():
         if manifest.get(key) != value:
@@ -82,7 +87,7 @@ def difference(plan: Plan, request: Request) -> str | None:
 def read_manifest(out: Path) -> dict[str, Any] | None:
     """The manifest of `out`; None if there is none, or if another program wrote it."""
     try:
-        found = json.loads(manifest_path(out).read_bytes())
+        found = json.loads(read_file(manifest_path(out), LARGEST_MANIFEST))
         whole = all(isinstance(entry, dict) for entry in (found, found["output"], *_entries(found)))
         return found if whole and found["program"] == _PROGRAM else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -28,7 +28,7 @@ def _kill(moment: str, name: str) -> None:
     """Die by SIGKILL while the file called `name` is written."""
     import utils.files
 
-    write, fsync, replace = utils.files._write_all, os.fsync, os.replace
+    write, fsync, replace, link = utils.files._write_all, os.fsync, os.replace, os.link
     renamed: list[str] = []
 
     def dying_write(file: Any, data: memoryview) -> None:
@@ -45,13 +45,14 @@ def _kill(moment: str, name: str) -> None:
             _die()
         fsync(descriptor)
 
-    def dying_replace(source: Any, target: Any, **options: Any) -> None:
+    def dying(put: Callable[..., None], source: Any, target: Any, **options: Any) -> None:
         if moment == "before the replace" and Path(target).name == name:
             _die()
-        replace(source, target, **options)
+        put(source, target, **options)
         renamed.extend([name] * (Path(target).name == name))
 
-    utils.files._write_all, os.fsync, os.replace = dying_write, dying_fsync, dying_replace
+    utils.files._write_all, os.fsync = dying_write, dying_fsync
+    os.replace, os.link = partial(dying, replace), partial(dying, link)
 
 
 def kill_at(moment: str, name: str) -> Callable[[], None]:

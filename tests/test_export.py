@@ -72,6 +72,18 @@ def test_the_weights_of_a_run(finished: Path, tmp_path: Path) -> None:
         assert contents(tmp_path) == before
 
 
+def test_43_a_file_made_during_an_export_stays(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plain = tmp_path / "x.safetensors", export.FORMATS[".safetensors"]
+
+    def meanwhile(network: Trained, facts: export.Facts) -> tuple[bytes, str]:
+        out.write_bytes(b"mine")
+        return plain(network, facts)
+
+    monkeypatch.setitem(export.FORMATS, ".safetensors", meanwhile)
+    one_line(call("export.py", "-r", finished, "--safetensors", out), 5, f"{out} exists")
+    assert contents(tmp_path) == {"x.safetensors": b"mine"}
+
+
 @pytest.mark.slow
 def test_a_weights_only_file_keeps_the_grid_of_running_estimates(coco_dir: Path, tmp_path: Path) -> None:
     assert run(*coco(coco_dir, tmp_path / "run", "trainer.epochs=1", arm="bncn")) == 0

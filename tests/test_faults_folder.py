@@ -345,6 +345,17 @@ def test_44_a_save_in_the_future_is_told_and_counts_as_old(finished: Path, tmp_p
     one_line(ended, 0, "20400101_000000 was saved at a time that has not come yet", f"going on with {now}")
 
 
+@pytest.mark.parametrize("seconds", [10**12, -(10**12)])
+def test_44_a_file_s_time_of_no_year_counts_as_old(finished: Path, tmp_path: Path, seconds: int) -> None:
+    place = tmp_path / "coco_bn_20noise"
+    now = a_run(finished, place / "20200101_000000", timedelta(hours=1))
+    odd = a_run(finished, place / "20200101_000001", timedelta(hours=1))
+    (odd / "run.json").unlink()
+    for path in odd.iterdir():
+        os.utime(path, (seconds, seconds))  # a file system may cut it to a time that it knows
+    assert newest_run(config_of(finished, tmp_path)) == now
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["now", "older"])
 def test_44_a_copy_is_passed_over(finished: Path, tmp_path: Path, older: bool) -> None:
     """Of a run made before run.json was, the copy is known by its name and its figures."""

@@ -21,6 +21,7 @@ import report
 from data_loader import image_folder, pictures
 from data_loader.dataset import ImageDataset
 from data_loader.image_folder import load_image_folder
+from data_loader.picture_files import walk
 from data_loader.pictures import SUFFIXES, BrokenImageError, Picture, decode
 from data_loader.splits import make_splits
 from tests.faults import limit_more_memory
@@ -223,6 +224,25 @@ def test_57_sub_folders_val_and_all_that_is_left_out(tmp_path: Path) -> None:
         assert part in told, told
     assert "\n" not in told
     assert "validation is on the 4 images of the source's own val/" in dataset.notes[1]
+
+
+@pytest.mark.timeout(20)
+def test_57_links_to_links_are_followed_once_within_a_class(tmp_path: Path) -> None:
+    """And a folder that several classes and splits share is part of each."""
+    shared = tmp_path / "shared"
+    for level in range(30):
+        folder = shared / str(level)
+        fill(folder, "x.png")
+        for way in ("left", "right"):
+            (folder / way).symlink_to(shared / str(level + 1), target_is_directory=True)
+    fill(shared / "30", "x.png")
+    for place in ("train/a/deep", "train/b/deep", "val/a/deep"):
+        (tmp_path / "images" / place).parent.mkdir(parents=True)
+        (tmp_path / "images" / place).symlink_to(shared / "0")
+    tree = walk(tmp_path / "images")
+    assert len(tree.files) == 3 * 31
+    assert tree.files[0] == "train/a/deep/" + "left/" * 30 + "x.png"
+    assert "90 on another way to a folder of the same class (such as train/a/deep/right/)" in tree.left_out.lines()[0]
 
 
 def test_57_what_is_left_out_is_told_by_check_and_log(tmp_path: Path) -> None:

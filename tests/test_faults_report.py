@@ -27,7 +27,7 @@ from reporting.runs.reading import read_metrics
 from reporting.runs.settings import SETTINGS
 from reporting.text.document import document
 from tests.conftest import ROOT
-from tests.faults import file_system, limit_file_size
+from tests.faults import file_system, kill_at, limit_file_size
 from tests.made_runs import METRICS, config, write_cell, write_run
 from tests.runs import Started, coco, evaluate, launch, one_line
 from trainer.judgement import MOST_IN_MATRIX, TestReport
@@ -131,6 +131,17 @@ def test_43_a_full_disk_leaves_the_older_report(runs: Path, written: Path, tmp_p
         one_line(Started([runs, "-o", disk / "out"], tmp_path / "process", program="report.py").end(), 5, "No space")
         assert contents(disk) == before
         assert sorted(p.name for p in (disk / "out").iterdir()) == sorted(p.name for p in written.iterdir())
+
+
+def test_01_43_what_a_killed_report_left_goes_with_the_next(runs: Path, written: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(written, tmp_path / "out"))
+    before = contents(output)
+    killed = Started([runs, "-o", output], tmp_path / "process", [kill_at("mid-write", "results.tex")], "report.py")
+    assert killed.end().code == -signal.SIGKILL
+    assert {name: data for name, data in contents(output).items() if not name.endswith(".tmp")} == before
+    assert len(list(output.rglob(".*.tmp"))) > 1
+    assert Started([runs, "-o", output], tmp_path / "process", program="report.py").end().code == 0
+    assert contents(output).keys() == before.keys()
 
 
 def test_43_records_replace_records_alone(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -403,6 +414,24 @@ def test_72_files_that_never_end(tmp_path: Path, name: str, kind: str) -> None:
     results = read_results([tmp_path / "runs"])
     assert len(results.finished) == (1 if name in ("config.json", METRICS) else 2)
     assert any("seed12" in warning for warning in results.warnings)
+
+
+def test_72_folders_within_folders_without_end(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_cell(runs, "bn", 0.0, {12: 0.5})
+    at = [os.open(runs, os.O_RDONLY)]
+    try:
+        for _ in range(5000):  # a path of them all would be too long
+            os.mkdir("d", dir_fd=at[-1])
+            at.append(os.open("d", os.O_RDONLY, dir_fd=at[-1]))
+            os.close(at.pop(-2))
+        assert run_report(runs, "-o", tmp_path / "out", "--records", tmp_path / "records.zip") == 0
+        with zipfile.ZipFile(tmp_path / "records.zip") as archive:
+            assert len(archive.namelist()) == 2
+    finally:
+        os.close(at.pop())
+        while (runs / "d").exists():  # from above, in pieces, since shutil would call itself as often
+            subprocess.run(["rm", "-rf", str(runs / "d")], check=True)
 
 
 VALUES = (None, True, 0, -1, 10**12, 10**400, 0.5, 1e308, "", "x", f"../a\nb{RTL}")

@@ -1,5 +1,6 @@
 """Kills, signals and full disks, in real processes. The numbers are those of docs/faults.md."""
 
+import contextlib
 import ctypes
 import itertools
 import logging
@@ -23,9 +24,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from logger.log import get_logger, set_up_logging
 from tests.conftest import ROOT, same_tree
 from tests.faults import file_system, kill_at, limit_file_size, path_of, remount, slow_fsync
-from tests.runs import Ended, Started, coco, contents, final_state, launch, one_line, rows, same_run
+from tests.runs import Ended, Started, call, coco, contents, final_state, launch, one_line, rows, same_run
 from trainer.checkpoint import CheckpointStore, read
 from trainer.checkpoint_file import pack
+from utils.files import staged
 from utils.folder import Folder
 from utils.stopping import STOP_SIGNALS, Handlers
 
@@ -89,6 +91,38 @@ def test_01_a_save_syncs_the_file_then_replaces_then_syncs_the_folder(
 
     write_atomically(tmp_path / "a.pth", b"data")
     assert calls == ["fsync .a.pth", "replace a.pth", f"fsync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize("program", ["export.py", "test.py"])
+def test_01_what_a_killed_program_left_goes_with_its_next_write(finished: Path, tmp_path: Path, program: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    checkpoint = Path(shutil.copy(finished / "model_best.pth", folder / "x.pth"))
+    name = {"export.py": "x.safetensors", "test.py": "x-test.json"}[program]
+    arguments = ("-r", checkpoint, *(("--safetensors", folder / name) if program == "export.py" else ()))
+    killed = Started(arguments, tmp_path / "process", [kill_at("mid-write", name)], program).end()
+    assert killed.code == -signal.SIGKILL
+    assert len(list(folder.glob(f".{name}.*.tmp"))) == 1
+    assert Started(arguments, tmp_path / "process", program=program).end().code == 0
+    assert (folder / name).is_file()
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_01_temporary_files_of_others_stay(tmp_path: Path, held: bool) -> None:
+    """Of a process that lives, of one that cannot be told, until an hour after its last write, and of other files."""
+    with staged(tmp_path / "a.csv", b"written right now") as living:
+        other = living.name.replace("a.csv", "b.csv")
+        unknown = re.sub(r"-[0-9a-f]{8}-", "-00000000-", living.name)
+        old = unknown.replace("-00000000-", "-00000001-")
+        dead = re.sub(r"-(\d+)\.tmp$", r"-1\1.tmp", living.name)  # an earlier process of the same pid
+        for name in (other, unknown, old, dead):
+            (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / old, (time.time() - 7200,) * 2)
+        with Folder(tmp_path) if held else contextlib.nullcontext(Folder(tmp_path)) as folder:
+            folder.write("a.csv", b"new")
+        assert {path.name for path in tmp_path.iterdir()} == {"a.csv", living.name, other, unknown}
+    assert not living.exists()
 
 
 def newest(folder: Path) -> str | None:
@@ -358,6 +392,13 @@ def test_09_no_place_for_the_run(coco_dir: Path, tmp_path: Path) -> None:
         remount(disk, "ro")
         for folder in (disk / "there", disk / "new"):
             one_line(launch(tmp_path, *coco(coco_dir, folder)), 5, str(folder), "Read-only file system")
+
+
+def test_09_a_circle_of_links_for_the_run_s_folder(finished: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for resumed in (finished / "model_best.pth", "auto"):
+        one_line(call("train.py", "-r", resumed, "--run-dir", loop), 5, str(loop))
 
 
 def test_10_two_runs_in_one_folder(coco_dir: Path, tmp_path: Path, long_run: Path) -> None:

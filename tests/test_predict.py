@@ -313,6 +313,24 @@ def test_no_file_of_the_users_is_replaced(trained: Path, some: Path, tmp_path: P
         assert len(table(own)) == 3
 
 
+def test_43_a_file_made_while_pictures_are_classified_stays(
+    trained: Path, some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, decode = tmp_path / "x.csv", Preprocess.decode
+
+    def decode_meanwhile(self: Preprocess, data: bytes, where: str) -> object:
+        out.write_text("mine")
+        return decode(self, data, where)
+
+    monkeypatch.setattr(Preprocess, "decode", decode_meanwhile)
+    for before in ("", None):  # one of its own to replace, or nothing
+        out.unlink(missing_ok=True)
+        if before is not None:
+            out.write_text(before)
+        one_line(call("predict.py", "-r", trained, some, "-o", out), 5, f"{out} exists")
+        assert contents(tmp_path) == {"x.csv": b"mine"}
+
+
 def test_a_full_disk_leaves_the_older_table(trained: Path, some: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.csv"
     out.write_text("image,class,probability\nolder,a,1\n")

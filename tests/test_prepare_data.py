@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import importlib
 import io
 import json
@@ -22,6 +23,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+import preparation.sources
 import prepare_data
 from data_loader import tiny_coco, tiny_exdark
 from data_loader.array_file import ArrayFormat, load_array_file
@@ -36,7 +38,8 @@ from preparation.coco import square_around
 from preparation.manifest import manifest_path
 from tests import runs
 from tests.conftest import ROOT, make_pixels, program, write_image_folder
-from tests.faults import kill_at, limit_file_size
+from tests.faults import file_system, kill_at, limit_file_size, remount
+from tests.runs import contents
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -390,6 +393,100 @@ def test_another_file_is_not_replaced_unless_forced(images: Path, tmp_path: Path
     out.write_bytes(b"something else")
     assert "no manifest" in refused(5, "folder", folder, "-o", out)
     assert files_in(tmp_path) == {"in", "x.npz", "x.npz.manifest.json"}
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npz.manifest.json"])
+def test_43_a_file_made_while_pictures_are_decoded_stays(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    decode = preparation.sources.decode
+
+    def meanwhile(*arguments: object) -> object:
+        (tmp_path / name).write_bytes(b"mine")
+        return decode(*arguments)
+
+    monkeypatch.setattr("preparation.sources.decode", meanwhile)
+    assert name in refused(5, "folder", images, "-o", tmp_path / "x.npz")
+    assert contents(tmp_path) == {name: b"mine"}
+    made("folder", images, "-o", tmp_path / "x.npz", "--force")
+    assert files_in(tmp_path) == {"x.npz", "x.npz.manifest.json"}
+
+
+def test_what_another_process_made_meanwhile_is_as_good(
+    images: Path, straight: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = preparation.sources.decode
+
+    def meanwhile(*arguments: object) -> object:
+        for name, data in straight.items():
+            (tmp_path / name).write_bytes(data)
+        return decode(*arguments)
+
+    monkeypatch.setattr("preparation.sources.decode", meanwhile)
+    made("folder", images, "-o", tmp_path / "x.pkl", "--per-class", 9)
+    assert contents(tmp_path) == straight
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_43_a_file_stays_where_there_are_no_links(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    decode = preparation.sources.decode
+
+    def meanwhile(*arguments: object) -> object:
+        if there:
+            (tmp_path / "x.npz").write_bytes(b"mine")
+        return decode(*arguments)
+
+    def no_links(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("preparation.sources.decode", meanwhile)
+    monkeypatch.setattr(os, "link", no_links)
+    assert prepare("folder", images, "-o", tmp_path / "x.npz")[0] == (5 if there else 0)
+    assert files_in(tmp_path) == ({"x.npz"} if there else {"x.npz", "x.npz.manifest.json"})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("name", ["source", "x.npz", "x.npz.manifest.json"])
+def test_72_what_is_no_file_is_neither_waited_for_nor_read(images: Path, tmp_path: Path, kind: str, name: str) -> None:
+    source, out = tmp_path / "source", tmp_path / "x.npz"
+    source.symlink_to(images)
+    made("folder", source, "-o", out)
+    (tmp_path / name).unlink()
+    if kind == "fifo":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    line = refused(3 if name == "source" else 5, "folder", source, "-o", out)
+    assert str(source if name == "source" else out) in line
+    assert name == out.name + ".manifest.json" or "it is no regular file" in line
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("option", ["--annotations", "--images"])
+def test_72_annotations_and_images_that_are_no_file(
+    coco_source: tuple[Path, dict], tmp_path: Path, kind: str, option: str
+) -> None:
+    arguments = coco_arguments(*coco_source)
+    place = tmp_path / "pipe"
+    if kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+    arguments[arguments.index(option) + 1] = place
+    assert "it is no regular file" in refused(3, *arguments)
+
+
+def test_09_a_disk_that_is_read_only_and_nothing_to_do(images: Path, tmp_path: Path) -> None:
+    with file_system(tmp_path / "disk", "1m") as disk:
+        made("folder", images, "-o", disk / "x.npz", "--per-class", 3)
+        remount(disk, "ro")
+        assert "nothing to do" in made("folder", images, "-o", disk / "x.npz", "--per-class", 3)
+        assert "cannot write" in refused(5, "folder", images, "-o", disk / "x.npz", "--per-class", 3, "--force")
+        assert "cannot write" in refused(5, "folder", images, "-o", disk / "y.npz", "--per-class", 3)
 
 
 # --- kills and signals ---------------------------------------------------------------------------------------------

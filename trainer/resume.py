@@ -1,5 +1,6 @@
 """Resolves `-r`: which run resumes, from which checkpoint, under which config."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,7 +105,8 @@ def find_start(request: Request, lock: FolderLock | None = None) -> Start:
     checkpoint = user_path(request.resume)
     folder = folder_of(checkpoint)
     # A checkpoint that was copied out of its run's folder resumes in a new run folder.
-    own = (run_dir is None or run_dir.resolve() == folder) and is_run(Folder(folder))
+    # realpath, unlike resolve, bears a circle of links; making the folder tells of it.
+    own = (run_dir is None or Path(os.path.realpath(run_dir)) == folder) and is_run(Folder(folder))
     if own:
         _enter(folder, lock)
     state = read(checkpoint, request.allow_inexact)

@@ -232,7 +232,11 @@ def _identity(folder: Folder) -> Identity:
     head = (folder.read(METRICS_NAME, 1 << 16) or os.fsencode(folder.path)).splitlines()[:2]
     name = folder.path.name if STAMPED.fullmatch(folder.path.name) else ""
     saved = max((folder.path / file).stat().st_mtime for file in folder.names() if is_own_name(file) and file[0] != ".")
-    return Identity(hashlib.sha256(b"".join(head)).hexdigest(), name, datetime.fromtimestamp(saved, UTC))
+    try:
+        when = datetime.fromtimestamp(saved, UTC)
+    except (ValueError, OverflowError):  # of no year that Python knows, so a clock's mistake, as one ahead is
+        when = datetime.max.replace(tzinfo=UTC)
+    return Identity(hashlib.sha256(b"".join(head)).hexdigest(), name, when)
 
 
 def folder_of(checkpoint: Path) -> Path:

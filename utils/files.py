@@ -15,11 +15,13 @@ from typing import BinaryIO
 
 from utils.errors import ConfigError, FileSystemError, Stopped
 from utils.once import warn_once
+from utils.process import lives, machine, start_of
 from utils.text import unfit_character
 from utils.threads import in_thread
 
-_ABANDONED = 3600.0  # seconds without a write after which a temporary file of `replacing` has no writer
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+_ABANDONED = 3600.0  # seconds without a write after which a temporary file of an unknown process has no writer
+_DEEPEST = 100  # folders within one another that are searched
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(?:-([0-9a-f]{8})-(\d{1,10})-(\d*))?\.tmp")
 
 
 def user_path(text: str) -> Path:
@@ -48,7 +50,7 @@ def read_file(path: Path, limit: int) -> bytes:
         OSError: it cannot be read, is not a regular file (it never waits for a FIFO or a device), or is larger than
             `limit` bytes. `strerror` says which.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1) if size <= limit else b""  # read() allocates as much as is requested
         while size < len(data) <= limit and (more := file.read(1 << 20)):  # the file grows, or does not report its size
@@ -60,25 +62,42 @@ def read_file(path: Path, limit: int) -> bytes:
 
 def read_start(path: Path, count: int) -> bytes:
     """The first `count` bytes of a regular file. Raises OSError as `read_file` does."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         return file.read(count)
 
 
 def read_end(path: Path, count: int) -> tuple[bytes, int]:
     """The last `count` bytes of a regular file and its size. Raises OSError as `read_file` does."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - count))
         return file.read(count), size
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, opened for reading: the one way to open a file that a user names.
+
+    Raises OSError: it cannot be opened, or it is no regular file (a FIFO is not waited for).
+    """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         yield file
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and the folders below it, in order, each with the names of what is no folder in it.
+
+    Links to folders are not followed. What cannot be looked into is passed over, and so is what lies deeper than
+    _DEEPEST: os.walk and Path.rglob call themselves for each level, and paths may not be of any length.
+    """
+    above = len(root.parts)
+    for place, below, names in os.walk(root):
+        folder = Path(place)
+        below[:] = sorted(below) if len(folder.parts) - above < _DEEPEST else ()
+        yield folder, names
 
 
 def _in_units(size: int) -> str:
@@ -106,34 +125,56 @@ def make_place(out: Path) -> None:
 Piece = bytes | memoryview | Callable[[], bytes]
 
 
-def write_atomically(path: Path, *pieces: Piece, folder: int | None = None) -> None:
+def write_atomically(
+    path: Path, *pieces: Piece, folder: int | None = None, refuse: Callable[[], object] | None = None
+) -> None:
     """Write `pieces` one after the other to `path`, through a synced temporary file in the same folder and os.replace.
 
     The temporary file is read back and compared before it replaces the old file. Given the descriptor of `folder`, the
-    file is written there under the last part of `path`, wherever the rest of `path` leads.
+    file is written there under the last part of `path`, wherever the rest of `path` leads. If something lies there
+    then, `refuse` is called, which raises if it must stay: it may have come while the pieces were made.
 
     Raises:
         FileSystemError: the file cannot be written (disk full, no permission); names the path and the bytes needed.
             The temporary file is removed, and the old file stays.
     """
+    try:
+        with staged(path, *pieces, folder=folder) as source:
+            _put(source, path if folder is None else Path(path.name), folder, refuse)
+            _sync_folder(path.parent, folder)
+    except OSError as error:
+        size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
+        raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def staged(path: Path, *pieces: Piece, folder: int | None = None) -> Iterator[Path]:
+    """A temporary file of `path` that holds `pieces`, synced, read back and compared, for the caller to rename; if it
+    is still there at the end, it is removed. Raises OSError."""
     Stopped.check()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    source, target = (temporary, path) if folder is None else (Path(temporary.name), Path(path.name))
+    temporary = _new_temporary(path, folder)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(source, flags, 0o666, dir_fd=folder)  # less the umask
+        descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)  # less the umask
         with open(descriptor, "w+b", buffering=0) as file:
             for piece in pieces:
                 _append(file, memoryview(piece() if callable(piece) else piece))
-        os.replace(source, target, src_dir_fd=folder, dst_dir_fd=folder)
-        _sync_folder(path.parent, folder)
-    except BaseException as error:
+        yield temporary
+    finally:
         with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+
+
+def _put(source: Path, target: Path, folder: int | None, refuse: Callable[[], object] | None) -> None:
+    if refuse is not None:
+        try:
+            os.link(source, target, src_dir_fd=folder, dst_dir_fd=folder)  # unlike a rename, it replaces nothing
+        except OSError:  # something is there, or the file system has no links
+            refuse()
+        else:
             os.unlink(source, dir_fd=folder)
-        if not isinstance(error, OSError):
-            raise
-        size = sum(len(piece() if callable(piece) else piece) for piece in pieces)
-        raise FileSystemError(f"cannot write {path} ({size:,} bytes needed): {error.strerror or error}") from error
+            return
+    os.replace(source, target, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextlib.contextmanager
@@ -141,13 +182,9 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A temporary file, for what is too large for `write_atomically`; at the end it is synced and becomes `path`, with
     the permissions `mode`, less the umask.
 
-    An error removes it. What a killed process left of one is removed after an hour. Raises OSError.
+    An error removes it. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    for other in path.parent.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if temporary_of(other) == path.name and time.time() - other.stat().st_mtime > _ABANDONED:
-                other.unlink()
+    temporary = _new_temporary(path)
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
@@ -156,6 +193,29 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_temporary(path: Path, folder: int | None = None) -> Path:
+    """A name for a temporary file of `path`, which says what process writes it. Those of `path` that killed processes
+    left are removed."""
+
+    def at(name: str) -> Path:
+        return path.with_name(name) if folder is None else Path(name)
+
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent if folder is None else folder):
+            if temporary_of(Path(name)) == path.name:
+                with contextlib.suppress(OSError):
+                    if not _has_writer(name, os.stat(at(name), dir_fd=folder, follow_symlinks=False).st_mtime):
+                        os.unlink(at(name), dir_fd=folder)
+    pid = os.getpid()
+    return at(f".{path.name}.{secrets.token_hex(4)}-{machine()}-{pid}-{start_of(pid)}.tmp")
+
+
+def _has_writer(temporary: str, written: float) -> bool:
+    match = _TEMPORARY.fullmatch(temporary)
+    known = lives(match[2], int(match[3]), match[4]) if match and match[2] else None
+    return time.time() - written <= _ABANDONED if known is None else known
 
 
 def temporary_of(path: Path) -> str | None:
@@ -206,9 +266,12 @@ def _sync_folder(path: Path, folder: int | None) -> None:
 
 
 def sha256_of_file(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is called with the size of each piece."""
+    """Hex SHA-256 of a file's bytes, read in pieces; `progress` is called with the size of each piece.
+
+    Raises OSError as `open_regular` does.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
             progress(len(piece))

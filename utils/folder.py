@@ -108,11 +108,11 @@ class Folder:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, *pieces: Piece) -> None:
+    def write(self, name: str, *pieces: Piece, refuse: Callable[[], object] | None = None) -> None:
         """`write_atomically` in this folder. Raises FileSystemError for every problem with the file."""
         self.check()
         self._look(name)
-        write_atomically(self.path / name, *pieces, folder=self._descriptor)
+        write_atomically(self.path / name, *pieces, folder=self._descriptor, refuse=refuse)
 
     def append(self, name: str) -> BinaryIO:
         """A file opened for appending, unbuffered; it is created if it is missing."""

@@ -8,12 +8,12 @@ import secrets
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import FileSystemError, FolderGoneError, Stopped
 from utils.folder import Folder
 from utils.once import warn_once
+from utils.process import lives, machine, start_of
 
 NAME = ".owner"
 BEAT = 15.0  # seconds between two refreshes of the file
@@ -30,8 +30,8 @@ class Owner:
         self._record = {
             "pid": os.getpid(),
             "host": host_name(),
-            "machine": _machine(),
-            "born": _start_of(os.getpid()),
+            "machine": machine(),
+            "born": start_of(os.getpid()),
             "folder": folder.path.name,
             "key": secrets.token_hex(8),
         }
@@ -101,9 +101,10 @@ def live_owner(folder: Folder) -> str | None:
     """
     found = read(folder)
     if found is not None and found["folder"] == folder.path.name:  # otherwise the folder is a copy
-        if found["machine"] != _machine() or os.name == "nt":  # on Windows os.kill would end the process
+        alive = lives(found["machine"], found["pid"], found["born"])
+        if alive is None:
             found = _refreshed(folder, found)
-        elif _start_of(found["pid"]) != found["born"] or not _is_there(found["pid"]):
+        elif not alive:
             found = None
         if found is not None:
             return name_of(found)
@@ -150,32 +151,3 @@ def name_of(found: dict[str, Any] | None) -> str:
 def host_name() -> str:
     """This machine's name for a file or a file's name: the system takes any bytes for one."""
     return re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII) or "unnamed"
-
-
-def _machine() -> str:
-    """Identifies the machine, even among machines of one name, and the pid namespace within it."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115
-    return " ".join(parts)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _start_of(pid: int) -> str:
-    """The start time of a process, which distinguishes it from a later one with its pid; "" if it is unknown or the
-    process has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "" if fields[0] == "Z" else fields[19]

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.files import open_regular
+
 _LZMA_MEMORY = 128 << 20  # limit in bytes of the dictionary that an entry requests
 
 
@@ -32,10 +34,14 @@ def zip_faults() -> Iterator[None]:
         raise zipfile.BadZipFile(str(error) or type(error).__name__) from error
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip. Raises zipfile.BadZipFile if it is not a zip, or OSError if it cannot be read."""
-    with zip_faults():
-        return zipfile.ZipFile(path)
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip. Raises zipfile.BadZipFile if it is no zip, or OSError if it is no regular file or cannot be read."""
+    with open_regular(path) as file:
+        with zip_faults():
+            archive = zipfile.ZipFile(file)
+        with archive:
+            yield archive
 
 
 def name_of(entry: zipfile.ZipInfo) -> str:

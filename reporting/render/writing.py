@@ -5,10 +5,8 @@ import signal
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from reporting.figures.style import TITLE
 from reporting.render.html import html
@@ -21,7 +19,7 @@ from reporting.text.document import document
 from reporting.text.summary import CSV_COLUMNS, LATEX_NOTE, as_csv, as_latex
 from utils.drawing import reason
 from utils.errors import FileSystemError
-from utils.files import read_file, write_atomically
+from utils.files import read_file, staged
 from utils.stopping import Handlers
 
 NAME = "results"
@@ -98,18 +96,16 @@ def write_report(results: Results, folder: Path, warn: Callable[[str], object] =
         files = _files(results, _with_pictures(blocks, warn))
         (folder / NAME).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stage = partial(TemporaryDirectory, ".tmp", f".{NAME}.", ignore_cleanup_errors=True)  # beside their places
-            beside = {place: Path(stack.enter_context(stage(folder / place))) for place in (".", NAME)}
-            staged = {folder / path: beside[str(Path(path).parent)] / Path(path).name for path in files}
-            for path, text in files.items():
-                write_atomically(staged[folder / path], text.encode())
+            made = {
+                folder / path: stack.enter_context(staged(folder / path, text.encode())) for path, text in files.items()
+            }
             with _uninterrupted():
-                for target, source in staged.items():
+                for target, source in made.items():
                     os.replace(source, target)
-                _remove_old(folder / NAME, set(staged))
+                _remove_old(folder / NAME, set(made))
     except OSError as error:
         raise FileSystemError(f"cannot write the report to {folder}: {error.strerror}; see -o") from error
-    return list(staged)
+    return list(made)
 
 
 def _refuse_others(paths: list[Path]) -> None:

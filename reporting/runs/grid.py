@@ -1,7 +1,6 @@
 """Reads grid.json, the list of a grid's planned runs that grid.py writes."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from reporting.runs.settings import number, text, whole
 from reporting.runs.words import plain
 from utils import strict_json
 from utils.errors import DataError
-from utils.files import read_file
+from utils.files import folders_below, read_file
 from utils.run_files import GRID_NAME, LONGEST_NOTE
 
 LARGEST_GRID = 1 << 24  # bytes of a grid.json
@@ -61,7 +60,7 @@ def read_grid(folders: list[Path]) -> Plan:
 
 
 def _grids(folder: Path) -> list[Path]:
-    return sorted(Path(place, GRID_NAME) for place, _, files in os.walk(folder) if GRID_NAME in files)
+    return sorted(place / GRID_NAME for place, files in folders_below(folder) if GRID_NAME in files)
 
 
 def _wanted(cell: dict[str, Any]) -> Wanted:

@@ -14,7 +14,7 @@ from reporting.runs.words import LONGEST, plain
 from utils import strict_json
 from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, LAST_COLUMN, SPLITS
 from utils.errors import DataError
-from utils.files import read_file
+from utils.files import folders_below, read_file
 from utils.keys import value_at
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
 
@@ -56,10 +56,9 @@ def find_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root):
-        below.sort()
+    for folder, files in folders_below(root):
         if CONFIG_NAME in files and (METRICS_NAME in files or DIVERGED_NAME in files):
-            yield Path(folder)
+            yield folder
 
 
 def _read_run(number: int, relative: str, folder: Path, warnings: list[str]) -> Run:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from utils.errors import DataError, FileSystemError
-from utils.files import read_file, write_atomically
+from utils.files import folders_below, read_file, write_atomically
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
 from utils.text import encodable
 from utils.zips import name_of, open_zip, read_entry
@@ -38,7 +38,8 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, folder in folders.items():
-            files = sorted(file for file in folder.rglob("*") if file.name in NAMES and file.is_file())
+            found = (place / name for place, names in folders_below(folder) for name in names if name in NAMES)
+            files = sorted(file for file in found if file.is_file())
             files = [file for file in files if file.resolve() not in seen]
             seen |= {file.resolve() for file in files}
             of_runs = {file.parent for file in files if file.name in (METRICS_NAME, DIVERGED_NAME)}
