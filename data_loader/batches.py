@@ -3,7 +3,7 @@
 A torch DataLoader handles images one by one in Python, and is many times slower at this size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -61,7 +61,8 @@ class ImageBatches(BaseDataLoader):
 
     Args:
         images: uint8 (N, 3, H, W); given, true: int64 (N,). With `rows`, int64 (N,), the images are these rows of
-            `images`, and each batch is read from there when it is due. Otherwise all are copied to the device.
+            `images`, and each batch is read from there when it is due, after a call of `check`, which may raise.
+            Otherwise all are copied to the device.
         stats: the training split's channel statistics.
         augment: shuffle each epoch and augment the images so; None serves them in order and unchanged.
         seed: the run's seed; order, crops and flips of an epoch each derive a generator from it.
@@ -86,9 +87,10 @@ class ImageBatches(BaseDataLoader):
         channels_last: bool = False,
         world: World | None = None,
         rows: Tensor | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self._size, self._padding = images.shape[-2:], 0 if augment is None else augment.crop_padding
-        self._images, self._rows, self._device = images, rows, device
+        self._images, self._rows, self._check, self._device = images, rows, check, device
         self._pixels = packed(images.to(device), self._padding) if rows is None else None
         self._given, self._true = given.to(device), true.to(device)
         self._normalise = Normaliser(stats, device, channels_last)
@@ -134,6 +136,7 @@ class ImageBatches(BaseDataLoader):
     def _read(self, chosen: Tensor) -> Tensor:
         """The images at these places of the split, packed."""
         assert self._rows is not None
+        self._check()
         return packed(self._images[self._rows[chosen.cpu()]].to(self._device), self._padding)
 
     def weight(self, batch: int) -> float:

@@ -137,6 +137,7 @@ def _build(
             channels_last=channels_last,
             world=world,
             rows=None if in_memory else positions,
+            check=dataset.check_file,
         )
 
     train, val, test = map(loader, ("train", "val", "test"))

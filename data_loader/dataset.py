@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ class ImageDataset:
     images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` describes their origin.
     `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
     its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
-    images are to be kept in memory; if not, they are a map of a file. None leaves it open. `digest_classes` take the
+    images are to be kept in memory; if not, they are a map of a file, `mapped`. None leaves it open. `digest_classes` take the
     place of `classes` in the digest, so that a file that comes to name its classes stays the same data. `names` are
     those of the images' files in their source, if each has one. `from_python`: it is not the one that the config names.
 
@@ -33,6 +34,7 @@ class ImageDataset:
     own_val: Tensor | None = None
     notes: tuple[str, ...] = ()
     in_memory: bool | None = None
+    mapped: np.memmap | None = None
     digest_classes: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
     from_python: bool = False
@@ -60,6 +62,16 @@ class ImageDataset:
     def name_of(self, position: int) -> str:
         """What a message calls an image: its file, cut short, or its position."""
         return str(position) if self.names is None else visible(self.names[position], 80)
+
+    def check_file(self) -> None:
+        """Raise DataError if the file that the images are a map of has been cut short: whoever reads what is gone gets
+        SIGBUS."""
+        mapped = self.mapped
+        if mapped is not None and mapped.base.size() < mapped.offset + mapped.nbytes:
+            raise DataError(
+                f"{self.source}: the file of decoded images, {mapped.filename}, was cut short while it was read; go on "
+                "with -r auto, which decodes them again"
+            )
 
     def sha256(self) -> str:
         """Hex digest of the contents: class names, shape, labels, test and validation positions, pixels."""

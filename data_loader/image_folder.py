@@ -95,7 +95,8 @@ def load_pictures(
     if decoded.broken:
         good = np.setdiff1d(np.arange(len(found)), list(decoded.broken))
         pixels = np.take(decoded.pixels, good, 0, blank(len(good)), "clip")  # another mode would copy all of them
-    return replace(_dataset(source, found, names, decoded, pixels, notes), in_memory=in_memory)
+    mapped = pixels if isinstance(pixels, np.memmap) else None
+    return replace(_dataset(source, found, names, decoded, pixels, notes), in_memory=in_memory, mapped=mapped)
 
 
 def _find(files: Files, source: Path) -> tuple[list[Labelled], dict[str, str]]:

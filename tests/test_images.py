@@ -2,12 +2,14 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import shutil
 import signal
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from data_loader.memory import Room
 from data_loader.pictures import crop_to
 from tests.conftest import program, write_image_folder
 from tests.faults import limit_more_data
-from tests.runs import call, coco, rows, run, same_tree
+from tests.runs import call, coco, launch, one_line, rows, run, same_tree
 from trainer.checkpoint import read
 from trainer.trainer import Trainer
 from utils.errors import DataError, FileSystemError
@@ -402,6 +404,29 @@ def test_batches_from_a_mapped_file_are_those_from_memory(tmp_path: Path, monkey
             assert torch.equal(here, there)
     file = built("Digits", folder, in_memory=False), built("Digits", folder)
     assert all(torch.equal(here, there) for here, there in zip(*map(batches, file), strict=True))
+
+
+def test_22_a_cache_that_is_cut_short(tmp_path: Path) -> None:
+    """What is mapped is read in a process of its own, which SIGBUS would end."""
+    folder = write_image_folder(tmp_path / "images")
+    options = ("data_loader.type=ImageFolder", "data_loader.args.in_memory=false", "trainer.epochs=1")
+    arguments = coco(folder, tmp_path / "run", *options, "data_loader.args.validation_split=0.2", noise=0)
+    whole = built("ImageFolder", folder, in_memory=False).sha256
+    (cache,) = tmp_path.glob("images.*.npz")
+    os.truncate(cache, cache.stat().st_size // 2)
+    assert built("ImageFolder", folder, in_memory=False).sha256 == whole, "made again"
+    ended = launch(tmp_path, *arguments, prepare=[partial(_cut_after_a_step, cache)])
+    one_line(ended, 3, f"{cache}, was cut short while it was read; go on with -r auto")
+
+
+def _cut_after_a_step(cache: Path) -> None:
+    train_step = Trainer.train_step
+
+    def cutting(*arguments: Any, **options: Any) -> None:
+        train_step(*arguments, **options)
+        os.truncate(cache, 0)
+
+    Trainer.train_step = cutting
 
 
 def test_a_run_of_mapped_images_goes_on_in_memory_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
