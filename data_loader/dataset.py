@@ -18,9 +18,10 @@ class ImageDataset:
     images: uint8 (N, 3, H, W); labels: int64 (N,), from 0 to len(classes) - 1. `source` describes their origin.
     `own_test` (int64 (M,)) holds the positions of the dataset's own test images, if it has any, and `own_val` those of
     its own validation images. `notes` are lines for the user, such as what was left out. `in_memory`: whether the
-    images are to be kept in memory; if not, they are a map of a file, `mapped`. None leaves it open. `digest_classes` take the
-    place of `classes` in the digest, so that a file that comes to name its classes stays the same data. `names` are
-    those of the images' files in their source, if each has one. `from_python`: it is not the one that the config names.
+    images are to be kept in memory; if not, they are a map of a file, `mapped`. None leaves it open. `digest_classes`
+    take the place of `classes` in the digest, so that a file that comes to name its classes stays the same data.
+    `names` are those of the images' files in their source, if each has one. `from_python`: it is not the one that the
+    config names.
 
     Raises:
         DataError: there are no images, or a label is out of range.
