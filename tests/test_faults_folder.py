@@ -512,10 +512,11 @@ def test_46_no_locks_and_a_dead_process(preload: Callable[..., dict[str, str]], 
 
 
 ELSEWHERE = """
-import time, utils.owner
+import time, utils.owner, utils.process
 now = time.time
 time.time = lambda: now() - 1e6  # its clock is days behind
-utils.owner._machine, utils.owner.BEAT = lambda: "another", 0.1
+utils.owner.machine = utils.process.machine = lambda: "another"
+utils.owner.BEAT = 0.1
 """
 
 
