@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data_loader.class_names import problem_of
 from utils.errors import DataError
 from utils.text import first_of, visible
 
@@ -22,7 +23,7 @@ class ImageDataset:
     those of the images' files in their source, if each has one. `from_python`: it is not the one that the config names.
 
     Raises:
-        DataError: there are no images, or a label is out of range.
+        DataError: there are no images, a label is out of range, or a class has a name that no run could save.
     """
 
     images: Tensor
@@ -46,6 +47,9 @@ class ImageDataset:
         assert self.names is None or len(self.names) == len(labels)
         if len(labels) == 0:
             raise DataError(f"{self.source}: it holds no images")
+        problem = problem_of(self.classes, printable=False)
+        if problem is not None:
+            raise DataError(f"{self.source}: {problem}; rename the classes, or take fewer")
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
         if len(outside):
             at = int(outside[0])
