@@ -36,7 +36,7 @@ def plain_save(state: RunState, path: Path) -> None:
 
 def parts(state: RunState, folder: Path, rounds: int) -> dict[str, float]:
     """Median seconds of what a save consists of."""
-    data = serialise(state)
+    data = memoryview(serialise(state))
     path = folder / "part"
 
     def write() -> None:

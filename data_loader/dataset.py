@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_loader.class_names import problem_of
 from utils.errors import DataError
 from utils.text import first_of, visible
 
@@ -24,7 +25,7 @@ class ImageDataset:
     config names.
 
     Raises:
-        DataError: there are no images, or a label is out of range.
+        DataError: there are no images, a label is out of range, or a class has a name that no run could save.
     """
 
     images: Tensor
@@ -49,6 +50,9 @@ class ImageDataset:
         assert self.names is None or len(self.names) == len(labels)
         if len(labels) == 0:
             raise DataError(f"{self.source}: it holds no images")
+        problem = problem_of(self.classes, printable=False)
+        if problem is not None:
+            raise DataError(f"{self.source}: {problem}; rename the classes, or take fewer")
         outside = ((labels < 0) | (labels >= len(self.classes))).nonzero().flatten()
         if len(outside):
             at = int(outside[0])

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from data_loader.dataset import ImageDataset
 from tests.conftest import make_pixels, write_image_folder
 from tests.faults import Call, limit_more_memory, no_network
 from tests.runs import call, coco, evaluate, launch, one_line, rows
 from trainer.checkpoint import read
+from utils.errors import DataError
 
 IMAGES, LABELS = make_pixels(100, 10)
 UNIT = IMAGES.astype(np.float32) / 255.0
@@ -196,6 +199,23 @@ def test_25_labels_of_no_class(tmp_path: Path, value: float, part: str) -> None:
 )
 def test_26_too_little(tmp_path: Path, data: bytes, part: str) -> None:
     refused(tmp_path, data, part, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("a", "b" * 1001), "is no name of a class: text of 1 to 1,000 characters"),
+        (("a", ""), "'' is no name of a class"),
+        (("a", "a"), "two classes are named 'a'"),
+        (tuple(map(str, range(10_001))), "10,001 names of classes, and at most 10,000"),
+        (tuple(f"{number:0150}" for number in range(8000)), "names of classes of 1,200,000 characters, and at most"),
+    ],
+    ids=["long", "empty", "twice", "many", "long together"],
+)
+def test_26_classes_that_no_checkpoint_may_have(names: tuple[str, ...], part: str) -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(DataError, match=f"^from Python: .*{part}"):
+        ImageDataset(images, torch.arange(2), names, "from Python")
 
 
 def test_27_splits_that_share_an_image(tmp_path: Path, finished: Path) -> None:

@@ -145,18 +145,31 @@ def test_01_43_what_a_killed_report_left_goes_with_the_next(runs: Path, written:
 
 
 def test_43_records_replace_records_alone(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for mine in (tmp_path / "thesis.txt", tmp_path / "mine.zip"):
-        if mine.suffix == ".zip":
+    entries: list[str | zipfile.ZipInfo] = ["chapter.txt", "config.json", "metrics.csv"]
+    entries.append(zipfile.ZipInfo("data.json"))  # has the date of records
+    for number, entry in enumerate([None, *entries]):
+        mine = tmp_path / f"mine-{number}.zip"
+        mine.write_text("mine")
+        if entry is not None:
             with zipfile.ZipFile(mine, "w") as archive:
-                archive.writestr("chapter.txt", "mine")
-        else:
-            mine.write_text("mine")
+                archive.writestr(entry, "mine")
         before = mine.read_bytes()
         assert run_report(runs, "-o", tmp_path / "out", "--records", mine) == 5
         assert "no zip of records" in capsys.readouterr().err
         assert mine.read_bytes() == before
     for _ in range(2):
         assert run_report(runs, "-o", tmp_path / "out", "--records", tmp_path / "records.zip") == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
+def test_43_records_follow_no_link(runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    received = shutil.copytree(runs, tmp_path / "runs")
+    file = next(received.rglob(name))
+    file.replace(tmp_path / "private")
+    file.symlink_to(tmp_path / "private")
+    assert run_report(received, "-o", tmp_path / "out", "--records", tmp_path / "x.zip") == 5
+    assert f"{name} is a link" in capsys.readouterr().err
+    assert not (tmp_path / "x.zip").exists()
 
 
 # --- 52 --------------------------------------------------------------------------------------------------------------

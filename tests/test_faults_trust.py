@@ -23,10 +23,11 @@ from tests.conftest import ROOT, make_pixels, write_image_folder, write_pickle
 from tests.faults import limit_more_memory, no_network
 from tests.fuzz import sign
 from tests.runs import coco, contents, evaluate, launch, one_line, rows, run
-from trainer.checkpoint import read
+from trainer.checkpoint import CheckpointStore, read
 from trainer.checkpoint_file import pack, unpack
-from trainer.state import RunState, checked
+from trainer.state import RunState, checked, stored
 from utils.cli import run_program
+from utils.columns import DIAGNOSTIC_COLUMNS
 from utils.errors import CheckpointError, DataError, Stopped
 from utils.reading import errors_as
 
@@ -211,6 +212,48 @@ def test_53_a_state_nested_deeper_than_a_run_s_is_refused(finished: Path) -> Non
     with pytest.raises(CheckpointError, match="is nested more than 12 deep") as caught:
         unpack(data, "file")
     assert len(str(caught.value)) < 2000
+
+
+def test_53_a_run_of_any_length_saves_what_it_reads(finished: Path, tmp_path: Path) -> None:
+    """As rows of plain values this is 1.3 million parts."""
+    epochs, nan = 20_000, float("nan")
+    state = read(finished / NEWEST)
+    history = [{**state["history"][0], "epoch": epoch} for epoch in range(1, epochs + 1)]
+    history[1] = {**history[1], "train_loss": nan, "val_top5_accuracy": 0.1}
+    numbers = (0.1, nan, float("inf"), -0.0)
+    layers = [dict(zip(DIAGNOSTIC_COLUMNS, (1, name, *numbers), strict=True)) for name in ("stem.0", "head") * epochs]
+    state.update(epoch=epochs, batch=0, history=history, diagnostics=layers)
+    path = CheckpointStore(tmp_path).save(state, newest=True, best=False)
+    found = read(path)
+    for name in ("history", "diagnostics"):
+        assert repr(found[name][:4]) == repr(state[name][:4])
+        assert len(found[name]) == len(state[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bits": torch.zeros(1 << 20, 0, dtype=torch.int64), "columns": []}, {"columns": ["epoch"]}, {"texts": []}],
+)
+def test_53_a_table_of_another_form(finished: Path, change: dict[str, Any]) -> None:
+    row = dict(zip(DIAGNOSTIC_COLUMNS, (1, "stem.0", 0.1, 0.2, 0.3, 0.4), strict=True))
+    whole = stored({**read(finished / NEWEST), "diagnostics": [row]})
+    assert checked(whole, "it")["diagnostics"] == [row]
+    with pytest.raises(CheckpointError, match="it: malformed: diagnostics is not as a run writes it"):
+        checked({**whole, "diagnostics": {**whole["diagnostics"], **change}}, "it")
+
+
+def test_53_what_could_not_be_read_is_not_saved(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, state = CheckpointStore(tmp_path, keep=1), read(finished / NEWEST)
+    store.save(state, newest=True, best=True)
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match=f"nothing is saved, since .* be read again .{TOO_MANY}.; earlier ones"):
+        store.save({**state, "epoch": 4, "environment": {"x": [None] * (1 << 20)}}, newest=True, best=True)
+    monkeypatch.setattr("trainer.checkpoint.LARGEST_FILE", len(before[NEWEST]) - 1)
+    with pytest.raises(CheckpointError, match=r"be read again .it would be [\d,]+ bytes"):
+        store.save(state, newest=True, best=True)
+    assert contents(tmp_path) == before
 
 
 def test_53_a_hostile_checkpoint_in_real_processes(tmp_path: Path) -> None:

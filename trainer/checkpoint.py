@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 from logger.log import get_logger
-from trainer.checkpoint_file import comment_on, read_file_of_state, serialise
-from trainer.state import RunState, checked
+from trainer.checkpoint_file import COMMENT_LENGTH, LARGEST_FILE, comment_on, read_file_of_state, serialise
+from trainer.state import RunState, checked, stored
 from utils.errors import CheckpointError
 from utils.folder import Folder
+from utils.plain_pickle import malformed
+from utils.reading import errors_as
+from utils.tensor_file import Outline, read_tensors
 from utils.threads import in_thread
 
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth")
@@ -50,16 +53,26 @@ class CheckpointStore:
         """Write `state` as the newest checkpoint, as the best, or as both, and remove old ones.
 
         Raises:
-            FileSystemError: it could not be written; earlier checkpoints are unchanged.
+            CheckpointError: `read` would refuse it.
+            FileSystemError: it could not be written. Either way earlier checkpoints are unchanged.
         """
-        data = serialise(state)
-        name = BEST_NAME
+        data = serialise(stored(state))
+        with errors_as(
+            CheckpointError,
+            str(self.folder),
+            "nothing is saved, since a checkpoint of this run would be too large to be read again",
+            "; earlier ones are unchanged; take a smaller network",
+        ):
+            if len(data) + COMMENT_LENGTH > LARGEST_FILE:
+                malformed(f"it would be {len(data):,} bytes")
+            read_tensors(data, Outline)
+        name, zipped = BEST_NAME, memoryview(data)[:-2]
         with in_thread(comment_on, data) as comment:  # hashing takes as long as writing, and runs at the same time
             if best:
-                self.folder.write(name, data[:-2], comment)
+                self.folder.write(name, zipped, comment)
             if newest:
                 name = checkpoint_name(state["epoch"], state["batch"])
-                self.folder.write(name, data[:-2], comment)
+                self.folder.write(name, zipped, comment)
                 self._prune(self.folder.path / name)
         return self.folder.path / name
 

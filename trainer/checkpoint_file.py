@@ -27,7 +27,7 @@ from utils.tensor_file import LARGEST_PICKLE, MOST_PARTS, UnsupportedTensor, fit
 from utils.text import visible
 
 _LABEL = b"sha256:"
-_COMMENT_LENGTH = len(_LABEL) + 64
+COMMENT_LENGTH = len(_LABEL) + 64
 LARGEST_FILE = 16 << 30  # bytes; a ResNet50 with AdamW's state takes 0.3 GiB
 _LARGEST_EXAMINED = 64 << 20  # largest file that is not a checkpoint and is still examined for the message
 _DEEPEST = 12  # dicts and lists within each other; our own states have six
@@ -36,7 +36,7 @@ _DEEPEST = 12  # dicts and lists within each other; our own states have six
 def is_signed(folder: Folder, name: str) -> bool:
     """Whether the last bytes of a file are those of a checkpoint of this program."""
     try:
-        return folder.tail(name, _COMMENT_LENGTH).startswith(_LABEL)
+        return folder.tail(name, COMMENT_LENGTH).startswith(_LABEL)
     except OSError:
         return False
 
@@ -47,19 +47,18 @@ def pack(state: Mapping[str, Any]) -> bytes:
     return b"".join((data[:-2], comment_on(data)))
 
 
-def serialise(state: Mapping[str, Any]) -> memoryview:
-    """`state` as a zip without a comment. It ends with the comment's length, 0 in two bytes. It is large, so this is a
-    view, not a copy."""
+def serialise(state: Mapping[str, Any]) -> bytes:
+    """`state` as a zip without a comment. It ends with the comment's length, 0 in two bytes."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    data = buffer.getbuffer()
-    assert bytes(data[-2:]) == b"\0\0", "torch.save has begun to write a comment of its own"
+    data = buffer.getvalue()  # which is no copy
+    assert data[-2:] == b"\0\0", "torch.save has begun to write a comment of its own"
     return data
 
 
-def comment_on(data: memoryview) -> bytes:
+def comment_on(data: bytes) -> bytes:
     """The bytes that replace the last two: the length of a comment, and the digest of `data` as the comment."""
-    return struct.pack("<H", _COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
+    return struct.pack("<H", COMMENT_LENGTH) + _LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
 def unpack(data: bytes, source: str) -> dict[str, Any]:
@@ -69,8 +68,8 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
         CheckpointError: it is not a checkpoint of this program, or is damaged, or holds something that is neither a
             plain value nor a plain tensor of finite numbers.
     """
-    body, comment = data[:-_COMMENT_LENGTH], data[-_COMMENT_LENGTH:]
-    length = struct.pack("<H", _COMMENT_LENGTH)
+    body, comment = data[:-COMMENT_LENGTH], data[-COMMENT_LENGTH:]
+    length = struct.pack("<H", COMMENT_LENGTH)
     if not _may_be_ours(data):
         found = foreign_global(data)
         reason = f"it names {found}, which was not run" if found else "it does not end with its checksum"
@@ -92,8 +91,8 @@ def unpack(data: bytes, source: str) -> dict[str, Any]:
 
 def _may_be_ours(end: bytes) -> bool:
     """Whether a file with this end may be a checkpoint, perhaps with a damaged bit."""
-    comment = end[-_COMMENT_LENGTH:]
-    return comment.startswith(_LABEL) or end[:-_COMMENT_LENGTH][-2:] == struct.pack("<H", _COMMENT_LENGTH)
+    comment = end[-COMMENT_LENGTH:]
+    return comment.startswith(_LABEL) or end[:-COMMENT_LENGTH][-2:] == struct.pack("<H", COMMENT_LENGTH)
 
 
 def foreign_global(data: bytes) -> str | None:
@@ -142,7 +141,7 @@ def read_file_of_state(path: Path) -> dict[str, Any]:
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
     with errors_as(CheckpointError, str(path), "cannot read the checkpoint"):
-        end, size = read_end(path, _COMMENT_LENGTH + 2)
+        end, size = read_end(path, COMMENT_LENGTH + 2)
         if size > _LARGEST_EXAMINED and not _may_be_ours(end):
             raise CheckpointError(
                 f"{path}: not a checkpoint of this program, or truncated ({size:,} bytes): it does not end with its "

@@ -28,6 +28,7 @@ from utils.run_files import (
     DATA_NAME,
     DIAGNOSTICS_NAME,
     DIVERGED_NAME,
+    LARGEST_JSON,
     LOG_NAME,
     METRICS_NAME,
     NOISE_NAME,
@@ -39,7 +40,6 @@ STAMP = "%Y%m%d_%H%M%S"  # name of a run folder, in UTC
 STAMPED = re.compile(r"\d{8}_\d{6}(-\d+)?")
 _PROGRAM = "train.py"
 _LARGEST = 1 << 26  # bytes read of a file
-_LARGEST_JSON = 1 << 20
 _TESTED = re.compile(r".+-(test\.json|confusion\.png)")  # files of test.py
 
 
@@ -196,7 +196,7 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _object(data: bytes | None) -> Mapping[str, Any]:
-    if not data or len(data) > _LARGEST_JSON:
+    if not data or len(data) > LARGEST_JSON:
         return {}
     try:
         found = strict_json.loads(data.decode("utf-8-sig"))

@@ -34,9 +34,16 @@ from utils.errors import CheckpointError, FileSystemError
 from utils.files import user_path
 from utils.folder import Folder
 from utils.lock import FolderLock
-from utils.run_files import CONFIG_NAME, DATA_NAME, DIVERGED_NAME, METRICS_NAME, NOISE_NAME, TRANSITION_NAME
+from utils.run_files import (
+    CONFIG_NAME,
+    DATA_NAME,
+    DIVERGED_NAME,
+    LARGEST_JSON,
+    METRICS_NAME,
+    NOISE_NAME,
+    TRANSITION_NAME,
+)
 
-LARGEST_RECORD = 1 << 20  # bytes of a data.json
 MOST_ENVIRONMENTS = 100  # that are kept of a run which is resumed again and again on other machines
 CLOCK_TOLERANCE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
 
@@ -158,7 +165,7 @@ def _environments(folder: Folder, here: Mapping[str, Any], before: Mapping[str, 
 def _record(folder: Folder) -> dict[str, Any]:
     """The data.json of an earlier process; empty if there is none that can be read."""
     with contextlib.suppress(ValueError, RecursionError, FileSystemError):
-        record = strict_json.loads((folder.read(DATA_NAME, LARGEST_RECORD) or b"{}").decode())
+        record = strict_json.loads((folder.read(DATA_NAME, LARGEST_JSON) or b"{}").decode())
         return record if isinstance(record, dict) else {}
     return {}
 

@@ -14,6 +14,7 @@ from data_loader.preprocess import Preprocess
 from logger.tables import DiagnosticRow
 from models.metric import METRICS
 from parse_config import Config, validate
+from trainer.rows import to_rows, to_table
 from utils.columns import CLEAN, DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, GIVEN, LAST_COLUMN, SPLITS, TRUE, columns_of
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import errors_as
@@ -201,7 +202,14 @@ _HINTS = {
     name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
     for name, hint in get_type_hints(RunState, include_extras=True).items()
 }
+_TABLES = ("history", "diagnostics")
 _FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, "__metadata__", ())}
+
+
+def stored(state: RunState) -> dict[str, Any]:
+    """`state` as a file holds it, with its rows as tables."""
+    values: dict[str, Any] = dict(state)
+    return {**values, **{name: to_table(rows) for name in _TABLES if (rows := values.get(name))}}
 
 
 def _types(name: str) -> tuple[type, ...]:
@@ -212,7 +220,8 @@ def _types(name: str) -> tuple[type, ...]:
 
 
 def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False) -> RunState:
-    """`values` as a RunState, after a check that every field is as a run writes it.
+    """`values` as a RunState, after a check that every field is as a run writes it. Rows come as `stored` made them, or
+    as an earlier version wrote them, as they are.
 
     With `allow_inexact` the generators' states may be missing, and the format may be newer. `trainer.restore` checks
     whether the state fits the data, the network and the run.
@@ -229,6 +238,10 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
                 f"{source}: it lacks the state of random generators (rng); --allow-inexact goes on without"
             )
         values["rng"] = {}
+    for name in _TABLES:
+        with errors_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
+            if isinstance(table := values.get(name), dict) and "bits" in table:
+                values[name] = to_rows(table)
     needed = [name for name in _HINTS if name in RunState.__required_keys__]
     wrong = [name for name in needed if not isinstance(values.get(name, ...), _types(name))]
     if wrong:

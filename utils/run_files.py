@@ -11,4 +11,5 @@ DIVERGED_NAME = "diverged.json"
 LOG_NAME = "train.log"
 GRID_NAME = "grid.json"
 
+LARGEST_JSON = 1 << 24  # bytes of any of them but GRID_NAME; the names of the classes may take most of a DATA_NAME
 LONGEST_NOTE = 1000  # characters of a note in GRID_NAME

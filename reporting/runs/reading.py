@@ -16,9 +16,9 @@ from utils.columns import DIAGNOSTIC_COLUMNS, FIRST_COLUMNS, LAST_COLUMN, SPLITS
 from utils.errors import DataError
 from utils.files import folders_below, read_file
 from utils.keys import value_at
-from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, METRICS_NAME
+from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, LARGEST_JSON, METRICS_NAME
 
-LARGEST_JSON, LARGEST_METRICS, LARGEST_DIAGNOSTICS = 1 << 20, 1 << 24, 1 << 26  # bytes
+LARGEST_METRICS, LARGEST_DIAGNOSTICS = 1 << 24, 1 << 26  # bytes
 LARGEST_FIGURE = 3.5e38
 _T = TypeVar("_T")
 

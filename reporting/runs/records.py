@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from utils.errors import DataError, FileSystemError
 from utils.files import folders_below, read_file, write_atomically
+from utils.folder import Folder
 from utils.run_files import CONFIG_NAME, DATA_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, GRID_NAME, METRICS_NAME
 from utils.text import encodable
 from utils.zips import name_of, open_zip, read_entry
 
 NAMES = (GRID_NAME, CONFIG_NAME, METRICS_NAME, DIAGNOSTICS_NAME, DIVERGED_NAME, DATA_NAME)
+_OF_RUNS = (METRICS_NAME, DIVERGED_NAME)  # a folder with one of them is a run's
 LARGEST = 1 << 30  # bytes that an archive may unfold to
 MOST = 60_000  # files in it, which are those of 10,000 runs
 LARGEST_FILE = 1 << 26  # bytes
@@ -29,7 +31,8 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
 
     Raises:
         DataError: a file cannot be read.
-        FileSystemError: the zip cannot be written, or `path` is another kind of file.
+        FileSystemError: the zip cannot be written, `path` is another kind of file, or a file of a run is a link: a
+            received one may lead to anything, and records are passed on.
     """
     if os.path.lexists(path) and not _are_records(path):
         raise FileSystemError(f"{path}: what is there is no zip of records, and it would be replaced; see --records")
@@ -42,10 +45,11 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
             files = sorted(file for file in found if file.is_file())
             files = [file for file in files if file.resolve() not in seen]
             seen |= {file.resolve() for file in files}
-            of_runs = {file.parent for file in files if file.name in (METRICS_NAME, DIVERGED_NAME)}
+            of_runs = {file.parent for file in files if file.name in _OF_RUNS}
             runs += len(of_runs)
             for file in files:
                 if file.parent in of_runs or file.name == GRID_NAME:
+                    Folder(file.parent).size(file.name)  # which refuses links
                     place = (PurePosixPath(name) / file.relative_to(folder).as_posix()).as_posix()
                     entry = zipfile.ZipInfo(encodable(place), _DATE)
                     try:
@@ -58,11 +62,16 @@ def write_records(folders: Mapping[str, Path], path: Path) -> int:
 
 
 def _are_records(path: Path) -> bool:
+    """Whether `path` is a zip as `write_records` makes it: by the dates, since other zips may have these names, and by
+    what makes a folder a run."""
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
-            return all(PurePosixPath(name).name in NAMES for name in archive.namelist())
+            entries = archive.infolist()
+        names = {PurePosixPath(entry.filename).name for entry in entries}
+        dated = all(entry.date_time == _DATE for entry in entries)
+        return dated and names <= {*NAMES} and not names.isdisjoint((*_OF_RUNS, GRID_NAME))
     except Exception:  # whatever zipfile makes of what is no zip
         return False
 
