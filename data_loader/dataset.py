@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,10 @@ class ImageDataset:
         """Raise DataError if the file that the images are a map of has been cut short: whoever reads what is gone gets
         SIGBUS."""
         mapped = self.mapped
-        if mapped is not None and mapped.base.size() < mapped.offset + mapped.nbytes:
+        if mapped is None:
+            return
+        file: Any = mapped.base  # a mmap.mmap
+        if file.size() < mapped.offset + mapped.nbytes:
             raise DataError(
                 f"{self.source}: the file of decoded images, {mapped.filename}, was cut short while it was read; go on "
                 "with -r auto, which decodes them again"

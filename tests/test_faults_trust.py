@@ -215,24 +215,25 @@ def test_53_a_state_nested_deeper_than_a_run_s_is_refused(finished: Path) -> Non
 
 
 def test_53_a_run_of_any_length_saves_what_it_reads(finished: Path, tmp_path: Path) -> None:
-    """As rows of plain values this is 1.3 million parts."""
-    epochs, nan = 20_000, float("nan")
+    """As rows of plain values these would be two million parts."""
+    epochs = 5_000
     state = read(finished / NEWEST)
     history = [{**state["history"][0], "epoch": epoch} for epoch in range(1, epochs + 1)]
-    history[1] = {**history[1], "train_loss": nan, "val_top5_accuracy": 0.1}
-    numbers = (0.1, nan, float("inf"), -0.0)
-    layers = [dict(zip(DIAGNOSTIC_COLUMNS, (1, name, *numbers), strict=True)) for name in ("stem.0", "head") * epochs]
+    figures = (0.1, float("nan"), float("inf"), -0.0)
+    layers = [
+        dict(zip(DIAGNOSTIC_COLUMNS, (epoch, name, *figures), strict=True))
+        for epoch in range(1, epochs + 1)
+        for name in [f"layer{at}.conv" for at in range(20)]
+    ]
     state.update(epoch=epochs, batch=0, history=history, diagnostics=layers)
-    path = CheckpointStore(tmp_path).save(state, newest=True, best=False)
-    found = read(path)
-    for name in ("history", "diagnostics"):
-        assert repr(found[name][:4]) == repr(state[name][:4])
-        assert len(found[name]) == len(state[name])
+    found = read(CheckpointStore(tmp_path).save(state, newest=True, best=False))
+    assert repr(found["diagnostics"]) == repr(layers)
+    assert found["history"] == history
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"bits": torch.zeros(1 << 20, 0, dtype=torch.int64), "columns": []}, {"columns": ["epoch"]}, {"texts": []}],
+    [{"bits": torch.zeros(1 << 20, 0, dtype=torch.int64)}, {"bits": torch.zeros(1, 6)}, {"layers": []}],
 )
 def test_53_a_table_of_another_form(finished: Path, change: dict[str, Any]) -> None:
     row = dict(zip(DIAGNOSTIC_COLUMNS, (1, "stem.0", 0.1, 0.2, 0.3, 0.4), strict=True))

@@ -1,6 +1,7 @@
-"""The rows of a run's tables as a checkpoint holds them.
+"""The rows of diagnostics.csv as a checkpoint holds them.
 
-A row of plain values is dozens of parts of a pickle, and only so many are read. A table is a few, whatever its length.
+A run has one for each layer and epoch. As plain values they would be dozens of parts of a pickle each, and only so many
+parts are read; as a table they are a few, whatever their number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,38 +9,27 @@ from typing import Any
 
 import torch
 
+from logger.tables import DiagnosticRow
 from utils.columns import DIAGNOSTIC_COLUMNS
 
-_WHOLE, _TEXT = DIAGNOSTIC_COLUMNS[:2]  # the columns that are no floats
-_ABSENT = -1  # the bits of a NaN that no arithmetic gives: the row lacks this column
 
+def to_table(rows: Sequence[DiagnosticRow]) -> dict[str, Any]:
+    """The layers' names, and a tensor (rows, columns) in which a name is its number.
 
-def to_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows as their columns and one tensor (rows, columns). A text is a number, of its place in `texts`.
-
-    The tensor holds the bits of floats: a figure may be NaN, and a tensor of floats in a checkpoint may not.
+    It holds the bits of the figures: one may be NaN, and a tensor of floats in a checkpoint may not.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    texts = list(dict.fromkeys(row[_TEXT] for row in rows if _TEXT in row))
-    numbers = {text: number for number, text in enumerate(texts)}
-    lines = [[numbers.get(value, value) for value in (row.get(name, 0.0) for name in columns)] for row in rows]
-    bits = torch.tensor(lines, dtype=torch.float64).view(torch.int64)
-    if short := [at for at, row in enumerate(rows) if len(row) < len(columns)]:
-        lacks = torch.tensor([[name not in rows[at] for name in columns] for at in short])
-        bits[short] = bits[short].masked_fill(lacks, _ABSENT)
-    return {"columns": columns, "texts": texts, "bits": bits}
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    numbers = {layer: float(number) for number, layer in enumerate(layers)}
+    lines = [[numbers.get(value, value) for value in row.values()] for row in rows]
+    return {"layers": layers, "bits": torch.tensor(lines, dtype=torch.float64).view(torch.int64)}
 
 
-def to_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+def to_rows(table: Mapping[str, Any]) -> list[DiagnosticRow]:
     """The rows that `to_table` was given. Raises any Exception if `table` is not of that form."""
-    columns, texts, bits = table["columns"], table["texts"], table["bits"]
-    if not columns or bits.dtype != torch.int64:  # rows without columns cost no memory in a file, and some here
+    layers, bits = table["layers"], table["bits"]
+    if bits.dtype != torch.int64 or bits.shape[1:] != (len(DIAGNOSTIC_COLUMNS),):
         raise ValueError("it is no table")
-    rows = [dict(zip(columns, line, strict=True)) for line in bits.view(torch.float64).tolist()]
-    for at, place in (bits == _ABSENT).nonzero().tolist():
-        del rows[at][columns[place]]
-    for row in rows:
-        row[_WHOLE] = int(row[_WHOLE])
-        if _TEXT in row:
-            row[_TEXT] = texts[int(row[_TEXT])]
-    return rows
+    return [
+        dict(zip(DIAGNOSTIC_COLUMNS, (int(epoch), layers[int(layer)], *figures), strict=True))
+        for epoch, layer, *figures in bits.view(torch.float64).tolist()
+    ]

@@ -202,14 +202,13 @@ _HINTS = {
     name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
     for name, hint in get_type_hints(RunState, include_extras=True).items()
 }
-_TABLES = ("history", "diagnostics")
 _FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, "__metadata__", ())}
 
 
 def stored(state: RunState) -> dict[str, Any]:
-    """`state` as a file holds it, with its rows as tables."""
+    """`state` as a file holds it, with the rows of diagnostics.csv as a table."""
     values: dict[str, Any] = dict(state)
-    return {**values, **{name: to_table(rows) for name in _TABLES if (rows := values.get(name))}}
+    return values | ({"diagnostics": to_table(rows)} if (rows := state.get("diagnostics")) else {})
 
 
 def _types(name: str) -> tuple[type, ...]:
@@ -220,8 +219,8 @@ def _types(name: str) -> tuple[type, ...]:
 
 
 def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False) -> RunState:
-    """`values` as a RunState, after a check that every field is as a run writes it. Rows come as `stored` made them, or
-    as an earlier version wrote them, as they are.
+    """`values` as a RunState, after a check that every field is as a run writes it. The rows of diagnostics.csv may be
+    as `stored` made them, or, as in earlier checkpoints, as they are.
 
     With `allow_inexact` the generators' states may be missing, and the format may be newer. `trainer.restore` checks
     whether the state fits the data, the network and the run.
@@ -238,10 +237,9 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
                 f"{source}: it lacks the state of random generators (rng); --allow-inexact goes on without"
             )
         values["rng"] = {}
-    for name in _TABLES:
-        with errors_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
-            if isinstance(table := values.get(name), dict) and "bits" in table:
-                values[name] = to_rows(table)
+    with errors_as(CheckpointError, source, "malformed: diagnostics is not as a run writes it"):
+        if isinstance(table := values.get("diagnostics"), dict) and "bits" in table:
+            values["diagnostics"] = to_rows(table)
     needed = [name for name in _HINTS if name in RunState.__required_keys__]
     wrong = [name for name in needed if not isinstance(values.get(name, ...), _types(name))]
     if wrong:
