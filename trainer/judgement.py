@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_loader.class_names import MOST_IN_MATRIX
 from logger.confusion import Confusion, confusion_picture
 from logger.log import get_logger
 from protocol import announcements
@@ -21,7 +22,6 @@ from utils.text import CELL, visible
 
 MOST_LISTED = 40  # classes; with more, the table lists the worst and the best
 WORST, BEST, MISTAKES = 20, 10, 20
-MOST_IN_MATRIX = 1000  # classes; with more, the JSON lists the pairs that occur
 _COUNTS = ("confusion_matrix", "confusion_pairs")  # the JSON has one of these keys
 
 
@@ -67,7 +67,7 @@ class TestReport:
         if len(self.classes) <= MOST_IN_MATRIX:
             name, lines = _COUNTS[0], self.confusion.matrix().tolist()
         else:
-            name = _COUNTS[1]  # rows of true class, predicted class, number of images
+            name = _COUNTS[1]  # of those that occur, rows of true class, predicted class, number of images
             lines = torch.stack([self.confusion.true, self.confusion.predicted, self.confusion.counts], 1).tolist()
         rows = ",\n    ".join(json.dumps(line) for line in lines)
         return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'

@@ -141,7 +141,9 @@ def write_run_files(
     keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(CONFIG_NAME, (json.dumps(config.model_dump(), indent=2) + "\n").encode())
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
-    folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
+    table = transition_table(data.dataset, data.splits, data.given)
+    if table is not None:
+        folder.write(TRANSITION_NAME, table.encode())
     record = {**data_record(config, data), "environments": _environments(folder, here, before)}
     folder.write(DATA_NAME, (json.dumps(record, indent=2) + "\n").encode())
     folder.remove(DIVERGED_NAME)
