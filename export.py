@@ -45,7 +45,7 @@ def export(args: argparse.Namespace) -> None:
 
     places = [user_path(name) for option in SUFFIXES if (name := getattr(args, option)) is not None]
     for place in places:
-        refuse_others(place, formats.is_ours, limit=16 << 30)
+        refuse_others(place, formats.is_ours)
     weights = read_weights(user_path(args.resume))
     network = trained(weights, torch.device("cpu"))
     facts = formats.facts_of(weights, network)

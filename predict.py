@@ -66,7 +66,7 @@ def predict(args: argparse.Namespace) -> None:
 
     out = None if args.output is None else user_path(args.output)
     if out is not None:
-        refuse_others(out, is_ours, limit=1 << 10)
+        refuse_others(out, is_ours)
     weights = read_weights(user_path(args.resume))
     if weights.config.trainer.keep_freed_memory:
         keep_freed_memory()
