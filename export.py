@@ -45,7 +45,7 @@ def export(args: argparse.Namespace) -> None:
     from utils.output import say
 
     places = [user_path(name) for option in SUFFIXES if (name := getattr(args, option)) is not None]
-    refuse = {place: partial(refuse_others, place, formats.is_ours, limit=16 << 30) for place in places}
+    refuse = {place: partial(refuse_others, place, formats.is_ours) for place in places}
     for check in refuse.values():
         check()
     weights = read_weights(user_path(args.resume))

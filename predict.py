@@ -66,7 +66,7 @@ def predict(args: argparse.Namespace) -> None:
     from utils.output import complain, say
 
     out = None if args.output is None else user_path(args.output)
-    refuse = None if out is None else partial(refuse_others, out, is_ours, limit=1 << 10)
+    refuse = None if out is None else partial(refuse_others, out, is_ours)
     if refuse is not None:
         refuse()
     weights = read_weights(user_path(args.resume))

@@ -10,6 +10,7 @@ from torch import Tensor
 from config_schema import PICTURES
 from data_loader.access import Access
 from data_loader.batches import ImageBatches, PixelStats, pixel_stats
+from data_loader.class_names import MOST_IN_MATRIX
 from data_loader.dataset import ImageDataset
 from data_loader.datasets import AS_PUBLISHED, DATASETS
 from data_loader.memory import Room
@@ -110,6 +111,9 @@ def _build(
         raise ConfigError(f"{FLOAT_BYTES}: only TinyCOCO's own file can be misread, not a dataset given from Python")
     room = Room(args.in_memory, 1 if world is None else world.size, device)
     dataset = _load(config, access, room, misread) if given_dataset is None else given_dataset
+    if len(dataset.classes) > MOST_IN_MATRIX:
+        note = f"no noise_transition.csv for {len(dataset.classes):,} classes; noise.npz has each label"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     _check_classes(dataset, given_dataset is None and config.data_loader.type in PICTURES)
     overlapping = OVERLAPPING in switches
     shares = (args.validation_split, args.test_split, args.subset)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from utils.text import visible
 
 MOST_CLASSES = 10_000
+MOST_IN_MATRIX = 1000  # of them; with more, no file has a matrix over the classes
 _LONGEST = 1000  # characters of a name
 _LONGEST_TOGETHER = 1 << 20  # characters of all names, which a checkpoint and a data.json hold
 

@@ -12,6 +12,10 @@ from data_loader.class_names import problem_of
 from utils.errors import DataError
 from utils.text import first_of, visible
 
+#: Of an image of any dataset, as 2048x2048: a config allows 256x256, and images from Python keep their size. A network
+#: takes hundreds of bytes for each pixel, so a received checkpoint may ask for no more either.
+MOST_PIXELS = 1 << 22
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -26,7 +30,8 @@ class ImageDataset:
     config names.
 
     Raises:
-        DataError: there are no images, a label is out of range, or a class has a name that no run could save.
+        DataError: there are no images, they are of more than MOST_PIXELS, a label is out of range, or a class has a
+            name that no run could save.
     """
 
     images: Tensor
@@ -51,6 +56,11 @@ class ImageDataset:
         assert self.names is None or len(self.names) == len(labels)
         if len(labels) == 0:
             raise DataError(f"{self.source}: it holds no images")
+        height, width = images.shape[2:]
+        if height * width > MOST_PIXELS:
+            raise DataError(
+                f"{self.source}: images of {height}x{width} are larger than {MOST_PIXELS:,} pixels; scale them"
+            )
         problem = problem_of(self.classes, printable=False)
         if problem is not None:
             raise DataError(f"{self.source}: {problem}; rename the classes, or take fewer")

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from config_schema import AsymmetricNoise, InstanceNoise, LabelNoise, NoiseFile, PairFlipNoise, SymmetricNoise
 from data_loader.batches import pixel_stats
+from data_loader.class_names import MOST_IN_MATRIX
 from data_loader.dataset import ImageDataset
 from data_loader.label_file import read_labels
 from data_loader.splits import Splits
@@ -251,10 +253,20 @@ def transition_matrix(true: Tensor, given: Tensor, classes: int) -> Tensor:
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
-def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> str:
-    """The realised transition matrix of the training split as CSV: true class by row, given class by column."""
-    classes = dataset.classes
-    matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(classes))
+def _realised(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> Tensor | None:
+    """The transition matrix of the training split; None if there are too many classes for it."""
+    classes = len(dataset.classes)
+    return (
+        None if classes > MOST_IN_MATRIX else transition_matrix(dataset.labels[splits.train], given["train"], classes)
+    )
+
+
+def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> str | None:
+    """The realised transition matrix of the training split as CSV: true class by row, given class by column. None for
+    more than MOST_IN_MATRIX classes."""
+    classes, matrix = dataset.classes, _realised(dataset, splits, given)
+    if matrix is None:
+        return None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true", *map(csv_cell, classes)])
@@ -265,9 +277,11 @@ def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) 
 
 def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> bytes:
     """The bytes of noise.npz: `index`, `given_label`, `true_label` and `split` ("train" or "val") of the training and
-    then the validation images, the class names, and the realised transition matrix of the training split."""
+    then the validation images, the class names, and, of MOST_IN_MATRIX classes at most, the realised transition matrix
+    of the training split."""
     index = torch.cat([splits.train, splits.val])
-    matrix = transition_matrix(dataset.labels[splits.train], given["train"], len(dataset.classes))
+    matrix = _realised(dataset, splits, given)
+    more: dict[str, Any] = {} if matrix is None else {"transition_matrix": matrix.numpy()}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -276,6 +290,6 @@ def noise_record(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> b
         true_label=dataset.labels[index].numpy(),
         split=np.array(["train"] * len(splits.train) + ["val"] * len(splits.val)),
         classes=np.array(dataset.classes),
-        transition_matrix=matrix.numpy(),
+        **more,
     )
     return buffer.getvalue()

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_loader.batches import Normaliser, PixelStats, packed
+from data_loader.dataset import MOST_PIXELS
 from data_loader.picture_files import read_picture
-from data_loader.pictures import LARGEST_PIXELS, LARGEST_SIDE, crop_to, decode, picture_of
+from data_loader.pictures import LARGEST_SIDE, crop_to, decode, picture_of
 
 _KEYS = {"mean", "std", "image_size"}
 
@@ -45,8 +46,8 @@ class Preprocess:
             raise ValueError("mean and std must be three numbers between 0 and 1 each")
         if len(size) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in size):
             raise ValueError(f"image_size must be two whole numbers from 1 to {LARGEST_SIDE:,}")
-        if size[0] * size[1] > LARGEST_PIXELS:
-            raise ValueError(f"image_size must be of {LARGEST_PIXELS:,} pixels at most")
+        if size[0] * size[1] > MOST_PIXELS:
+            raise ValueError(f"image_size must be of {MOST_PIXELS:,} pixels at most")
         return cls(tuple(mean), tuple(std), (size[0], size[1]))
 
     def record(self) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def is_ours(data: bytes) -> bool:
-    """Whether `data` are those of an exported file, all formats of which hold texts as they are."""
+    """Whether `data` are the ends of an exported file. All formats hold texts as they are, beside the weights."""
     return _PRODUCER.encode() in data
 
 

@@ -218,6 +218,14 @@ def test_26_classes_that_no_checkpoint_may_have(names: tuple[str, ...], part: st
         ImageDataset(images, torch.arange(2), names, "from Python")
 
 
+def test_26_images_that_no_checkpoint_may_have() -> None:
+    images = torch.zeros(2, 3, 1, 1, dtype=torch.uint8).expand(2, 3, 2048, 2049)
+    with pytest.raises(
+        DataError, match=r"from Python: images of 2048x2049 are larger than 4,194,304 pixels; scale them"
+    ):
+        ImageDataset(images, torch.arange(2), ("a", "b"), "from Python")
+
+
 def test_27_splits_that_share_an_image(tmp_path: Path, finished: Path) -> None:
     splits = read(finished / "checkpoint-epoch3.pth")["splits"]
     a, b, c = (int(splits[name][0]) for name in ("train", "val", "test"))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from grids.plan import load_grid
 from grids.progress import standing
 from parse_config import load_config
 from tests.conftest import ROOT, write_image_folder
-from tests.runs import SMALL, Started, coco, contents, evaluate, launch, one_line, rows, run, same_run
+from tests.runs import SMALL, Started, call, coco, contents, evaluate, launch, one_line, rows, run, same_run
 from tests.test_grid import settings, write_grid
 from trainer.checkpoint import read
 from trainer.identity import note_save
@@ -212,6 +213,21 @@ def test_41_a_test_s_figures_replace_no_others(copy: Path, tmp_path: Path) -> No
     (copy / name).unlink()
     for _ in range(2):
         assert evaluate(tmp_path, "-r", copy / "model_best.pth").code == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "options"),
+    [("test.py", "model_best-test.json", ()), ("export.py", "x.safetensors", ("--safetensors",))],
+)
+def test_41_a_large_file_of_the_user_s_is_not_read(copy: Path, program: str, name: str, options: tuple) -> None:
+    with open(copy / name, "wb") as file:
+        file.truncate(1 << 28)
+    tracemalloc.start()
+    ended = call(program, "-r", copy / "model_best.pth", *options, *(copy / name for _ in options))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    one_line(ended, 5, str(copy / name))
+    assert peak < 1 << 27
 
 
 def test_41_a_grid_file_in_the_grid_s_folder(coco_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

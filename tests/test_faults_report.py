@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import report
+from data_loader.class_names import MOST_IN_MATRIX
 from logger.confusion import Confusion, confusion_picture
 from logger.tables import write_csv, write_diagnostics
 from reporting.figures.style import MOST_PANELS
@@ -30,7 +31,7 @@ from tests.conftest import ROOT
 from tests.faults import file_system, kill_at, limit_file_size
 from tests.made_runs import METRICS, config, write_cell, write_run
 from tests.runs import Started, coco, evaluate, launch, one_line
-from trainer.judgement import MOST_IN_MATRIX, TestReport
+from trainer.judgement import TestReport
 from trainer.preflight import _class_counts
 from utils.errors import DataError
 from utils.folder import Folder

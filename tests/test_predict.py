@@ -187,7 +187,8 @@ def test_what_a_stranger_s_file_may_not_do(trained: Path, images: Path, tmp_path
     with pytest.raises(CheckpointError, match="which was not run"):
         load(evil)
     assert not (tmp_path / "ran").exists()
-    for wrong in ({}, {"mean": [0.5] * 3, "std": [1.0] * 3, "image_size": [10**9, 32]}, [0.5], {"mean": [2.0] * 3}):
+    sizes = [{"mean": [0.5] * 3, "std": [1.0] * 3, "image_size": size} for size in ([10**9, 32], [2048, 2049])]
+    for wrong in ({}, *sizes, [0.5], {"mean": [2.0] * 3}):
         evil.write_bytes(pack({**state, "preprocessing": wrong}))
         with pytest.raises(CheckpointError, match="preprocessing is not as a run writes it"):
             load(evil)

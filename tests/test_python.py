@@ -34,7 +34,7 @@ CONFIG = ROOT / "configs" / "demo.json"
 class Stripes:
     """40 images of 8x8: label 1 is bright."""
 
-    classes = ("dark", "bright")
+    classes: tuple[str, ...] = ("dark", "bright")
 
     def __init__(self, kind: Callable[[torch.Tensor], Any] = lambda image: image, count: int = 40) -> None:
         noise = torch.randint(0, 100, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -102,6 +102,21 @@ def test_a_run_on_a_dataset_from_python_says_so_and_is_not_begun_again_on_the_co
     with pytest.raises(CheckpointError, match="a run was begun there on other data"):
         run(CONFIG, settings(tmp_path), resume="auto", run_dir=result.folder)
     assert run(CONFIG, settings(tmp_path), dataset=Stripes(), resume="auto", run_dir=result.folder).history
+
+
+def test_no_file_of_a_run_of_thousands_of_classes_is_set_aside(tmp_path: Path) -> None:
+    """Their matrix would be 150 MB, and their names make a data.json of more than a MiB."""
+    data = Stripes()
+    data.classes = tuple(f"{number:0120}" for number in range(8700))
+    plain = settings(tmp_path, **{"trainer.tensorboard": False, "trainer.epochs": 1})
+    folder = run(CONFIG, plain, dataset=data).folder
+    before = {path.name for path in folder.iterdir()}
+    run(None, {"trainer.epochs": 2}, dataset=data, resume="auto", run_dir=folder)
+    assert {path.name for path in folder.iterdir()} == {*before, "checkpoint-epoch2.pth"}
+    assert "noise_transition.csv" not in before
+    assert (folder / "train.log").read_text().count("no noise_transition.csv for 8,700 classes") == 2
+    with np.load(folder / "noise.npz") as noise:
+        assert "transition_matrix" not in noise
 
 
 def test_one_seed_is_one_history_in_a_thread_in_a_loop_and_after_an_error(tmp_path: Path) -> None:

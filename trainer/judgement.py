@@ -1,6 +1,7 @@
 """The report of test.py: a checkpoint's figures on its test split, as a table, JSON and a picture."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_loader.class_names import MOST_IN_MATRIX
 from logger.confusion import Confusion, confusion_picture
 from logger.log import get_logger
 from protocol import announcements
-from utils import strict_json
 from utils.drawing import warn_on_failure
 from utils.errors import FileSystemError
 from utils.folder import Folder
@@ -21,8 +22,7 @@ from utils.text import CELL, visible
 
 MOST_LISTED = 40  # classes; with more, the table lists the worst and the best
 WORST, BEST, MISTAKES = 20, 10, 20
-MOST_IN_MATRIX = 1000  # classes; with more, the JSON lists the pairs that occur
-_COUNTS = ("confusion_matrix", "confusion_pairs")  # the JSON has one of these keys
+_BEGINNING = re.compile(rb'\{\n  "checkpoint": "[^\n]*",\n  "epoch": \d+,\n  "images": ')  # of the JSON
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class TestReport:
             "worst_confusions": [mistake._asdict() for mistake in self.confusion.worst(MISTAKES)],
         }
         if len(self.classes) <= MOST_IN_MATRIX:
-            name, lines = _COUNTS[0], self.confusion.matrix().tolist()
+            name, lines = "confusion_matrix", self.confusion.matrix().tolist()
         else:
-            name = _COUNTS[1]  # rows of true class, predicted class, number of images
+            name = "confusion_pairs"  # of those that occur, rows of true class, predicted class, number of images
             lines = torch.stack([self.confusion.true, self.confusion.predicted, self.confusion.counts], 1).tolist()
         rows = ",\n    ".join(json.dumps(line) for line in lines)
         return f'{json.dumps(facts, indent=2)[:-2]},\n  "{name}": [\n    {rows}\n  ]\n}}\n'
@@ -120,12 +120,8 @@ def save_report(report: TestReport, checkpoint: Path) -> list[Path]:
 
 
 def _refuse_to_replace_others(folder: Folder, json_name: str, png_name: str) -> None:
-    """Raise FileSystemError if test.py did not write the files. The JSON decides, for a picture has no mark."""
+    """Raise FileSystemError if test.py did not write the files. The JSON's beginning decides: it may be large, and a
+    picture has no mark."""
     there = [name for name in (json_name, png_name) if folder.size(name)]
-    data = folder.read(json_name, 1 << 28) or b""
-    try:
-        found = strict_json.loads(data.decode())
-    except ValueError:
-        found = None
-    if there and not (isinstance(found, dict) and "checkpoint" in found and any(key in found for key in _COUNTS)):
+    if there and not _BEGINNING.match(folder.read(json_name, 1 << 16) or b""):
         raise FileSystemError(f"{folder.path / there[0]} is not of test.py; move it away, or copy the checkpoint")

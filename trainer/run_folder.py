@@ -136,7 +136,9 @@ def write_run_files(folder: Folder, data: RunData, new: bool) -> None:
     set_strangers_aside(folder)
     keep_identity(folder)  # first: it marks the other files as a run's
     folder.write(NOISE_NAME, noise_record(data.dataset, data.splits, data.given))
-    folder.write(TRANSITION_NAME, transition_table(data.dataset, data.splits, data.given).encode())
+    table = transition_table(data.dataset, data.splits, data.given)
+    if table is not None:
+        folder.write(TRANSITION_NAME, table.encode())
     folder.remove(DIVERGED_NAME)
 
 
