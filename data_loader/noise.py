@@ -255,10 +255,9 @@ def transition_matrix(true: Tensor, given: Tensor, classes: int) -> Tensor:
 
 def _realised(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> Tensor | None:
     """The transition matrix of the training split; None if there are too many classes for it."""
-    classes = len(dataset.classes)
-    return (
-        None if classes > MOST_IN_MATRIX else transition_matrix(dataset.labels[splits.train], given["train"], classes)
-    )
+    if len(dataset.classes) > MOST_IN_MATRIX:
+        return None
+    return transition_matrix(dataset.labels[splits.train], given["train"], len(dataset.classes))
 
 
 def transition_table(dataset: ImageDataset, splits: Splits, given: GivenLabels) -> str | None:

@@ -69,6 +69,7 @@ def _same(key: str, both: tuple[Any, Any], classes: int) -> bool:
 
 
 def that_matter(since: Changes) -> Changes:
+    """Those of the changed settings that results may depend on."""
     return {key: both for key, both in since.items() if key not in NO_RESULT_DEPENDS_ON}
 
 

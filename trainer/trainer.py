@@ -248,7 +248,7 @@ class Trainer(BaseTrainer[RunState]):
         if self.diagnostics is not None:
             self.diagnostics.gradients.load_state_dict(state.get("gradient_norms", {}))
         saved, here = state["environment"], environment(self.device, self.world.size)
-        changed = [
+        inexact = [
             f"{key} was {visible(str(saved.get(key)), 100)}, is {here[key]}"
             for key in here
             if saved.get(key) != here[key]
@@ -256,11 +256,11 @@ class Trainer(BaseTrainer[RunState]):
         if state["rng"]:
             set_rng_state(state["rng"])
         else:
-            changed.append("it holds no state of the generators")
+            inexact.append("it holds no state of the generators")
         self.changed = that_matter(since)
         self.remarks += report_lines(since, saved_as, self.config, state, len(self.data.train))
-        if changed:
-            self.log.warning("resume not bit-exact: %s", "; ".join(changed))
+        if inexact:
+            self.log.warning("resume not bit-exact: %s", "; ".join(inexact))
 
     def check_finite(self) -> None:
         step = -self.world.largest(-int(self.bad_step))  # the first of all processes
