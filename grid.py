@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--slurm is for --executor slurm")
     if len(devices) > 1 and args.executor == "slurm":
         raise ConfigError("-d: Slurm deals out the devices; name one, such as cuda")
+    if "" in devices:
+        raise ConfigError(f"-d {args.device}: a device is missing beside a comma")
     grid = load_grid(args.grid)
     if args.dry_run:
         _dry_run(grid, devices[0])

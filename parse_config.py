@@ -238,7 +238,7 @@ def merge(
     merged = dict(base)
     if as_layers and path == WHOLE[:1] and "type" in layer and (taken := noise_settings(layer["type"])) is not None:
         merged = {key: value for key, value in merged.items() if key in taken}
-    retyped = "type" in base and "type" in layer and base["type"] != layer["type"]
+    retyped = as_layers and "type" in base and "type" in layer and base["type"] != layer["type"]
     if retyped and len(path) == 1 and path[0] in RETYPED:
         args = merged.pop("args", None)
         if isinstance(args, dict):

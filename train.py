@@ -120,7 +120,7 @@ def _train(
     from trainer.restore import check_fit
     from trainer.resume import Request, find_start
     from trainer.run_folder import make_run_folder
-    from trainer.session import accept, begin, load, log_outcome
+    from trainer.session import begin, load, log_outcome
     from trainer.trainer import Trainer
     from utils.device import choose_device
     from utils.memory import keep_freed_memory
@@ -143,11 +143,12 @@ def _train(
     model = build_model(config, len(data.dataset.classes), data.image_size).to(device)
     optimizer, schedule = build_optimizer(config, model)
     trainer = Trainer(config, model, optimizer, schedule, data, device, Path(), world)
+    load(trainer, start)
     if args.check:
-        load(trainer, start)
         show(trainer)
         return None
-    accept(trainer, start, access)
+    if world.first:
+        access.accept()  # nothing is written before
     folder = world.on_first(lambda: make_run_folder(config, start.folder, start.in_place, lock))
     trainer.enter(lock.folder or folder)
     begin(trainer, start)

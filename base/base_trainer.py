@@ -205,15 +205,11 @@ class BaseTrainer(ABC, Generic[State]):
         """
         outcome = self.world.largest(own)
         self.told_to_stop = outcome == END
-        if outcome != GO_ON:
-            self._save_if_behind()
+        if outcome != GO_ON and self._saved[0] != self.global_step:
+            self.save(newest=True, best=False)
         if outcome == FAILED != own:
             said = f"process {self.world.rank} of {self.world.size}: on_epoch failed in process 0, which says why"
             raise self.world.common(ProcessError(f"{said}; the epoch is saved. Go on with -r auto"))
-
-    def _save_if_behind(self) -> None:
-        if self._saved[0] != self.global_step:
-            self.save(newest=True, best=False)
 
     def _lacks_events(self) -> bool:
         return self.world.first and self.loop.tensorboard and bool(self.history) and not has_last(self.folder)

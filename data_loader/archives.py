@@ -95,11 +95,9 @@ def load_published(published: Published, data_dir: Path, access: Access | None =
         if folder is None:
             raise RuntimeError("what was downloaded lacks files")
         train, test, classes = published.read(folder)
-    except UserError:
-        raise
     except Exception as error:
-        if out_of_memory(error):
-            raise DataError(f"{name} in {data_dir}: there is not enough memory for it") from error
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
         why = f"could not be downloaded ({reason_of(error)})" if fetch else "nothing is downloaded for a checkpoint"
         how = "" if fetch else "=DIR, where it is then also downloaded to"
         raise DataError(

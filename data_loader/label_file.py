@@ -168,7 +168,8 @@ def _no_label(source: str, name: str, kinds: str, row: int, value: str) -> DataE
 
 def _check_once(index: Tensor, split: np.ndarray, source: str) -> None:
     names, of_split = np.unique(split, return_inverse=True)
-    places = index * len(names) + torch.from_numpy(of_split)  # the same ones only for an image that one split has twice
+    of_image = index.unique(return_inverse=True)[1]  # numbers that a product does not overflow
+    places = of_image * len(names) + torch.from_numpy(of_split)  # equal for one image twice in a split
     found, counts = places.unique(return_counts=True)
     if (counts > 1).any():
         first, second, *_ = (places == found[counts > 1][0]).nonzero().flatten().tolist()

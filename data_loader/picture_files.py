@@ -37,7 +37,7 @@ _CLASS_DEPTH = 3  # of the path parts above the pictures, the most that name a c
 Parts = Callable[[Sequence[str]], bool]
 
 
-def everything(parts: Sequence[str]) -> bool:
+def everything(*_: object) -> bool:
     return True
 
 
@@ -58,10 +58,6 @@ class LeftOut:
 
 #: A predicate on a class folder, by its split and its class.
 Wanted = Callable[[str, str], bool]
-
-
-def any_class(split: str, label: str) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -281,7 +277,7 @@ def _upper_folders(source: Path) -> list[tuple[str, ...]]:
     return found
 
 
-def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Labelled]:
+def by_split(files: Files, source: Path, wanted: Wanted = everything) -> list[Labelled]:
     """The pictures of <split>/<class>/, at any depth below. `files.base` must not be None.
 
     It adds all other files to `files.left_out`.
@@ -293,7 +289,7 @@ def by_split(files: Files, source: Path, wanted: Wanted = any_class) -> list[Lab
     return _collect(files, source, files.base, files.base + 2, wanted)
 
 
-def by_class(files: Files, source: Path, wanted: Wanted = any_class, advice: str = "") -> list[Labelled]:
+def by_class(files: Files, source: Path, wanted: Wanted = everything, advice: str = "") -> list[Labelled]:
     """As `by_split`, for <class>/ without splits; there may be one folder around all of it, or two.
 
     Two are taken for such only if the inner one has several folders with pictures, and no picture beside them. `advice`

@@ -31,10 +31,9 @@ class Preprocess:
     image_size: tuple[int, int]
 
     @classmethod
-    def of(cls, stats: PixelStats, images: Tensor) -> "Preprocess":
-        """For a run with these statistics and with images (N, 3, H, W)."""
-        height, width = images.shape[2:]
-        return cls(tuple(stats.mean.tolist()), tuple(stats.std.tolist()), (height, width))
+    def of(cls, stats: PixelStats, image_size: tuple[int, int]) -> "Preprocess":
+        """For a run with these statistics and images of this size."""
+        return cls(tuple(stats.mean.tolist()), tuple(stats.std.tolist()), image_size)
 
     @classmethod
     def from_record(cls, record: Any) -> "Preprocess":

@@ -72,18 +72,9 @@ def _read(dataset: Any, count: int) -> tuple[Tensor, Tensor]:
 def _pixels(image: Any, where: str) -> Tensor:
     """One image as uint8 (3, H, W)."""
     if isinstance(image, Image.Image):
-        from data_loader.pictures import to_8_bits
+        from data_loader.pictures import picture_of
 
-        try:
-            grey_or_rgb, _ = to_8_bits(image)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        rgb = grey_or_rgb.convert("RGB")
-        return (
-            torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-            .view(rgb.height, rgb.width, 3)
-            .permute(2, 0, 1)
-        )
+        return torch.tensor(picture_of(image, where, lambda image: image).pixels)
     if not isinstance(image, Tensor):
         raise DataError(f"{where} is {_kind(image)}, not a PIL image or a tensor")
     image = image.detach().cpu()

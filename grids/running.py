@@ -18,7 +18,7 @@ from utils.folder import Folder
 from utils.lock import FolderLock
 from utils.run_files import GRID_NAME
 from utils.stopping import StopRequest, exit_code
-from utils.text import visible
+from utils.text import first_of, visible
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE = 1 << 16  # bytes of a log's end that are looked at
@@ -176,13 +176,13 @@ class GridRun(ABC):
             raise Stopped(exit_code(self.stop.signal), f"stopped by {name}; {self.goes_on}")
         if self._codes:
             failed = [cell.name for cell in self.grid.cells if cell in self._codes]
-            listed = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
             first = next(iter(self._codes))
             again = (
                 "; the same command tries them again" if set(self._codes.values()) != {ConfigError.exit_code} else ""
             )
             raise CellsFailed(
-                f"{len(failed)} of {len(self.grid.cells)} runs failed: {listed}; {self.notes[first]}{again}",
+                f"{len(failed)} of {len(self.grid.cells)} runs failed: {first_of(failed, 5)}; "
+                f"{self.notes[first]}{again}",
                 self._codes[first],
             )
 

@@ -31,15 +31,10 @@ def trained(weights: Weights, device: torch.device) -> Trained:
             standard deviation cannot be derived.
     """
     preprocess = preprocess_of(weights)
-    return Trained(network(weights).to(device), preprocess, list(weights.classes))
-
-
-def network(weights: Weights) -> BaseModel:
-    """The network of `weights` on the CPU, in evaluation mode. Raises CheckpointError if they do not fit."""
     weights.check()
     model = build_model(weights.config, len(weights.classes), weights.image_size)
     load_model(model, weights.model, weights.source)
-    return model.eval()
+    return Trained(model.eval().to(device), preprocess, list(weights.classes))
 
 
 def preprocess_of(weights: Weights) -> Preprocess:
@@ -63,4 +58,4 @@ def _derived(weights: Weights) -> Preprocess:
             f"{weights.source}: it lacks the mean, the standard deviation and the size of its images, as those of "
             f"earlier versions do, and they cannot be derived from its data: {error}"
         ) from error
-    return Preprocess.of(data.stats, data.dataset.images)
+    return Preprocess.of(data.stats, data.image_size)

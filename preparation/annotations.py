@@ -7,8 +7,9 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError
 from utils.files import open_regular
+from utils.optional import needed
 from utils.reading import errors_as
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
@@ -71,10 +72,7 @@ def entries(path: Path) -> Iterator[tuple[int, Entry]]:
 
 def _events(file: BinaryIO, path: Path) -> Iterator[_Event]:
     """The events of ijson, such as start_map and map_key, each with its value."""
-    try:
-        import ijson
-    except ImportError as error:
-        raise ConfigError("the command coco needs ijson: pip install -r requirements.txt") from error
+    ijson = needed("ijson", "the command coco")
     events = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events, use_float=True)
     piece = file.read(_PIECE).removeprefix(b"\xef\xbb\xbf")  # a byte order mark

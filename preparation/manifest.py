@@ -115,7 +115,9 @@ def _other(key: str, was: Any, now: Any) -> str:
     if key != "arguments" or not isinstance(was, dict):
         return f"another {key}" if key in ("format", "command") else f"other {key}"
     was, now = (UNSAID | part for part in (was, now))
-    return ", ".join(f"{name} {was.get(name)!r}, not {now[name]!r}" for name in now if was.get(name) != now[name])
+    return ", ".join(
+        f"{name} {was.get(name)!r}, not {now.get(name)!r}" for name in was | now if was.get(name) != now.get(name)
+    )
 
 
 def _sum(plan: Plan, candidate: Candidate) -> str | None:

@@ -231,6 +231,12 @@ def test_the_order_of_overrides_does_not_matter(order: int) -> None:
     assert (config.optimizer.type, config.optimizer.args.lr) == ("Adam", 0.01)
 
 
+def test_of_two_overrides_of_a_type_the_last_one_counts_and_drops_no_other_override() -> None:
+    overrides = ["optimizer.type=Adam", "optimizer.args.lr=0.01", "optimizer.type=AdamW"]
+    config = load_config(ROOT / "configs" / "cifar10_bn_0noise.json", overrides)
+    assert (config.optimizer.type, config.optimizer.args.lr) == ("AdamW", 0.01)
+
+
 def test_keys_that_look_like_types_are_named() -> None:
     assert "unknown key 'list'" in problems({"name": "x", "list": 1})
     assert "unknown key 'a(b)'" in problems({"name": "x", "a(b)": 1})

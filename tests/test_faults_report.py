@@ -258,6 +258,14 @@ def test_64_the_table_and_the_json(classes: int) -> None:
         assert "taken for" in table
 
 
+def test_64_a_test_set_that_lacks_most_classes() -> None:
+    true = torch.tensor([5, 9, 9])
+    names, figures = tuple(f"class {n}" for n in range(50)), {"loss": 1.0, "accuracy": 1.0}
+    table = "\n".join(TestReport("x.pth", 1, names, figures, true, true, {}, (), "cpu").table())
+    assert "the worst 2 of 50 classes" in table
+    assert "the best" not in table, "no class is left for it"
+
+
 def test_64_the_classes_that_a_check_lists() -> None:
     labels = torch.arange(300).repeat_interleave(torch.arange(300))
     parts = {"train": torch.arange(len(labels)), "val": torch.arange(2)}

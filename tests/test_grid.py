@@ -272,6 +272,8 @@ def test_a_dry_run_shows_the_commands_and_writes_nothing(tmp_path: Path, coco_di
     assert ended.returncode == 0
     assert "0 of 4 runs finished" in ended.stdout
     assert ended.stdout.count("train.py -c") == 4
+    ended = program("grid.py", str(tmp_path / "grid.json"), "--dry-run", "-d", "cuda:0,")
+    assert (ended.returncode, ended.stderr) == (2, "error: -d cuda:0,: a device is missing beside a comma\n")
     assert not (tmp_path / "saved").exists()
 
 

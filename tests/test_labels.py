@@ -320,6 +320,8 @@ class Evil:
         ("a.npz", "1\n2\n", "malformed .npz (it is no zip)"),
         ("a.csv", "index,label\n7,10\n", "given_label 10 at row 0 is outside 0 to 9"),
         ("a.csv", "index,label\n50,1\n", "index 50 at row 0 is outside 0 to 49"),
+        ("a.npz", {"index": [0, -(2**63), 1], "given_label": [1, 1, 1], "split": ["train", "train", "val"]},
+         "index -9223372036854775808 at row 1 is outside 0 to 49"),
         ("a.csv", "index\n5\n", "it has no labels, only 'index'"),
         ("a.csv", "1\n2\n", "2 labels, but made up has 50 images, of which 40 are no test images; give one for each"),
         ("a.npy", b"no array", "malformed .npy (it is no array)"),

@@ -227,9 +227,12 @@ def test_a_folder_s_own_classes_go_into_the_file(images: Path, tmp_path: Path, s
     made("folder", images, "--classes", "cat,ant", "--layout", "NCHW", "-o", out, "--force")
     assert load_tiny_exdark(out).classes == ("cat", "ant")
     manifest = manifest_of(out)
+    newer = manifest | {"arguments": manifest["arguments"] | {"sharpen": 2}}
+    (tmp_path / f"{out.name}.manifest.json").write_text(json.dumps(newer))
+    again = ("folder", images, "--classes", "cat,ant", "--layout", "NCHW", "-o", out)
+    assert "exists, and it was made with sharpen 2, not None; give another -o" in refused(5, *again)
     del manifest["classes_in_file"]
     (tmp_path / f"{out.name}.manifest.json").write_text(json.dumps(manifest))
-    again = ("folder", images, "--classes", "cat,ant", "--layout", "NCHW", "-o", out)
     assert "exists, and it was made without the names of its classes; give another -o" in refused(5, *again)
 
 
@@ -774,7 +777,7 @@ def test_what_is_not_needed_of_the_annotations_is_not_kept(tmp_path: Path) -> No
 
 def test_a_missing_ijson_is_one_line(coco_source: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ijson", None)
-    assert "coco needs ijson: pip install -r requirements.txt" in refused(2, *coco_arguments(*coco_source))
+    assert "coco needs ijson, which is not installed: pip install ijson" in refused(2, *coco_arguments(*coco_source))
 
 
 def test_a_square_grows_within_the_image() -> None:

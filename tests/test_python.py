@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,16 @@ def test_images_of_every_kind_become_the_same_bytes(kind: Callable[[torch.Tensor
     assert torch.equal(as_image_dataset(Stripes(kind)).images, Stripes().images)
 
 
+def test_a_picture_is_turned_as_its_file_says_as_a_trained_network_will_see_it() -> None:
+    file, upright = BytesIO(), Image.new("RGB", (8, 8), (0, 0, 200))
+    upright.paste((200, 0, 0), (0, 0, 8, 4))
+    tag = Image.Exif()
+    tag[0x112] = 3  # upside down
+    upright.rotate(180).save(file, "PNG", exif=tag)
+    item = (Image.open(file).convert("RGB"), 0)
+    assert torch.equal(as_image_dataset([item]).images[0], torch.from_numpy(np.array(upright)).permute(2, 0, 1))
+
+
 def test_classes_and_grey_images() -> None:
     assert as_image_dataset(Stripes()).classes == ("dark", "bright")
     assert as_image_dataset(Subset(Stripes(), [0, 3])).classes == ("dark", "bright")
@@ -287,6 +298,7 @@ _GOOD = torch.zeros(3, 8, 8)
         (Broken(KeyError("gone")), r"dataset\[0\] raised KeyError: 'gone'"),
         (Broken(7), "not a pair"),
         (Broken((np.zeros((8, 8, 3)), 0)), r"dataset\[3\]\[0\] is a ndarray of shape \(8, 8, 3\), not a PIL image"),
+        (Broken((Image.new("RGB", (0, 5)), 0)), r"dataset\[3\]\[0\] is not an image .*\(it has no pixels\)"),
         (Broken((_GOOD[:2], 0)), r"shape \(2, 8, 8\)"),
         (Broken((_GOOD[:, :5], 0)), r"is 5 x 8 and dataset\[0\]\[0\] 8 x 8 pixels"),
         (Broken((_GOOD - 2, 0)), "floats from -2 to -2; give them from 0 to 1"),

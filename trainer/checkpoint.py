@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from logger.log import get_logger
-from trainer.checkpoint_file import COMMENT_LENGTH, LARGEST_FILE, comment_on, read_file_of_state, serialise
+from trainer.checkpoint_file import COMMENT_LENGTH, LARGEST_FILE, comment_on, read_bytes, serialise, unpack
 from trainer.state import RunState, checked, stored
 from utils.errors import CheckpointError
 from utils.folder import Folder
@@ -40,7 +40,7 @@ def read(path: Path, allow_inexact: bool = False) -> RunState:
     Raises:
         CheckpointError: the file cannot be read or is damaged, or a field is not as a run writes it.
     """
-    return checked(read_file_of_state(path), str(path), allow_inexact)
+    return checked(unpack(read_bytes(path), str(path)), str(path), allow_inexact)
 
 
 class CheckpointStore:

@@ -11,7 +11,6 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +132,6 @@ def _opcodes(data: bytes) -> Iterator[tuple[Any, Any, Any]]:
         yield from pickletools.genops(file)
 
 
-def read_file_of_state(path: Path) -> dict[str, Any]:
-    """`unpack` of a file's bytes. Raises CheckpointError."""
-    return unpack(read_bytes(path), str(path))
-
-
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. A large file without a checkpoint's end is not read. Raises CheckpointError."""
     with errors_as(CheckpointError, str(path), "cannot read the checkpoint"):
@@ -155,23 +149,18 @@ def check_numbers(state: dict[str, Any], source: str) -> None:
     for place, tensor in _tensors(state, source):
         if isinstance(tensor, UnsupportedTensor) or not fits_its_storage(tensor):
             kind = tensor.kind if isinstance(tensor, UnsupportedTensor) else f"{tensor.layout}, {tensor.device}"
-            raise CheckpointError(f"{source}: {place.text()} is no plain tensor ({kind})")
+            raise CheckpointError(f"{source}: {_path(place)} is no plain tensor ({kind})")
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{source}: {place.text()} has NaN or infinite values")
+            raise CheckpointError(f"{source}: {_path(place)} has NaN or infinite values")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The position of a value in nested dicts and lists; `depth` of them are around it."""
+#: The keys that lead to a value in nested dicts and lists.
+_Place = tuple[object, ...]
 
-    key: object = ""
-    above: "_Place | None" = None
-    depth: int = 0
 
-    def text(self) -> str:
-        """A dotted path such as model.stem.0.0.weight."""
-        head = self.above.text() if self.above is not None else ""
-        return f"{head}.{visible(str(self.key), 80)}".lstrip(".")
+def _path(place: _Place) -> str:
+    """A dotted path such as model.stem.0.0.weight."""
+    return ".".join(visible(str(key), 80) for key in place)
 
 
 def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | UnsupportedTensor]]:
@@ -181,15 +170,15 @@ def _tensors(state: Any, source: str) -> Iterator[tuple[_Place, Tensor | Unsuppo
         CheckpointError: `state` is nested more than _DEEPEST deep.
     """
     seen: set[int] = set()
-    waiting = [(_Place(), state)]
+    waiting: list[tuple[_Place, Any]] = [((), state)]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, Tensor | UnsupportedTensor):
             yield place, value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            if place.depth > _DEEPEST:
-                raise CheckpointError(f"{source}: malformed: {place.text()} is nested more than {_DEEPEST} deep")
+            if len(place) > _DEEPEST:
+                raise CheckpointError(f"{source}: malformed: {_path(place)} is nested more than {_DEEPEST} deep")
             seen.add(id(value))
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(item, Tensor | UnsupportedTensor | dict | list | tuple):
-                    waiting.append((_Place(key, place, place.depth + 1), item))
+                    waiting.append(((*place, key), item))

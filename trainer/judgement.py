@@ -93,8 +93,9 @@ class TestReport:
         known = [(share, name) for share, name in zip(shares, names, strict=True) if share is not None]
         known.sort(key=itemgetter(0))
         lines = []
-        for what, some in ((f"the worst {WORST}", known[:WORST]), (f"the best {BEST}", known[WORST:][-BEST:])):
-            lines.append(f"  {what} of {len(names):,} classes (the JSON has all)")
+        for what, some in (("the worst", known[:WORST]), ("the best", known[WORST:][-BEST:])):
+            if some:
+                lines.append(f"  {what} {len(some)} of {len(names):,} classes (the JSON has all)")
             lines += [f"  {name:<{width}}  {share:>8.2%}" for share, name in some]
         return [*lines, "  the most frequent mistakes", *(f"  {line}" for line in self.confusion.worst(MISTAKES))]
 

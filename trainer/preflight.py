@@ -15,20 +15,15 @@ from utils.text import CELL, visible
 
 
 def show(trainer: Trainer) -> None:
-    """Print the report, once for all processes."""
-    lines = report(trainer)
-    if trainer.world.first:
-        say(*lines)
-
-
-def report(trainer: Trainer) -> list[str]:
-    """Lines with the resolved config, the dataset, the model's size, and the time of a step. No training is kept."""
+    """Print the resolved config, the dataset, the model's size, and the time of a step, once for all processes. No
+    training is kept."""
     config, data, model = trainer.config, trainer.data, trainer.model
     lines = [*json.dumps(config.model_dump(), indent=2).split("\n"), "", *dataset_facts(data), ""]
     lines += [*announcements(departures(config)), *config.remarks, *trainer.remarks]
     lines.append(f"model: {config.arch.type}, norm {config.arch.args.norm}, {model.parameter_count():,} parameters")
     lines += _timed_step(trainer)
-    return lines
+    if trainer.world.first:
+        say(*lines)
 
 
 def dataset_facts(data: RunData) -> list[str]:

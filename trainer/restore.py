@@ -17,7 +17,7 @@ from parse_config import Config
 from trainer.state import RunState
 from utils.errors import CheckpointError
 from utils.reading import errors_as
-from utils.text import quoted, visible
+from utils.text import first_of, quoted, visible
 
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)")
 
@@ -100,18 +100,12 @@ def check_tensors(wanted: dict[str, Tensor], found: dict[str, Any], source: str)
     """
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or unexpected:
-        raise CheckpointError(
-            f"{source}: it is of another architecture: missing {_some(missing)}; unexpected {_some(unexpected)}"
-        )
+        shown = [first_of(keys, 4) or "none" for keys in (missing, unexpected)]
+        raise CheckpointError(f"{source}: it is of another architecture: missing {shown[0]}; unexpected {shown[1]}")
     for key, tensor in found.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype != wanted[key].dtype:
             kind = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{source}: {key} is {kind}, expected {wanted[key].dtype}, torch.strided")
-
-
-def _some(keys: list[str]) -> str:
-    shown = ", ".join(visible(key, 100) for key in keys[:4]) or "none"
-    return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def _as_real(weights: dict[str, Any], model: BaseModel) -> dict[str, Any]:

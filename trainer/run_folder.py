@@ -43,6 +43,7 @@ from utils.run_files import (
     NOISE_NAME,
     TRANSITION_NAME,
 )
+from utils.text import first_of
 
 MOST_ENVIRONMENTS = 100  # that are kept of a run which is resumed again and again on other machines
 CLOCK_TOLERANCE = timedelta(minutes=5)  # tolerance for times ahead of this machine's clock
@@ -89,8 +90,9 @@ def refuse_what_is_there(folder: Folder) -> None:
     others = [name for name in strangers(folder) if not _is_our_output(folder.path / name)]
     others = others or [name for name in folder.names() if is_own_name(name) and folder.size(name) and name[0] != "."]
     if others:
-        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise FileSystemError(f"{folder} holds what is not a run's ({listed}); choose another, or an empty folder")
+        raise FileSystemError(
+            f"{folder} holds what is not a run's ({first_of(others, 3)}); choose another, or an empty folder"
+        )
 
 
 def refuse_to_lose_tables(folder: Folder) -> None:

@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from data_loader.access import Access
 from logger.log import get_logger, set_up_logging
 from protocol import announcements, departures
 from trainer.best import best_epoch, make_best
@@ -29,13 +28,6 @@ def load(trainer: Trainer, start: Start) -> None:
         trainer.load_state_dict(start.state, start.source)
     elif start.weights is not None:
         trainer.remarks += start_from(start.weights, trainer.model, trainer.config, trainer.data)
-
-
-def accept(trainer: Trainer, start: Start, access: Access) -> None:
-    """`load`; nothing is written before, and afterwards `access` may write. Raises CheckpointError."""
-    load(trainer, start)
-    if trainer.world.first:
-        access.accept()
 
 
 def begin(trainer: Trainer, start: Start) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -159,49 +159,45 @@ def _is_diagnostic_row(row: Any, epochs: int) -> bool:
     )
 
 
-class _Form(NamedTuple):
-    """A check that a field of the right type is as a run writes it, given the whole state."""
-
-    is_right: Callable[["RunState"], bool]
-
-
 class RunState(TypedDict):
     """All that a run needs for an exact resume: tensors and plain values.
 
-    A checkpoint has these fields. A stranger can make one with a valid digest, so each field has a check of its form.
+    A checkpoint has these fields. A stranger can make one with a valid digest, so fields are annotated with a check of
+    their form.
     """
 
     format_version: int
-    environment: Annotated[dict[str, Any], _Form(_is_environment)]  # trainer.environment
+    environment: Annotated[dict[str, Any], _is_environment]  # trainer.environment
     config: dict[str, Any]  # Config.model_dump
-    dataset_sha256: Annotated[str, _Form(lambda state: bool(re.fullmatch(r"[0-9a-f]{64}", state["dataset_sha256"])))]
-    classes: Annotated[list[str], _Form(lambda state: all(_is_text(name, 10_000) for name in state["classes"]))]
-    splits: Annotated[dict[str, Tensor], _Form(_is_splits)]  # int64 indices into the dataset
-    given_labels: Annotated[Tensor, _Form(_is_given_labels)]  # int64, of the splits one after another
-    epoch: Annotated[int, _Form(lambda state: _is_count(state["epoch"]))]  # whole epochs done
-    batch: Annotated[int, _Form(lambda state: _is_count(state["batch"]))]  # batches done of the epoch in progress
-    global_step: Annotated[int, _Form(lambda state: _is_count(state["global_step"]))]
-    model: Annotated[dict[str, Any], _Form(_is_model)]  # Module.state_dict
-    optimizer_type: Annotated[str, _Form(lambda state: _is_text(state["optimizer_type"], 100))]
-    optimizer: Annotated[dict[str, Any], _Form(_is_optimizer)]  # Optimizer.state_dict
-    scheduler: Annotated[dict[str, Any], _Form(_is_scheduler)]
-    scaler: Annotated[dict[str, Any], _Form(_is_scaler)]  # GradScaler.state_dict
-    best: Annotated[float | None, _Form(lambda state: state["best"] is None or math.isfinite(state["best"]))]
-    epochs_since_best: Annotated[int, _Form(lambda state: _is_count(state["epochs_since_best"]))]
-    partial_sums: Annotated[dict[str, Any], _Form(_is_partial_sums)]  # Meter.state_dict
-    history: Annotated[list[dict[str, float]], _Form(_is_history)]  # the rows of metrics.csv
-    seconds: Annotated[float, _Form(lambda state: 0 <= state["seconds"] < math.inf)]  # spent on the epoch in progress
-    rng: Annotated[dict[str, Any], _Form(_is_rng)]  # utils.seeding.rng_state
+    dataset_sha256: Annotated[str, lambda state: bool(re.fullmatch(r"[0-9a-f]{64}", state["dataset_sha256"]))]
+    classes: Annotated[list[str], lambda state: all(_is_text(name, 10_000) for name in state["classes"])]
+    splits: Annotated[dict[str, Tensor], _is_splits]  # int64 indices into the dataset
+    given_labels: Annotated[Tensor, _is_given_labels]  # int64, of the splits one after another
+    epoch: Annotated[int, lambda state: _is_count(state["epoch"])]  # whole epochs done
+    batch: Annotated[int, lambda state: _is_count(state["batch"])]  # batches done of the epoch in progress
+    global_step: Annotated[int, lambda state: _is_count(state["global_step"])]
+    model: Annotated[dict[str, Any], _is_model]  # Module.state_dict
+    optimizer_type: Annotated[str, lambda state: _is_text(state["optimizer_type"], 100)]
+    optimizer: Annotated[dict[str, Any], _is_optimizer]  # Optimizer.state_dict
+    scheduler: Annotated[dict[str, Any], _is_scheduler]
+    scaler: Annotated[dict[str, Any], _is_scaler]  # GradScaler.state_dict
+    best: Annotated[float | None, lambda state: state["best"] is None or math.isfinite(state["best"])]
+    epochs_since_best: Annotated[int, lambda state: _is_count(state["epochs_since_best"])]
+    partial_sums: Annotated[dict[str, Any], _is_partial_sums]  # Meter.state_dict
+    history: Annotated[list[dict[str, float]], _is_history]  # the rows of metrics.csv
+    seconds: Annotated[float, lambda state: 0 <= state["seconds"] < math.inf]  # spent on the epoch in progress
+    rng: Annotated[dict[str, Any], _is_rng]  # utils.seeding.rng_state
     # Earlier checkpoints lack these three.
-    preprocessing: NotRequired[Annotated[dict[str, Any], _Form(_is_preprocessing)]]  # Preprocess.record
+    preprocessing: NotRequired[Annotated[dict[str, Any], _is_preprocessing]]  # Preprocess.record
     diagnostics: NotRequired[list[DiagnosticRow]]  # the rows of diagnostics.csv
-    gradient_norms: NotRequired[Annotated[dict[str, Any], _Form(_is_gradient_norms)]]  # Meter.state_dict
+    gradient_norms: NotRequired[Annotated[dict[str, Any], _is_gradient_norms]]  # Meter.state_dict
 
 
 _HINTS = {
     name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint
     for name, hint in get_type_hints(RunState, include_extras=True).items()
 }
+#: Of fields: whether a value of the right type is as a run writes it, given the whole state.
 _FORMS = {name: note for name, hint in _HINTS.items() for note in getattr(hint, "__metadata__", ())}
 
 
@@ -247,7 +243,7 @@ def checked(values: Mapping[str, Any], source: str, allow_inexact: bool = False)
     state = cast(RunState, values)
     for name, form in _FORMS.items():
         with errors_as(CheckpointError, source, f"malformed: {name} is not as a run writes it"):
-            if name in values and not form.is_right(state):
+            if name in values and not form(state):
                 raise CheckpointError(f"{source}: malformed: {name} is not as a run writes it")
     config_of(state, source)
     rows = values.get("diagnostics", [])

@@ -219,7 +219,7 @@ class Trainer(BaseTrainer[RunState]):
             "gradient_norms": {} if self.diagnostics is None else self.diagnostics.gradients.state_dict(),
             "seconds": self.seconds,
             "rng": rng_state(),
-            "preprocessing": Preprocess.of(data.stats, data.dataset.images).record(),
+            "preprocessing": Preprocess.of(data.stats, data.image_size).record(),
         }
 
     def load_state_dict(self, state: RunState, source: str) -> None:

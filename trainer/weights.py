@@ -25,7 +25,7 @@ from trainer.run_folder import folder_of
 from trainer.state import RunState, check_version, checked, config_of
 from utils import strict_json
 from utils.errors import CheckpointError, ConfigError
-from utils.files import read_file, read_start, user_path
+from utils.files import open_regular, read_file, user_path
 from utils.optional import needed
 from utils.reading import errors_as
 from utils.text import first_of
@@ -109,7 +109,8 @@ def _of_safetensors(path: Path) -> Weights:
     source = str(path)
     read = needed("safetensors.torch", f"reading {source}").load
     with errors_as(CheckpointError, source, "not a weights-only file of this program"), _of_the_file(source):
-        length = int.from_bytes(read_start(path, 8), "little")
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= _LARGEST_HEADER:
             raise ValueError("it has no header of sensible size")
         data = read_file(path, LARGEST_FILE)
@@ -187,7 +188,7 @@ def start_from(weights: Weights, model: BaseModel, config: Config, data: RunData
     if classes != weights.classes or any(model.state_dict()[key].shape != weights.model[key].shape for key in head):
         new |= head
         lines.append(f"the head is new: the weights are for {_shown(weights.classes)}, the data have {_shown(classes)}")
-    size = (data.dataset.images.shape[2], data.dataset.images.shape[3])
+    size = data.image_size
     estimates = _estimates(model)
     if estimates and size != weights.image_size:
         new |= estimates

@@ -60,12 +60,6 @@ def read_file(path: Path, limit: int) -> bytes:
     return data
 
 
-def read_start(path: Path, count: int) -> bytes:
-    """The first `count` bytes of a regular file. Raises OSError as `read_file` does."""
-    with open_regular(path) as file:
-        return file.read(count)
-
-
 def read_end(path: Path, count: int) -> tuple[bytes, int]:
     """The last `count` bytes of a regular file and its size. Raises OSError as `read_file` does."""
     with open_regular(path) as file:

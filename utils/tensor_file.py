@@ -150,32 +150,12 @@ def _tensor(stored: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor
     return torch.as_strided(stored, size, stride, offset)  # as_strided refuses views beyond the storage
 
 
-def _ordered() -> OrderedDict[Any, Any]:
-    return OrderedDict()
-
-
-def _size(size: Any) -> Any:
-    return size
-
-
-def _layout(name: Any) -> str:
-    return visible(str(name), 40)
-
-
-def _sparse(layout: Any, *_: Any) -> UnsupportedTensor:
-    return UnsupportedTensor(f"{layout}, cpu")
-
-
-def _without_numbers(*_: Any) -> UnsupportedTensor:
-    return UnsupportedTensor(f"{torch.strided}, meta")
-
-
 #: All functions that are ever called. Sparse and meta tensors are not built; the caller reports their place.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": lambda: OrderedDict(),  # of nothing: keys of a stranger's pairs would be hashed
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_sparse_tensor": _sparse,
-    "torch._utils._rebuild_meta_tensor_no_storage": _without_numbers,
-    "torch.serialization._get_layout": _layout,
-    "torch.Size": _size,
+    "torch._utils._rebuild_sparse_tensor": lambda layout, *_: UnsupportedTensor(f"{layout}, cpu"),
+    "torch._utils._rebuild_meta_tensor_no_storage": lambda *_: UnsupportedTensor(f"{torch.strided}, meta"),
+    "torch.serialization._get_layout": lambda name: visible(str(name), 40),
+    "torch.Size": lambda size: size,
 }
