@@ -258,7 +258,7 @@ def test_28_a_last_batch_of_one_image(coco_dir: Path, tmp_path: Path, arm: str) 
 # --- the network ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_but_cifar10_touches_the_network(
+def test_data_that_are_not_downloaded_touch_no_network(
     coco_dir: Path, exdark_dir: Path, tmp_path: Path, finished: Path
 ) -> None:
     """Training and testing on every other dataset; resuming and checking on one."""

@@ -459,12 +459,20 @@ def test_machines_that_differ_are_said(tmp_path: Path) -> None:
         record = json.dumps({"images": images, "environments": environments})
         (tmp_path / "cifar10_bn_0noise" / f"seed{seed}" / "data.json").write_text(record)
     (warning,) = read_results([tmp_path]).warnings
-    assert warning.endswith("by one code: cpu, torch 2.14.1 (2); cpu, torch 2.14.1, then a GPU, torch 2.14.1 (1).")
+    assert warning.endswith(
+        "several kinds of machine, by one code: cpu, torch 2.14.1 (2); cpu, torch 2.14.1, then a GPU, torch 2.14.1 (1)."
+    )
     (tmp_path / "cifar10_bn_0noise" / "seed12" / "data.json").write_text(
         json.dumps({"images": images, "environments": [{**here, "code": "def"}]})
     )
     (warning,) = read_results([tmp_path]).warnings
-    assert warning.endswith("torch 2.14.1 (1); 2 versions of the code, which each run's data.json names.")
+    assert "on several kinds of machine, by 2 versions of the code, which each run's data.json names: cpu," in warning
+    record = json.dumps({"images": images, "environments": [here]})
+    for seed in (13, 14):
+        (tmp_path / "cifar10_bn_0noise" / f"seed{seed}" / "data.json").write_text(record)
+    (warning,) = read_results([tmp_path]).warnings
+    assert "on one kind of machine, by 2 versions" in warning
+    assert warning.endswith(": cpu, torch 2.14.1 (3).")
 
 
 def test_settings_that_a_resume_changed_are_said(coco_dir: Path, tmp_path: Path) -> None:

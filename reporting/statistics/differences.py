@@ -58,8 +58,9 @@ def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
         machines = Counter(", then ".join(dict.fromkeys(on for on, _ in each)) or NOT_RECORDED for each in places)
         said = first_of([f"{each} ({count})" for each, count in sorted(machines.items())], MOST_SETTINGS, "; ")
         codes = len({code for each in places for _, code in each} - {NOT_RECORDED})
-        more = f"; {codes} versions of the code, which each run's data.json names" if codes > 1 else ""
-        sentences.append(f"Runs of {dataset} were not all trained on one kind of machine by one code: {said}{more}.")
+        what = "on several kinds of machine" if len(machines) > 1 else "on one kind of machine"
+        more = f"by {codes} versions of the code, which each run's data.json names" if codes > 1 else "by one code"
+        sentences.append(f"Runs of {dataset} were trained {what}, {more}: {said}.")
     return sentences
 
 
