@@ -32,7 +32,7 @@ def started(weights: Any, config: Any, classes: tuple[str, ...], size: int) -> t
     """A new network's state before it starts from `weights`, the state after, and what is said."""
     model = build_model(config, len(classes))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    data = SimpleNamespace(dataset=SimpleNamespace(classes=classes, images=torch.zeros(1, 3, size, size)))
+    data = SimpleNamespace(dataset=SimpleNamespace(classes=classes), image_size=(size, size))
     lines = start_from(weights, model, config, data)
     return before, model.state_dict(), lines
 
