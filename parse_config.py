@@ -227,8 +227,8 @@ def merge(
 ) -> dict[str, Any]:
     """`layer` over `base`, object by object; neither is changed. What a change of type drops is added to `dropped`.
 
-    Unless `as_layers`, both are parts of one layer, such as two overrides: then a map grows key by key, and a type of
-    label noise that does not take another part's settings is left for `validate` to refuse.
+    Unless `as_layers`, both are parts of one layer, such as two overrides: then a map grows key by key, nothing is
+    dropped, and a type that does not take another part's settings is left for `validate` to refuse.
 
     Raises:
         ConfigError: objects lie too deep within one another.
