@@ -1,13 +1,15 @@
 """How long each method of ConvNorm takes on a CPU, estimated from counts: `method="auto"` takes the fastest.
 
 An estimate is a sum of counts (multiply-adds, numbers read and written, calls), each times its seconds.
-`python -m benchmarks.methods` measures the methods and fits the seconds. They are those of one processor, but the
-choice depends on their ratios alone. It depends on nothing that varies from run to run, so that a resumed run computes
-the same numbers.
+`python -m benchmarks.methods` measures the methods and fits the seconds. There are those of one processor with AVX-512
+and of one without, on which the ratios differ most: products of matrices gain more by it than FFTs. The choice depends
+on the ratios alone, and on nothing that varies from run to run, so that a resumed run computes the same numbers.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
 
 from .preconv_constants import DENSE_PIXELS, Geometry
 from .preconv_kept import kept
@@ -78,15 +80,24 @@ def matmul(task: Task) -> Counts:
 
 
 COUNTS: dict[str, Callable[[Task], Counts]] = {"fft": fft, "filter": filtered, "matmul": matmul}
-SECONDS: dict[str, Counts] = {
-    "fft": (31e-12, 14e-9, 0.71e-3),
-    "filter": (29e-12, 42e-12, 9.1e-9, 0.82e-3),
-    "matmul": (53e-12, 2.2e-9, 24e-12, 2.8e-9, 0.87e-9, 0.39e-3, 0.2e-3),
+#: By torch.backends.cpu.get_cpu_capability(); any other one takes the first.
+SECONDS: dict[str, dict[str, Counts]] = {
+    "AVX2": {
+        "fft": (31e-12, 14e-9, 0.71e-3),
+        "filter": (29e-12, 42e-12, 9.1e-9, 0.82e-3),
+        "matmul": (53e-12, 2.2e-9, 24e-12, 2.8e-9, 0.87e-9, 0.39e-3, 0.2e-3),
+    },
+    "AVX512": {
+        "fft": (10e-12, 7.5e-9, 0.42e-3),
+        "filter": (9.4e-12, 9.3e-12, 3.5e-9, 0.49e-3),
+        "matmul": (14e-12, 0.58e-9, 9.3e-12, 0.69e-9, 0.38e-9, 0.12e-3, 0.22e-3),
+    },
 }
+_HERE = SECONDS.get(torch.backends.cpu.get_cpu_capability(), SECONDS["AVX2"])
 
 
 def seconds(method: str, task: Task) -> float:
-    return sum(count * cost for count, cost in zip(COUNTS[method](task), SECONDS[method], strict=True))
+    return sum(count * cost for count, cost in zip(COUNTS[method](task), _HERE[method], strict=True))
 
 
 @kept

@@ -478,7 +478,9 @@ def test_auto_takes_what_the_costs_say() -> None:
         PreConv2d(1, 1, 3, method="dct")
 
 
-def test_every_method_has_a_cost_that_grows_with_the_work() -> None:
+@pytest.mark.parametrize("capability", preconv_cost.SECONDS)
+def test_every_method_has_a_cost_that_grows_with_the_work(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preconv_cost, "_HERE", preconv_cost.SECONDS[capability])
     assert preconv_cost.COUNTS.keys() == METHODS.keys()
     geometry = Geometry(16, 16, 3, 1, 1)
     small = preconv_cost.Task(4, 16, 16, geometry, training=False)
