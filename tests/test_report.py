@@ -473,6 +473,10 @@ def test_machines_that_differ_are_said(tmp_path: Path) -> None:
     (warning,) = read_results([tmp_path]).warnings
     assert "on one kind of machine, by 2 versions" in warning
     assert warning.endswith(": cpu, torch 2.14.1 (3).")
+    record = json.dumps({"images": images, "environments": [{**here, "code": None}]})
+    (tmp_path / "cifar10_bn_0noise" / "seed12" / "data.json").write_text(record)
+    (warning,) = read_results([tmp_path]).warnings
+    assert warning.endswith("on one kind of machine, by code that is not recorded of all: cpu, torch 2.14.1 (3).")
 
 
 def test_settings_that_a_resume_changed_are_said(coco_dir: Path, tmp_path: Path) -> None:

@@ -52,14 +52,17 @@ def differing_places(*groups: Mapping[Key, Mapping[int, Run]]) -> list[str]:
     """A sentence for each dataset whose runs were not all trained on one kind of machine by one version of the code."""
     sentences = []
     for dataset, runs in _by_dataset(groups):
-        places = [run.data.places if run.data else () for _, run in runs]
+        unknown = ((NOT_RECORDED, NOT_RECORDED),)
+        places = [(run.data and run.data.places) or unknown for _, run in runs]
         if len(set(places)) == 1:
             continue
-        machines = Counter(", then ".join(dict.fromkeys(on for on, _ in each)) or NOT_RECORDED for each in places)
+        machines = Counter(", then ".join(dict.fromkeys(on for on, _ in each)) for each in places)
         said = first_of([f"{each} ({count})" for each, count in sorted(machines.items())], MOST_SETTINGS, "; ")
-        codes = len({code for each in places for _, code in each} - {NOT_RECORDED})
+        codes = {code for each in places for _, code in each}
+        known = len(codes - {NOT_RECORDED})
         what = "on several kinds of machine" if len(machines) > 1 else "on one kind of machine"
-        more = f"by {codes} versions of the code, which each run's data.json names" if codes > 1 else "by one code"
+        more = "by one code" if len(codes) == 1 else "by code that is not recorded of all"
+        more = f"by {known} versions of the code, which each run's data.json names" if known > 1 else more
         sentences.append(f"Runs of {dataset} were trained {what}, {more}: {said}.")
     return sentences
 
